@@ -1,0 +1,197 @@
+"""The interception CA as a value: issuing it, deciding when to issue it anew, and its PEM form.
+
+Does no I/O; time comes in as an argument, randomness from the operating system. No CA made here can sign for a host
+outside its name constraints and be believed, and no repr shows its key.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from proxy.errors import ConfigurationError
+from proxy.interception.names import Constraints
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+LIFE = timedelta(days=730)
+"""Two years: long enough that clients are seldom asked to trust anew, short enough for a forgotten one to end."""
+
+BACKDATE = timedelta(hours=1)
+"""How far a certificate's life begins before it is made, for clients whose clocks run late."""
+
+REISSUE_BEFORE = timedelta(days=7)
+"""A CA is issued anew this long before it ends, the life of a leaf.
+
+Not sooner: every client refuses the new one until it trusts it, so the time before is for a planned rotation.
+"""
+
+_SIGN_CERTIFICATES = x509.KeyUsage(
+    digital_signature=False,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InterceptionCA:
+    """What clients trust, and what signs leaves below it.
+
+    Attributes:
+        anchor: the certificate clients trust. Its own key no longer exists, where we made it.
+        issuer: the certificate leaves are signed under; sent to clients after the leaf.
+        key: the issuer's private key.
+        reason: why this CA was issued, a sentence for the operator.
+        replaces: the fingerprint of the anchor that clients trusted before; empty for a first CA.
+    """
+
+    anchor: x509.Certificate
+    issuer: x509.Certificate
+    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    reason: str
+    replaces: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """The anchor's SHA-256 fingerprint as openssl and browsers print it: pairs of hex digits, colons between."""
+        return self.anchor.fingerprint(hashes.SHA256()).hex(":").upper()
+
+    @property
+    def constraints(self) -> Constraints:
+        """The names it may sign for. Raises ConfigurationError for an issuer without name constraints."""
+        return Constraints.of_certificate(self.issuer)
+
+    @property
+    def not_after(self) -> datetime:
+        """The end of its life, in UTC."""
+        return min(self.anchor.not_valid_after_utc, self.issuer.not_valid_after_utc)
+
+    def anchor_pem(self) -> bytes:
+        """Return what clients are to trust: the anchor alone, no key."""
+        return self.anchor.public_bytes(serialization.Encoding.PEM)
+
+
+def issue(hosts: Sequence[str], now: datetime, *, reason: str, replaces: str = "") -> InterceptionCA:
+    """Make a new CA for these routed hosts, with new keys.
+
+    No key is ever kept from one CA to the next: clients trust the anchor's certificate, so they must be asked again in
+    any case, and a new key makes a copy of the old one worthless as soon as the old anchor is distrusted.
+
+    Args:
+        hosts: DNS names, ``*.`` wildcards or IP literals, without ports.
+        now: an aware datetime.
+        reason: why, a sentence without line breaks.
+        replaces: the fingerprint of the anchor it takes the place of, if any.
+
+    Raises:
+        ConfigurationError: there is no host, or one is not a name.
+
+    Source: RFC 5280 §4.1.2, §4.2.1.
+    """
+    constraints = Constraints.of_hosts(hosts).extension()
+    anchor_key, issuer_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
+    short_id = x509.SubjectKeyIdentifier.from_public_key(anchor_key.public_key()).digest.hex()[:8]
+    anchor_name = _common_name(f"apim-auth-proxy interception CA {short_id}")
+    issuer_name = _common_name(f"apim-auth-proxy interception issuer {short_id}")
+    anchor = (
+        _ca_builder(anchor_key.public_key(), constraints, now, path_length=1)
+        .subject_name(anchor_name)
+        .issuer_name(anchor_name)
+        .sign(anchor_key, hashes.SHA256())
+    )
+    issuer = (
+        _ca_builder(issuer_key.public_key(), constraints, now, path_length=0)
+        .subject_name(issuer_name)
+        .issuer_name(anchor_name)
+        .add_extension(authority_key_identifier(anchor), critical=False)
+        # In a CA certificate this limits the whole path: no client, code-signing or mail certificates either.
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .sign(anchor_key, hashes.SHA256())
+    )
+    return InterceptionCA(anchor, issuer, issuer_key, reason, replaces)
+
+
+def decide_reissue(ca: InterceptionCA, hosts: Sequence[str], now: datetime) -> str | None:
+    """Return why the CA no longer serves and must be issued anew, or None while it does.
+
+    Routes that went away are no reason: the CA may then sign for a host too many, but clients need not be asked again.
+
+    Raises:
+        ConfigurationError: one of the hosts is not a name.
+    """
+    missing = ca.constraints.missing(hosts)
+    if missing:
+        which = "route " + missing[0] if len(missing) == 1 else "routes " + ", ".join(missing)
+        return (
+            f"re-issued because {which} {'was' if len(missing) == 1 else 'were'} added: clients must trust the new one"
+        )
+    if now >= ca.not_after - REISSUE_BEFORE:
+        return f"re-issued because the one before ends on {ca.not_after:%Y-%m-%d}: clients must trust the new one"
+    return None
+
+
+def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """Return the extension that points at this issuer by its own SKI (RFC 5280 §4.2.1.1)."""
+    identifier = issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+
+
+def format_bundle(ca: InterceptionCA) -> bytes:
+    """Return the whole CA, private key included, as one PEM text with the reason before it (RFC 7468 §5.2)."""
+    key = ca.key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    certificates = (certificate.public_bytes(serialization.Encoding.PEM) for certificate in (ca.issuer, ca.anchor))
+    return f"Reason: {ca.reason}\nReplaces: {ca.replaces}\n".encode() + key + b"".join(certificates)
+
+
+def parse_bundle(text: bytes) -> InterceptionCA:
+    """Return the CA that `format_bundle` wrote.
+
+    Raises:
+        ConfigurationError: it is damaged: no key, not two certificates, or a key of another certificate.
+    """
+    head, _, _ = text.partition(b"-----BEGIN")
+    fields = dict(line.split(": ", 1) for line in head.decode("utf-8", "replace").splitlines() if ": " in line)
+    try:
+        key = serialization.load_pem_private_key(text, password=None)
+        issuer, anchor = x509.load_pem_x509_certificates(text)
+        issuer.verify_directly_issued_by(anchor)
+    except Exception:  # noqa: BLE001 - whatever the parser found, the operator's next step is the same
+        raise ConfigurationError("It does not hold a private key and the two certificates that belong to it.") from None
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != issuer.public_key():
+        raise ConfigurationError("Its private key does not belong to its certificate.")
+    return InterceptionCA(anchor, issuer, key, fields.get("Reason", ""), fields.get("Replaces", ""))
+
+
+def _common_name(text: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
+
+
+def _ca_builder(
+    key: ec.EllipticCurvePublicKey, constraints: x509.NameConstraints, now: datetime, *, path_length: int
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .public_key(key)
+        .serial_number(x509.random_serial_number())  # 159 random bits; RFC 5280 §4.1.2.2 allows no more than 20 octets
+        .not_valid_before(now - BACKDATE)
+        .not_valid_after(now + LIFE)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(_SIGN_CERTIFICATES, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(constraints, critical=True)
+    )

@@ -1,0 +1,144 @@
+"""The interception CA as a value: what its certificates say, when it must be issued anew, its PEM form."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
+
+from proxy.errors import ConfigurationError
+from proxy.interception import authority
+from proxy.interception.authority import InterceptionCA, decide_reissue, format_bundle, issue, parse_bundle
+from proxy.interception.names import Constraints
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOSTS = ["contoso.azure-api.net", "*.apis.contoso.com", "10.1.2.3"]
+
+
+@pytest.fixture(scope="module")
+def ca() -> InterceptionCA:
+    return issue(HOSTS, NOW, reason="created")
+
+
+@pytest.mark.parametrize(("which", "path_length"), [("anchor", 1), ("issuer", 0)])
+def test_each_ca_certificate_says_what_rfc_5280_asks_of_it(ca: InterceptionCA, which: str, path_length: int) -> None:
+    certificate = ca.anchor if which == "anchor" else ca.issuer
+    extensions = certificate.extensions
+    critical = {extension.oid for extension in extensions if extension.critical}
+    assert critical == {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE, ExtensionOID.NAME_CONSTRAINTS}
+    assert extensions.get_extension_for_class(x509.BasicConstraints).value == x509.BasicConstraints(True, path_length)
+    usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    assert usage.key_cert_sign
+    assert usage.crl_sign
+    assert not usage.digital_signature
+    constraints = extensions.get_extension_for_class(x509.NameConstraints).value
+    assert constraints.permitted_subtrees == [
+        x509.DNSName("apis.contoso.com"),
+        x509.DNSName("contoso.azure-api.net"),
+        x509.IPAddress(IPv4Network("10.1.2.3/32")),
+    ]
+    assert certificate.not_valid_before_utc == NOW - timedelta(hours=1)
+    assert certificate.not_valid_after_utc == NOW + timedelta(days=730)
+    assert isinstance(key := certificate.public_key(), ec.EllipticCurvePublicKey)
+    assert isinstance(key.curve, ec.SECP256R1)
+
+
+def test_the_issuer_is_bound_to_its_anchor_and_to_server_certificates(ca: InterceptionCA) -> None:
+    ca.issuer.verify_directly_issued_by(ca.anchor)
+    subject_key = ca.anchor.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    authority_key = ca.issuer.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    assert authority_key == subject_key
+    usages = ca.issuer.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usages) == [ExtendedKeyUsageOID.SERVER_AUTH]
+
+
+def test_the_anchors_key_is_not_kept(ca: InterceptionCA) -> None:
+    """Java does not hold a trust anchor to its own constraints, so that key could sign for any host there."""
+    assert ca.key.public_key() == ca.issuer.public_key()
+    assert ca.key.public_key() != ca.anchor.public_key()
+    assert format_bundle(ca).count(b"PRIVATE KEY-----\n") == 2  # one BEGIN, one END
+
+
+def test_two_cas_share_no_key_subject_or_serial_number(ca: InterceptionCA) -> None:
+    other = issue(HOSTS, NOW, reason="created")
+    for mine, theirs in ((ca.anchor, other.anchor), (ca.issuer, other.issuer)):
+        assert mine.public_key() != theirs.public_key()
+        assert mine.subject != theirs.subject
+        assert mine.serial_number != theirs.serial_number
+
+
+def test_no_repr_shows_the_key(ca: InterceptionCA) -> None:
+    assert "key" not in repr(ca).lower()
+
+
+def test_the_bundle_gives_back_the_same_ca(ca: InterceptionCA) -> None:
+    issued = issue(HOSTS, NOW, reason="re-issued because route a.example was added", replaces=ca.fingerprint)
+    again = parse_bundle(format_bundle(issued))
+    assert (again.anchor, again.issuer) == (issued.anchor, issued.issuer)
+    assert again.key.private_numbers() == issued.key.private_numbers()
+    assert (again.reason, again.replaces) == (issued.reason, ca.fingerprint)
+    assert again.constraints == Constraints.of_hosts(HOSTS)
+
+
+def _key_pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def test_a_damaged_bundle_is_refused_whatever_is_wrong_with_it(ca: InterceptionCA) -> None:
+    bundle = format_bundle(ca)
+    key_end = bundle.index(b"-----BEGIN CERTIFICATE")
+    other = issue(HOSTS, NOW, reason="created")
+    damaged = {
+        "empty": b"",
+        "binary": b"\xff\x00" * 50,
+        "cut short": bundle[:-100],
+        "no key": bundle[key_end:],
+        "no certificates": bundle[:key_end],
+        "one certificate": bundle[:key_end] + ca.anchor_pem(),
+        "key of another": _key_pem(other.key) + bundle[key_end:],
+        "anchor of another": bundle[: bundle.rindex(b"-----BEGIN CERTIFICATE")] + other.anchor_pem(),
+    }
+    for what, text in damaged.items():
+        with pytest.raises(ConfigurationError):
+            pytest.fail(f"accepted: {what} {parse_bundle(text)}")
+
+
+def test_a_ca_that_serves_is_not_issued_anew(ca: InterceptionCA) -> None:
+    assert decide_reissue(ca, HOSTS, NOW) is None
+
+
+def test_fewer_routes_and_routes_below_the_old_ones_are_no_reason(ca: InterceptionCA) -> None:
+    assert decide_reissue(ca, ["contoso.azure-api.net"], NOW) is None
+    assert decide_reissue(ca, ["v2.contoso.azure-api.net", "x.apis.contoso.com"], NOW) is None
+
+
+def test_a_new_route_is_a_reason_that_names_it(ca: InterceptionCA) -> None:
+    reason = decide_reissue(ca, [*HOSTS, "fabrikam.azure-api.net"], NOW)
+    assert reason == "re-issued because route fabrikam.azure-api.net was added: clients must trust the new one"
+    assert decide_reissue(ca, [*HOSTS, "a.example", "10.1.2.4"], NOW) == (
+        "re-issued because routes a.example, 10.1.2.4 were added: clients must trust the new one"
+    )
+
+
+@pytest.mark.parametrize(
+    ("before_the_end", "reissued"),
+    [
+        pytest.param(authority.REISSUE_BEFORE + timedelta(seconds=1), False, id="just-before"),
+        pytest.param(authority.REISSUE_BEFORE, True, id="at"),
+        pytest.param(timedelta(days=-1), True, id="after-the-end"),
+    ],
+)
+def test_the_end_of_its_life_is_a_reason_a_week_ahead(
+    ca: InterceptionCA, before_the_end: timedelta, reissued: bool
+) -> None:
+    reason = decide_reissue(ca, HOSTS, ca.not_after - before_the_end)
+    assert (reason is not None) is reissued
+    if reason is not None:
+        assert "2028-02-29" in reason
