@@ -1,0 +1,179 @@
+"""A TLS server context for each intercepted host: made ahead for the hosts known by name, cached, renewed, bounded.
+
+Does I/O only to hand OpenSSL a key and its certificates, which it takes from files alone: through memory where the
+kernel can, else through a private file that is deleted at once. A context shows a leaf for exactly one host, and never
+one that has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import ssl
+import tempfile
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from proxy.interception.leaf import mint
+from proxy.interception.names import is_wildcard, parse_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+
+    from proxy.interception.authority import InterceptionCA
+
+CAPACITY = 1024
+"""Contexts kept by default, of about 25 KiB each."""
+
+_RENEW_AFTER = 2 / 3
+"""The share of a leaf's remaining life after which it is renewed, so that no client meets one about to end."""
+
+_DESCRIPTORS = Path("/proc/self/fd")
+
+
+class ServerTLS(ssl.SSLObject):
+    """The server's end of an intercepted TLS connection, which remembers the name the client asked for.
+
+    Attributes:
+        requested_name: the SNI as sent (RFC 6066 §3); None where the client sent none, or not yet.
+    """
+
+    requested_name: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    context: ssl.SSLContext
+    renew_at: float
+
+
+class ServerContexts:
+    """The contexts of one process. Not for several threads at a time.
+
+    Args:
+        ca: what signs the leaves.
+        hosts: the routed hosts; contexts for those without a wildcard are made now.
+        clock: the time in Unix seconds.
+        capacity: how many contexts are kept; never fewer than there are hosts known by name.
+
+    Raises:
+        ConfigurationError: the CA may not sign for one of the hosts, or has ended.
+    """
+
+    def __init__(
+        self,
+        ca: InterceptionCA,
+        hosts: Iterable[str] = (),
+        *,
+        clock: Callable[[], float] = time.time,
+        capacity: int = CAPACITY,
+    ) -> None:
+        self._clock = clock
+        self._literal_hosts: tuple[str, ...] = ()
+        self._least_capacity = capacity
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self.replace(ca, hosts)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def ca(self) -> InterceptionCA:
+        """What signs the leaves at present."""
+        return self._ca
+
+    def replace(self, ca: InterceptionCA, hosts: Iterable[str] | None = None) -> None:
+        """Go over to another CA, and other hosts where given. Connections that have their context keep it.
+
+        Args:
+            ca: what signs from now on.
+            hosts: the routed hosts, as for a new object; None leaves them as they are.
+
+        Raises:
+            ConfigurationError: as for a new object; everything then stays as it was.
+        """
+        literal_hosts = (
+            self._literal_hosts if hosts is None else tuple(_canonical(host) for host in hosts if not is_wildcard(host))
+        )
+        now = self._clock()
+        entries = OrderedDict((host, _make_entry(ca, host, now)) for host in literal_hosts)
+        self._ca, self._literal_hosts, self._entries = ca, literal_hosts, entries
+        self._capacity = max(self._least_capacity, len(entries))
+
+    def context_for(self, host: str) -> ssl.SSLContext:
+        """Return the context for one host: at once where it is cached, after some 2 ms of CPU where it must be made.
+
+        Args:
+            host: a DNS name or an IP literal, without a port; quickest in canonical form (lower case, no trailing dot,
+                no brackets).
+
+        Raises:
+            ConfigurationError: the host is not a name, the CA may not sign for it, or the CA has ended.
+        """
+        now = self._clock()
+        entry = self._entries.get(host)
+        if entry is None:
+            host = _canonical(host)
+            entry = self._entries.get(host)
+        if entry is None or now >= entry.renew_at:
+            entry = self._entries[host] = _make_entry(self._ca, host, now)
+            if len(self._entries) > self._capacity:
+                self._entries.popitem(last=False)
+        self._entries.move_to_end(host)
+        return entry.context
+
+
+def _canonical(host: str) -> str:
+    return str(parse_name(host))
+
+
+def _make_entry(ca: InterceptionCA, host: str, now: float) -> _Entry:
+    leaf = mint(ca, host, datetime.fromtimestamp(now, UTC))
+    renew_at = now + (leaf.not_after.timestamp() - now) * _RENEW_AFTER
+    return _Entry(_make_context(leaf.pem()), renew_at)
+
+
+def _make_context(pem: bytes) -> ssl.SSLContext:
+    """Return a server context that shows these certificates.
+
+    Session tickets are on, as OpenSSL has them by default: a client that returns resumes without a signature from us.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9325 §3.1.1
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    # The relay speaks HTTP/1.1 only. A client that offers nothing else we know gets no ALPN rather than an alert.
+    context.set_alpn_protocols(["http/1.1"])
+    context.sslobject_class = ServerTLS
+    context.sni_callback = _remember_requested_name
+    with _as_file(pem) as path:
+        context.load_cert_chain(path)
+    return context
+
+
+def _remember_requested_name(connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:
+    """Note the SNI; judging it is for who knows the CONNECT target, and can answer 421."""
+    if isinstance(connection, ServerTLS):
+        connection.requested_name = name
+
+
+@contextlib.contextmanager
+def _as_file(secret: bytes) -> Iterator[str]:
+    """Lend a secret as a path that only this process can open, and that is gone afterwards."""
+    if hasattr(os, "memfd_create") and _DESCRIPTORS.is_dir():
+        descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
+        try:
+            # Memory never blocks; saying so lets a detector of blocking calls on the event loop see it as well.
+            os.set_blocking(descriptor, False)
+            os.write(descriptor, secret)
+            yield str(_DESCRIPTORS / str(descriptor))
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.TemporaryDirectory(prefix="apim-auth-proxy-") as directory:  # made with mode 0700
+        path = Path(directory, "leaf.pem")
+        path.write_bytes(secret)
+        yield str(path)
