@@ -1,0 +1,177 @@
+"""What can only be judged by looking at several settings at once. Does no I/O.
+
+The checks read the values as they are written, before anything is known to be right, so that all faults of a file are
+found in one go: what has the wrong type or does not parse is passed over here, because validation reports it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from proxy.config.addresses import parse_listen_address, parse_origin
+from proxy.config.faults import Finding, KeyPath, format_key_path, suggest
+from proxy.config.settings import AdminSettings, LimitSettings, ListenerMode
+from proxy.errors import ConfigurationError
+from proxy.policy.routing import RouteTable, parse_host_pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.config.addresses import ListenAddress
+    from proxy.config.document import Value
+    from proxy.policy.routing import HostPattern
+
+Section: TypeAlias = "dict[str, Value]"
+
+_OPEN_TO_OTHERS = (
+    "other machines may reach this address, and whoever reaches the proxy may use its identity; this version cannot "
+    "tell clients apart. Listen on 127.0.0.1 or [::1] (containers that share a network namespace, as in a pod, "
+    "reach it there), or, where the network lets only the right clients through, set allow_any_client: true"
+)
+_NOT_DEFAULT_SCOPE = (
+    "an application asks Microsoft Entra ID for '/.default' of an API, never for single permissions (AADSTS1002012); "
+    "write the API's identifier URI followed by /.default, such as api://orders/.default"
+)
+
+
+def check_settings(root: Section) -> Iterator[Finding]:
+    """Yield what is wrong between the settings of a document."""
+    yield from _check_addresses(root)
+    yield from _check_listener_modes(root)
+    yield from _check_credentials(root)
+    yield from _check_routes(root)
+    yield from _check_hosts(root)
+    yield from _check_limits(root)
+
+
+def sections(root: Section, key: str) -> Iterator[tuple[KeyPath, Section]]:
+    """Yield the mappings in a list, or in a mapping, of mappings, each with its path."""
+    collection = root.get(key)
+    if isinstance(collection, list):
+        yield from (((key, index), item) for index, item in enumerate(collection) if isinstance(item, dict))
+    elif isinstance(collection, dict):
+        yield from (((key, name), item) for name, item in collection.items() if isinstance(item, dict))
+
+
+def _addresses(root: Section) -> Iterator[tuple[KeyPath, ListenAddress]]:
+    admin = root.get("admin", {})
+    written = [((*path, "address"), section.get("address")) for path, section in sections(root, "listeners")]
+    if isinstance(admin, dict):
+        written.append((("admin", "address"), admin.get("address", AdminSettings().address)))
+    for path, text in written:
+        if isinstance(text, str):
+            try:
+                yield path, parse_listen_address(text)
+            except ConfigurationError:
+                continue
+
+
+def _check_addresses(root: Section) -> Iterator[Finding]:
+    seen: list[ListenAddress] = []
+    for path, address in _addresses(root):
+        if not address.is_loopback and root.get("allow_any_client") is not True:
+            yield path, _OPEN_TO_OTHERS
+        taken = next((other for other in seen if address.overlaps(other)), None)
+        if taken is not None:
+            yield path, f"{address} and {taken} cannot be listened on at a time; give one another port"
+        seen.append(address)
+
+
+def _check_listener_modes(root: Section) -> Iterator[Finding]:
+    patterns = _patterns(root)
+    table = None if patterns is None else RouteTable((pattern, 0) for _, pattern in patterns)
+    for path, listener in sections(root, "listeners"):
+        upstream = listener.get("upstream")
+        mode = listener.get("mode", ListenerMode.FORWARD)
+        if mode == ListenerMode.FORWARD:
+            if upstream is not None:
+                yield (
+                    (*path, "upstream"),
+                    "a forward listener takes the upstream from each request; remove this key, or set mode: reverse",
+                )
+            if listener.get("server_names"):
+                yield (*path, "server_names"), "only a reverse listener has server names; remove this key"
+        elif mode == ListenerMode.REVERSE and upstream is None:
+            yield (*path, "upstream"), "a reverse listener needs one; add upstream: https://host of a host in routes"
+        elif mode == ListenerMode.REVERSE and isinstance(upstream, str) and table is not None:
+            try:
+                authority = parse_origin(upstream)
+            except ConfigurationError:
+                continue
+            if table.find(authority) is None:
+                yield (*path, "upstream"), f"no route has the host {authority}; add it to the hosts of one"
+
+
+def _check_credentials(root: Section) -> Iterator[Finding]:
+    for path, credential in sections(root, "credentials"):
+        has_tenant = credential.get("tenant_id") is not None
+        has_endpoint = credential.get("token_endpoint") is not None
+        if has_tenant and has_endpoint:
+            yield (*path, "token_endpoint"), "tenant_id already says which token endpoint; remove one of the two"
+        elif not has_tenant and not has_endpoint:
+            yield path, "who gives the token? Add tenant_id (Microsoft Entra ID) or token_endpoint (any other server)"
+        elif has_endpoint and "authority" in credential:
+            yield (*path, "authority"), "the authority belongs to tenant_id; with token_endpoint remove it"
+
+
+def _check_routes(root: Section) -> Iterator[Finding]:
+    credentials = root.get("credentials")
+    if not isinstance(credentials, dict):
+        return
+    for path, route in sections(root, "routes"):
+        name = route.get("credential")
+        if not isinstance(name, str):
+            continue
+        if name not in credentials:
+            yield (*path, "credential"), f"no credential has this name; {suggest(name, credentials)}"
+            continue
+        credential, scope = credentials[name], route.get("scope")
+        if isinstance(credential, dict) and credential.get("tenant_id") is not None and isinstance(scope, str):
+            yield from _check_entra_scope((*path, "scope"), scope)
+
+
+def _check_entra_scope(path: KeyPath, scope: str) -> Iterator[Finding]:
+    if " " in scope:
+        yield path, "Microsoft Entra ID gives an application one scope at a time; keep the one that ends in /.default"
+    elif not scope.endswith("/.default"):
+        yield path, _NOT_DEFAULT_SCOPE
+
+
+def _patterns(root: Section) -> list[tuple[KeyPath, HostPattern]] | None:
+    """Return the patterns of all routes in order; None where one cannot be read, so that no conclusion holds."""
+    patterns: list[tuple[KeyPath, HostPattern]] = []
+    for path, route in sections(root, "routes"):
+        hosts = route.get("hosts")
+        for index, text in enumerate(hosts if isinstance(hosts, list) else []):
+            if not isinstance(text, str):
+                return None
+            try:
+                patterns.append(((*path, "hosts", index), parse_host_pattern(text)))
+            except ConfigurationError:
+                return None
+    return patterns
+
+
+def _check_hosts(root: Section) -> Iterator[Finding]:
+    patterns = _patterns(root) or []
+    for shadowed in RouteTable((pattern, index) for index, (_, pattern) in enumerate(patterns)).shadowed():
+        first = format_key_path(patterns[shadowed.by][0][:2])
+        yield (
+            patterns[shadowed.index][0],
+            f"{shadowed.pattern} stands in {first} already; a host has one route, so remove one",
+        )
+
+
+def _check_limits(root: Section) -> Iterator[Finding]:
+    limits = root.get("limits")
+    if not isinstance(limits, dict):
+        return
+    defaults = LimitSettings()
+    target = limits.get("target_bytes", defaults.target_bytes)
+    head = limits.get("head_bytes", defaults.head_bytes)
+    if isinstance(target, int) and isinstance(head, int) and target > head > 0:
+        key = "target_bytes" if "target_bytes" in limits else "head_bytes"
+        yield (
+            ("limits", key),
+            f"a request target of {target} bytes does not fit into a head of {head}; change one of the two",
+        )

@@ -1,0 +1,69 @@
+"""Whether the files that a configuration names are there and can be read. Looks at them and opens none.
+
+What is in them is for the rooms to judge that use them.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from proxy.config.checks import sections
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from proxy.config.checks import Section
+    from proxy.config.faults import Finding, KeyPath
+    from proxy.config.values import Surroundings
+
+_CREDENTIAL_FILES = ("certificate", "private_key", "password_file", "ca_file")
+_ROUTE_FILES = ("ca_file",)
+
+
+def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Finding]:
+    """Yield what is wrong with the files that the credentials and routes of a document name."""
+    for key, names in (("credentials", _CREDENTIAL_FILES), ("routes", _ROUTE_FILES)):
+        for path, section in sections(root, key):
+            for name in names:
+                yield from _check_file((*path, name), section.get(name), surroundings)
+    log = root.get("access_log")
+    if isinstance(log, dict):
+        yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)
+
+
+def _located(text: object, surroundings: Surroundings) -> Path | None:
+    """Return the path, None where validation has something to say about it."""
+    try:
+        return surroundings.locate(text) if isinstance(text, str) else None
+    except ValueError:
+        return None
+
+
+def _check_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
+    file = _located(text, surroundings)
+    if file is None:
+        return
+    try:
+        if not file.exists():
+            yield path, f"there is no file {file}; relative paths start at the configuration file's directory"
+        elif file.is_dir():
+            yield path, f"{file} is a directory; name the file in it"
+        elif not os.access(file, os.R_OK):
+            yield path, f"{file} cannot be read; let the user that runs the proxy read it"
+    except OSError:
+        yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"
+
+
+def _check_log_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
+    file = _located(text, surroundings)
+    if file is None:
+        return
+    try:
+        if file.is_dir():
+            yield path, f"{file} is a directory; name a file in it"
+        elif not file.parent.is_dir():
+            yield path, f"there is no directory {file.parent}; create it, or write the log elsewhere"
+    except OSError:
+        yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"

@@ -1,0 +1,136 @@
+"""From a file to `Settings`, or to all that is wrong with it. Reads the file, looks whether those it names exist."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.config.checks import check_settings
+from proxy.config.document import DocumentError, parse_document
+from proxy.config.environment import substitute
+from proxy.config.faults import ConfigurationFaults, Fault
+from proxy.config.files import check_named_files
+from proxy.config.validation import validate
+from proxy.config.values import Surroundings
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from proxy.config.document import Document, Value
+    from proxy.config.faults import Finding, KeyPath
+    from proxy.config.settings import Settings
+
+# A thousand routes take a tenth of it; PyYAML needs seconds for more.
+_FILE_LIMIT_BYTES = 1_048_576
+
+
+def load_settings(path: Path, environ: Mapping[str, str], check_files: bool = True) -> Settings:
+    """Return the settings in a YAML file.
+
+    Args:
+        path: the file; relative paths in it are relative to its directory.
+        environ: what ``${NAME}``, ``~`` and the default of ``state_directory`` are taken from.
+        check_files: whether the files it names have to be there.
+
+    Raises:
+        ConfigurationFaults: with all that is wrong, each with its key path and line.
+    """
+    try:
+        document = parse_document(_read(path))
+    except DocumentError as error:
+        raise ConfigurationFaults(path, [error.fault]) from None
+    substitution = _Substitution(document, environ)
+    root = document.root = substitution.root
+    if "state_directory" not in root and (default := _default_state_directory(environ)):
+        root["state_directory"] = default
+    surroundings = Surroundings(path.absolute().parent, environ.get("HOME"))
+    settings, findings = validate(root, surroundings, substitution.replaced)
+    findings += check_settings(root)
+    if check_files:
+        findings += check_named_files(root, surroundings)
+    faults = document.faults + [document.fault(*finding) for finding in substitution.merge(findings)]
+    if faults or settings is None:
+        raise ConfigurationFaults(path, faults)
+    return settings
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_FILE_LIMIT_BYTES + 1)
+    except FileNotFoundError:
+        message = "there is no such file; name an existing one with --config"
+    except IsADirectoryError:
+        message = "this is a directory; name the file in it"
+    except PermissionError:
+        message = "the file cannot be read; let the user that runs the proxy read it"
+    except (OSError, ValueError):
+        # ValueError: a NUL in the name.
+        message = "the file cannot be read; is this its name, and is its disk in order?"
+    else:
+        return _decode(path, content)
+    raise ConfigurationFaults(path, [Fault("", 0, message)])
+
+
+def _decode(path: Path, content: bytes) -> str:
+    if len(content) > _FILE_LIMIT_BYTES:
+        raise ConfigurationFaults(path, [Fault("", 0, "the file is larger than 1 MiB; is this the configuration?")])
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = content.count(b"\n", 0, error.start) + 1
+        raise ConfigurationFaults(
+            path, [Fault("", line, "the file is not UTF-8 text here; save it as UTF-8")]
+        ) from None
+
+
+def _default_state_directory(environ: Mapping[str, str]) -> str | None:
+    # The XDG base directory specification has relative paths ignored.
+    base = environ.get("XDG_STATE_HOME", "")
+    if not base.startswith("/"):
+        home = environ.get("HOME")
+        if not home:
+            return None
+        base = f"{home}/.local/state"
+    return f"{base}/apim-auth-proxy"
+
+
+class _Substitution:
+    """A document's values with the environment in them.
+
+    Attributes:
+        root: the values; a text whose references have problems stays as it is.
+        replaced: where text came from the environment.
+    """
+
+    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+        self.replaced: set[KeyPath] = set()
+        self._environ = environ
+        self._spoiled = document.spoiled
+        self._findings: list[Finding] = []
+        self.root: dict[str, Value] = {key: self._replace(value, (key,)) for key, value in document.root.items()}
+
+    def merge(self, findings: list[Finding]) -> list[Finding]:
+        """Return what was found here and elsewhere, less what only follows from a text that stayed as it is."""
+        spoiled = self._spoiled | {path for path, _ in self._findings}
+        others = [
+            (path, message)
+            for path, message in findings
+            if not any(path[:length] in spoiled for length in range(len(path) + 1))
+        ]
+        return self._findings + others
+
+    def _replace(self, value: Value, path: KeyPath) -> Value:
+        if isinstance(value, dict):
+            return {key: self._replace(item, (*path, key)) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._replace(item, (*path, index)) for index, item in enumerate(value)]
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        result = substitute(value, self._environ)
+        self._findings += [(path, problem) for problem in result.problems]
+        if result.problems:
+            return value
+        if result.replaced:
+            self.replaced.add(path)
+        return result.text

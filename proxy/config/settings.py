@@ -1,0 +1,176 @@
+"""What may be configured, as frozen pydantic models: names, units, defaults and limits. Does no I/O.
+
+`config.example.yaml` is the reference for people; this module is the same for the program. What can be judged from one
+value alone is judged here, by the types of `proxy.config.values`; what needs other keys, or files, is judged in
+`proxy.config.checks`.
+"""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from proxy.config.values import (
+    ByteCount,
+    ClientIdText,
+    Count,
+    DialText,
+    Fields,
+    Flag,
+    HostPatternText,
+    HostText,
+    HttpsUrl,
+    ListenText,
+    LocatedPath,
+    OriginText,
+    ScopeText,
+    Seconds,
+    TenantText,
+)
+
+
+class Model(BaseModel):
+    """The base of every section: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ListenerMode(StrEnum):
+    """How requests that arrive on a listener name their destination."""
+
+    FORWARD = "forward"
+    REVERSE = "reverse"
+
+
+class ListenerSettings(Model):
+    """One address to accept connections on."""
+
+    address: ListenText
+    """``host:port``; an IPv6 host stands in brackets; port 0 takes a free one."""
+    mode: ListenerMode = ListenerMode.FORWARD
+    upstream: OriginText | None = None
+    """Reverse mode only: ``https://host[:port]`` of a routed host."""
+    server_names: tuple[HostText, ...] = ()
+    """Reverse mode only: Host values accepted beside the loopback names and the upstream's own."""
+
+
+class AssertionAlgorithm(StrEnum):
+    """The JWS algorithm of the client assertion; each brings its thumbprint parameter (RFC 7515 §4.1.7, §4.1.8)."""
+
+    PS256 = "PS256"
+    RS256 = "RS256"
+
+
+class CredentialSettings(Model):
+    """What proves the proxy to one token endpoint: ``tenant_id``'s (Entra ID), or any other ``token_endpoint``."""
+
+    client_id: ClientIdText = Field(min_length=1)
+    tenant_id: TenantText | None = None
+    authority: OriginText = "https://login.microsoftonline.com"
+    token_endpoint: HttpsUrl | None = None
+    assertion_audience: str | None = Field(default=None, min_length=1)
+    """The ``aud`` claim; default: the token endpoint."""
+    ca_file: LocatedPath | None = None
+    """Added to the system's roots for the token endpoint."""
+    certificate: LocatedPath
+    """PEM (certificate, and the key unless ``private_key`` is given) or PFX/PKCS#12."""
+    private_key: LocatedPath | None = None
+    password_file: LocatedPath | None = None
+    assertion_algorithm: AssertionAlgorithm = AssertionAlgorithm.PS256
+    send_certificate_chain: Flag = False
+    """Send ``x5c``: subject-name/issuer trust."""
+
+
+class RouteSettings(Model):
+    """Joins hosts to a credential and a scope."""
+
+    hosts: tuple[HostPatternText, ...] = Field(min_length=1)
+    """``host``, ``host:port`` or ``*.domain``; without a port, 443."""
+    credential: str
+    scope: ScopeText = Field(min_length=1)
+    set_headers: Fields = {}
+    """Fields set on each request, in place of any the client sent under the same name."""
+    dial: DialText | None = None
+    """``host:port`` to connect to instead; Host, SNI and verification stay the route's."""
+    ca_file: LocatedPath | None = None
+
+
+class AdminSettings(Model):
+    """Where health and metrics are served; None: nowhere."""
+
+    address: ListenText = "127.0.0.1:9901"
+
+
+class LimitSettings(Model):
+    """Bounds on what one client, one connection or the whole proxy may take up."""
+
+    connections: Count = 10_000
+    """Client connections at a time; more are answered 503 and closed."""
+    upstream_connections: Count = 1_000
+    """Connections to one upstream at a time; more requests wait for one, then get 503."""
+    head_bytes: ByteCount = 65_536
+    target_bytes: ByteCount = 16_384
+    field_count: Count = 200
+    body_bytes: ByteCount | None = None
+    """A request's content; None: unlimited, it is streamed."""
+    replay_bytes: ByteCount = 65_536
+    """A request whose content is at most this long is kept, so that it can be sent once more."""
+    buffer_bytes: ByteCount = 262_144
+    """Bytes waiting in one direction of one connection before reading stops."""
+
+
+class TimeoutSettings(Model):
+    """Seconds. None bounds a stream that moves: body limits run between bytes."""
+
+    connect_s: Seconds = 10
+    """Name resolution, TCP and TLS with an upstream."""
+    head_s: Seconds = 30
+    """From a request's first byte to the end of its head."""
+    body_idle_s: Seconds = 300
+    """Between two bytes of a body, either way."""
+    response_s: Seconds = 300
+    """From a request's last byte to the response's head."""
+    client_idle_s: Seconds = 120
+    """Between two exchanges of a client connection."""
+    upstream_idle_s: Seconds = 55
+    """Between two exchanges of an upstream connection; under the minute after which common gateways close theirs."""
+    tunnel_idle_s: Seconds = 3_600
+    """Without a byte either way in a tunnel or an upgraded connection."""
+    token_s: Seconds = 20
+    """How long one request waits for an access token."""
+    drain_s: Seconds = 30
+    """How long exchanges in flight may take to finish after SIGTERM."""
+
+
+class AccessLogSettings(Model):
+    """One line an exchange."""
+
+    file: LocatedPath | None = None
+    """Default: stdout's sibling, stderr."""
+    format: Literal["auto", "text", "json"] = "auto"
+    """``auto``: text on a terminal, JSON otherwise."""
+    enabled: Flag = True
+
+
+class OtherHosts(StrEnum):
+    """What becomes of a request for a host no route names."""
+
+    REFUSE = "refuse"
+    TUNNEL = "tunnel"
+
+
+class Settings(Model):
+    """The whole configuration. Paths are absolute by now."""
+
+    listeners: tuple[ListenerSettings, ...] = Field(min_length=1)
+    allow_any_client: Flag = False
+    """Anyone who may reach the proxy may use its identity; only with this may others than this machine reach it."""
+    credentials: dict[str, CredentialSettings] = Field(min_length=1)
+    routes: tuple[RouteSettings, ...] = Field(min_length=1)
+    other_hosts: OtherHosts = OtherHosts.REFUSE
+    admin: AdminSettings | None = AdminSettings()
+    state_directory: LocatedPath
+    """Where the interception CA lives; default ``$XDG_STATE_HOME/apim-auth-proxy``."""
+    limits: LimitSettings = LimitSettings()
+    timeouts: TimeoutSettings = TimeoutSettings()
+    access_log: AccessLogSettings = AccessLogSettings()

@@ -1,0 +1,184 @@
+"""From plain values to `Settings`, with sentences of ours for what pydantic finds. Does no I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import ValidationError
+
+from proxy.config.faults import suggest
+from proxy.config.settings import (
+    AccessLogSettings,
+    AdminSettings,
+    CredentialSettings,
+    LimitSettings,
+    ListenerSettings,
+    RouteSettings,
+    Settings,
+    TimeoutSettings,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from pydantic_core import ErrorDetails
+
+    from proxy.config.document import Value
+    from proxy.config.faults import Finding, KeyPath
+    from proxy.config.settings import Model
+    from proxy.config.values import Surroundings
+
+_COLLECTIONS: dict[str, type[Model]] = {
+    "listeners": ListenerSettings,
+    "credentials": CredentialSettings,
+    "routes": RouteSettings,
+}
+_SECTIONS: dict[str, type[Model]] = {
+    "admin": AdminSettings,
+    "limits": LimitSettings,
+    "timeouts": TimeoutSettings,
+    "access_log": AccessLogSettings,
+}
+
+_REQUIRED = {
+    "listeners": "where clients connect, such as '- address: 127.0.0.1:8080'",
+    "credentials": "what proves the proxy to the identity platform, each under a name of your choice",
+    "routes": "which hosts get a token, and which",
+    "state_directory": "neither XDG_STATE_HOME nor HOME is set in the environment, so there is no default",
+    "address": "where to listen, such as 127.0.0.1:8080",
+    "client_id": "the application's (client) id, a GUID in Microsoft Entra ID",
+    "certificate": "the PEM or PFX file of the certificate that is registered for the application",
+    "hosts": "the hosts this route is for, such as [contoso.azure-api.net]",
+    "credential": "the name of an entry in credentials",
+    "scope": "what to ask tokens for, such as api://orders/.default",
+}
+_NEVER_KEYS = {
+    "client_secret": "this proxy proves itself by a certificate and takes no client secret; see certificate",
+    "password": "no password stands in this file; write it into another one and name that in password_file",
+}
+_EXPECTED = {
+    "string_type": "text",
+    "path_type": "a path",
+    "bool_type": "true or false",
+    "int_type": "a whole number",
+    "float_type": "a number",
+    "tuple_type": "a list, each item after '- ' or all in [a, b]",
+    "dict_type": "a mapping of 'key: value' lines",
+    "model_type": "a mapping of 'key: value' lines",
+}
+_NUMBERS = {"int_type": int, "float_type": float}
+_TRUTH = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def validate(
+    root: dict[str, Value], surroundings: Surroundings, substituted: Collection[KeyPath]
+) -> tuple[Settings | None, list[Finding]]:
+    """Return the settings, or None and what is wrong with single values.
+
+    Text from the environment becomes a number or a truth value where one is meant; `root` is changed to hold it.
+
+    Args:
+        root: the document's values, references to the environment replaced.
+        surroundings: what paths are relative to.
+        substituted: where text came from the environment.
+    """
+    try:
+        return Settings.model_validate(root, context=surroundings), []
+    except ValidationError as error:
+        # Where an item of a list is bad, pydantic says too that the list is short of it.
+        problems = [
+            problem
+            for problem in error.errors(include_url=False)
+            if problem["type"] != "too_short" or not problem["input"]
+        ]
+    retyped = [_retype(root, problem) for problem in problems if _path(problem) in substituted]
+    if any(retyped):
+        return validate(root, surroundings, ())
+    return None, [(_path(problem), _explain(problem)) for problem in problems]
+
+
+def _path(problem: ErrorDetails) -> KeyPath:
+    path = problem["loc"]
+    return path[:-1] if path[-1:] == ("[key]",) else path
+
+
+def _retype(root: dict[str, Value], problem: ErrorDetails) -> bool:
+    text, expected = str(problem["input"]).strip(), problem["type"]
+    typed: bool | float | None = None
+    if expected == "bool_type":
+        typed = _TRUTH.get(text.lower())
+    elif expected in _NUMBERS:
+        try:
+            typed = _NUMBERS[expected](text)
+        except ValueError:
+            return False
+    if typed is None:
+        return False
+    *parents, last = _path(problem)
+    holder: Value = root
+    for part in parents:
+        holder = holder[part]  # type: ignore[index]  # the path is pydantic's, of this very tree
+    holder[last] = typed  # type: ignore[index]  # as above
+    return True
+
+
+def _explain(problem: ErrorDetails) -> str:
+    kind, value = problem["type"], problem["input"]
+    limits = problem.get("ctx", {})
+    if kind == "value_error":
+        return str(limits["error"])
+    if kind == "missing":
+        return f"this key is required: {_REQUIRED.get(str(problem['loc'][-1]), 'add it')}"
+    if kind == "extra_forbidden":
+        return _explain_unknown(_path(problem))
+    if kind in ("too_short", "string_too_short"):
+        return "this is empty; at least one is needed" if kind == "too_short" else "this is empty; write a value"
+    if kind in ("enum", "literal_error"):
+        return f"write {limits['expected']}{_reading(value)}"
+    if kind in ("greater_than", "less_than_equal"):
+        return _explain_bound(kind, limits)
+    if kind in _EXPECTED:
+        return f"{_EXPECTED[kind]} belongs here{_reading(value)}{_advice(kind, value)}"
+    return "this value cannot be used here; config.example.yaml shows what belongs here"
+
+
+def _explain_unknown(path: KeyPath) -> str:
+    key = str(path[-1])
+    if key in _NEVER_KEYS:
+        return _NEVER_KEYS[key]
+    model: type[Model] = Settings
+    if len(path) > 1:
+        model = _COLLECTIONS.get(str(path[0])) or _SECTIONS.get(str(path[0]), Settings)
+    return f"there is no such key; {suggest(key, model.model_fields)}"
+
+
+def _explain_bound(kind: str, limits: dict[str, float]) -> str:
+    if kind == "greater_than":
+        return f"a number greater than {limits['gt']:g} belongs here"
+    return f"a number of at most {limits['le']:.15g} belongs here"
+
+
+def _reading(value: object) -> str:
+    """Return how YAML understood what is written, without the value itself."""
+    if value is None:
+        return ", and nothing is written"
+    for kind, words in (
+        (bool, "true or false"),
+        (int | float, "a number"),
+        (str, "text"),
+        (list, "a list"),
+        (dict, "a mapping"),
+    ):
+        if isinstance(value, kind):
+            return f", and YAML reads {words}"
+    return ""
+
+
+def _advice(kind: str, value: object) -> str:
+    if value is None:
+        return "; write a value or remove the key"
+    if kind in ("string_type", "path_type") and isinstance(value, int | float):
+        return "; put it in quotes"
+    if kind in ("int_type", "float_type", "bool_type") and isinstance(value, str):
+        return "; write it without quotes or units"
+    return ""

@@ -1,0 +1,183 @@
+"""The types of single values: text that has to be an address, a host, a scope, a field; and files. Does no I/O.
+
+Each validator raises `ValueError` with a sentence of ours that does not repeat the value.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+
+from proxy.config.addresses import parse_https_url, parse_listen_address, parse_origin
+from proxy.errors import ConfigurationError, MalformedRequest
+from proxy.policy.authority import HTTPS_PORT, parse_authority
+from proxy.policy.routing import parse_host_pattern
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+# RFC 9110 §5.6.2.
+_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 6749 §A.1 and §A.4, the latter for several scopes.
+_CLIENT_ID = re.compile(r"[\x20-\x7e]+")
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+(?: [\x21\x23-\x5b\x5d-\x7e]+)*")
+_GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+_DOMAIN = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
+# Not one tenant but many; an application's own token comes from one (AADSTS50194, AADSTS90124, AADSTS700023).
+_TENANT_ALIASES = {"common", "organizations", "consumers"}
+
+# The proxy writes these itself: framing (RFC 9112 §6), the connection's own (RFC 9110 §7.6.1), authority and token.
+_OWN_FIELDS = {
+    "authorization",
+    "connection",
+    "content-length",
+    "expect",
+    "host",
+    "http2-settings",
+    "keep-alive",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What relative paths and ``~`` stand for; given to pydantic as the validation context.
+
+    Attributes:
+        directory: of the configuration file, absolute.
+        home: of the user; None where the environment does not say.
+    """
+
+    directory: Path
+    home: str | None
+
+    def locate(self, text: str) -> Path:
+        """Return the absolute path that a configured one stands for.
+
+        Raises:
+            ValueError: if it stands for none.
+        """
+        if not text:
+            raise ValueError("a path is empty; name a file, or leave the key out")
+        if "\0" in text:
+            raise ValueError("a path cannot hold a NUL character; remove it")
+        if text == "~" or text.startswith("~/"):
+            if not self.home:
+                raise ValueError("'~' stands for HOME, which is not set in the environment; write the whole path")
+            text = self.home + text[1:]
+        return self.directory / text
+
+
+def _locate(value: object, info: ValidationInfo) -> object:
+    return info.context.locate(value) if isinstance(info.context, Surroundings) and isinstance(value, str) else value
+
+
+def _judged_by(parse: Callable[[str], object]) -> AfterValidator:
+    """Return a validator that keeps the text and lets a parser judge it."""
+
+    def judge(text: str) -> str:
+        try:
+            parse(text)
+        except (ConfigurationError, MalformedRequest) as error:
+            raise ValueError(error.detail) from None
+        return text
+
+    return AfterValidator(judge)
+
+
+def _to_origin(text: str) -> str:
+    try:
+        return f"https://{parse_origin(text).host_field(HTTPS_PORT).decode('ascii')}"
+    except ConfigurationError as error:
+        raise ValueError(error.detail) from None
+
+
+def _check_tenant(text: str) -> str:
+    if text.lower() in _TENANT_ALIASES:
+        raise ValueError(
+            "an application's token comes from one tenant (AADSTS700023); write the tenant's GUID or a domain of it"
+        )
+    if not _GUID.fullmatch(text) and not _DOMAIN.fullmatch(text):
+        raise ValueError(
+            "a tenant is a GUID or a domain, such as contoso.onmicrosoft.com; `az account show` prints the GUID"
+        )
+    return text
+
+
+def _check_client_id(text: str) -> str:
+    if not _CLIENT_ID.fullmatch(text):
+        raise ValueError("a client id has only printable ASCII characters (RFC 6749 §A.1)")
+    return text
+
+
+def _check_scope(text: str) -> str:
+    if not _SCOPE.fullmatch(text):
+        raise ValueError(
+            "a scope is printable ASCII without quotes and backslashes, one space between two (RFC 6749 §3.3)"
+        )
+    return text
+
+
+def _check_field_name(text: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("not a field name: letters, digits and hyphens, no spaces, no colon (RFC 9110 §5.1)")
+    if text.lower() in _OWN_FIELDS:
+        raise ValueError("the proxy writes this field itself; remove it from set_headers")
+    return text
+
+
+def _check_field_value(secret: SecretStr) -> SecretStr:
+    value = secret.get_secret_value()
+    if not value:
+        raise ValueError("the value is empty; give it one, or look at the environment variable it comes from")
+    if not value.isascii() or not value.isprintable():
+        raise ValueError(
+            "the value has a line break, a control character or one outside ASCII (RFC 9110 §5.5); "
+            "a value read from a file often ends in a line break"
+        )
+    if value != value.strip():
+        raise ValueError("the value begins or ends with a space, which the upstream would not see; remove it")
+    return secret
+
+
+def _check_fields(fields: dict[str, SecretStr]) -> dict[str, SecretStr]:
+    if len({name.lower() for name in fields}) < len(fields):
+        raise ValueError("two names differ in case only, which is one field (RFC 9110 §5.1); keep one")
+    return fields
+
+
+Seconds = Annotated[float, Field(gt=0, le=86_400, strict=True)]
+ByteCount = Annotated[int, Field(gt=0, le=2**40, strict=True)]
+Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
+Flag = Annotated[bool, Field(strict=True)]
+
+LocatedPath = Annotated[Path, BeforeValidator(_locate)]
+"""Absolute after loading; relative paths are relative to the configuration file."""
+ListenText = Annotated[str, _judged_by(parse_listen_address)]
+"""What `parse_listen_address` takes."""
+OriginText = Annotated[str, AfterValidator(_to_origin)]
+"""``https://host`` or ``https://host:port``, canonical after loading."""
+HttpsUrl = Annotated[str, _judged_by(parse_https_url)]
+HostPatternText = Annotated[str, _judged_by(parse_host_pattern)]
+"""What `parse_host_pattern` takes."""
+HostText = Annotated[str, _judged_by(lambda text: parse_authority(text.encode("utf-8", "surrogatepass"), HTTPS_PORT))]
+"""``host`` or ``host:port``, as a Host field has it."""
+DialText = Annotated[str, _judged_by(lambda text: parse_authority(text.encode("utf-8", "surrogatepass"), None))]
+"""``host:port``, what `parse_authority` takes without a default port."""
+TenantText = Annotated[str, AfterValidator(_check_tenant)]
+ClientIdText = Annotated[str, AfterValidator(_check_client_id)]
+ScopeText = Annotated[str, AfterValidator(_check_scope)]
+Fields = Annotated[
+    dict[Annotated[str, AfterValidator(_check_field_name)], Annotated[SecretStr, AfterValidator(_check_field_value)]],
+    AfterValidator(_check_fields),
+]
