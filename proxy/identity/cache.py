@@ -1,0 +1,182 @@
+"""The state of one token, as a pure state machine: what to hand out, when to ask, when to wait. Does no I/O.
+
+`proxy.identity.source` drives it: it asks `wants_flight`, reports `begin` and then exactly one of `succeed` and `fail`.
+
+Invariants:
+- at most one flight at a time;
+- a token is handed out only before ``usable_until_mono``, and never after it was rejected;
+- failures delay the next attempt but never end the attempts; a usable token outlasts every failure.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.identity.lifetime import backoff_s
+
+if TYPE_CHECKING:
+    from proxy.identity.access_token import AccessToken
+
+# A token this young that an upstream refuses will not be cured by another: audience, issuer or role are wrong.
+REJECTION_GUARD_S = 60.0
+# One forced request in this time, however many exchanges are refused: an API that always says 401 must cause no storm.
+REJECTION_COOLDOWN_S = 60.0
+
+
+@dataclass(slots=True)
+class AuthorityPause:
+    """Until when one authority asked to be left alone; shared by all tokens that come from it."""
+
+    until_mono: float = -math.inf
+    reason: IdentityError | None = None
+
+    def extend(self, error: IdentityError, now_mono: float) -> None:
+        """Note a Retry-After; a shorter one never shortens a longer one."""
+        if error.retry_after_s is None:
+            return
+        until = now_mono + error.retry_after_s
+        if until > self.until_mono:
+            self.until_mono = until
+            self.reason = error
+
+
+@dataclass(slots=True)
+class TokenCache:
+    """One token of one (credential, scope).
+
+    Attributes:
+        pause: shared with the other caches of the authority.
+        token: the current token; perhaps no longer usable.
+        claims: what the next request must ask for: the decoded claims of a challenge, or None.
+        failures: in a row, since the last success.
+        last_error: of the last failure; None after a success.
+        attempt_after_mono: no request before this moment.
+    """
+
+    pause: AuthorityPause = field(default_factory=AuthorityPause)
+    token: AccessToken | None = None
+    claims: str | None = None
+    failures: int = 0
+    last_error: IdentityError | None = None
+    attempt_after_mono: float = -math.inf
+    _in_flight: bool = False
+    _flight_claims: str | None = None
+    _forced_at_mono: float = -math.inf
+
+    @property
+    def in_flight(self) -> bool:
+        """Whether a request for this token is under way."""
+        return self._in_flight
+
+    def usable(self, now_mono: float) -> AccessToken | None:
+        """Return the token if it may be put on a request now."""
+        token = self.token
+        return token if token is not None and now_mono < token.usable_until_mono else None
+
+    def wants_flight(self, now_mono: float) -> bool:
+        """Whether a request should be sent now: there is no usable and fresh token, and nothing forbids it."""
+        if self._in_flight or now_mono < self.next_attempt_mono():
+            return False
+        token = self.usable(now_mono)
+        return token is None or now_mono >= token.refresh_at_mono
+
+    def next_attempt_mono(self) -> float:
+        """Return the moment before which no request is sent, for failures of this token or a pause of its authority."""
+        return max(self.attempt_after_mono, self.pause.until_mono)
+
+    def is_paused(self, now_mono: float) -> bool:
+        """Whether the authority asked to be left alone until later than now."""
+        return now_mono < self.pause.until_mono
+
+    def due_mono(self) -> float:
+        """Return the moment at which `wants_flight` becomes true, if nothing else happens until then."""
+        stale_at = self.token.refresh_at_mono if self.token is not None else -math.inf
+        return max(stale_at, self.next_attempt_mono())
+
+    def begin(self) -> str | None:
+        """Note that a request is being sent; return the claims it must ask for."""
+        self._in_flight = True
+        self._flight_claims = self.claims
+        return self.claims
+
+    def succeed(self, token: AccessToken) -> bool:
+        """Note the flight's token. False: it does not answer claims that were demanded meanwhile, and is not kept."""
+        self._in_flight = False
+        self.failures = 0
+        self.last_error = None
+        self.attempt_after_mono = -math.inf
+        if self.claims != self._flight_claims:
+            return False
+        self.claims = None
+        self.token = token
+        return True
+
+    def fail(self, error: IdentityError, now_mono: float, jitter: float) -> None:
+        """Note the flight's failure and work out when to try again.
+
+        Args:
+            error: why; its Retry-After holds for the whole authority.
+            now_mono: when it failed.
+            jitter: 0 to 1.
+        """
+        self._in_flight = False
+        self.pause.extend(error, now_mono)
+        refused = isinstance(error, CredentialRejected)
+        if refused and self._flight_claims is not None and self._flight_claims == self.claims:
+            # An upstream must not be able to keep us without a token by demanding claims the platform refuses: the next
+            # request goes without them, at once.
+            self.claims = None
+            return
+        self.failures += 1
+        self.last_error = error
+        self.attempt_after_mono = now_mono + backoff_s(self.failures, jitter, refused=refused)
+
+    def abandon(self) -> None:
+        """Note that the flight ended without an outcome."""
+        self._in_flight = False
+
+    def refusal(self, now_mono: float) -> IdentityError | None:
+        """Return why no request may be sent now, with the seconds to wait; None where one may."""
+        wait_s = self.next_attempt_mono() - now_mono
+        if wait_s <= 0:
+            return None
+        paused_longer = self.pause.until_mono >= self.attempt_after_mono
+        error = (self.pause.reason if paused_longer else self.last_error) or self.last_error or self.pause.reason
+        if error is None:
+            error = IdentityPlatformUnavailable("The token endpoint is not asked at the moment.")
+        return renew_error(error, max(math.ceil(wait_s), 1))
+
+    def reject(self, token: AccessToken, now_mono: float, claims: str | None, *, certain: bool) -> bool:
+        """Note that an upstream refused a token; True: another one is to be had, so one replay makes sense.
+
+        Args:
+            token: the one that was on the request.
+            now_mono: now.
+            claims: decoded JSON text of a claims challenge, or None.
+            certain: the upstream said that the token is to blame, so its age does not acquit it.
+        """
+        if self.token is not token:
+            return True  # Somebody was faster: its successor is here, or on the way.
+        if now_mono - self._forced_at_mono < REJECTION_COOLDOWN_S:
+            return False
+        if not certain and claims is None and now_mono - token.obtained_at_mono < REJECTION_GUARD_S:
+            return False
+        self._forced_at_mono = now_mono
+        self.token = None
+        if claims is not None:
+            self.claims = claims
+        return True
+
+    def forgive(self) -> None:
+        """Forget failures: what caused them may have been changed. Tokens stay."""
+        self.failures = 0
+        self.last_error = None
+        self.attempt_after_mono = -math.inf
+
+
+def renew_error(error: IdentityError, retry_after_s: int | None) -> IdentityError:
+    """Return a copy for one more waiter: an exception raised many times would gather all their tracebacks."""
+    return type(error)(error.detail, retry_after_s=retry_after_s, code=error.code)

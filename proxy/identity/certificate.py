@@ -1,0 +1,374 @@
+"""The files of a key pair, read, judged and thumbprinted. Reads files; everything else is a function of bytes and time.
+
+Invariants: a `ClientCertificate` has an RSA key of at least 2048 bits that fits its certificate, and its ``repr`` shows
+no key. Every refusal is a `ConfigurationError` that names the file, and never carries a library's own text.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+import stat
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import jwt
+from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
+from cryptography.hazmat.primitives.serialization import pkcs12
+
+from proxy.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
+# Entra ID refuses shorter keys (AADSTS700027, AADSTS50032); so does NIST SP 800-131A.
+MINIMUM_KEY_BITS = 2048
+# A chain of ten 4096-bit certificates and a key stays under 32 KiB; anything far above that is another kind of file.
+_FILE_LIMIT_BYTES = 1_048_576
+
+_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
+# RFC 7292 §4: PFX ::= SEQUENCE { version INTEGER {v3(3)}, … }, with any form of length.
+_PFX_START = re.compile(rb"\x30(?:[\x00-\x7f]|\x80|\x81.|\x82..|\x83...|\x84....)\x02\x01\x03", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class PublicCertificate:
+    """The public half: what a token endpoint knows of us.
+
+    Attributes:
+        chain_der: DER bytes, the leaf first, then as many issuers as the file held, each certifying the one before.
+        subject: RFC 4514 text.
+        not_before: UTC.
+        not_after: UTC.
+        x5t: base64url, unpadded, of the SHA-1 digest of the leaf (RFC 7515 §4.1.7).
+        x5t_s256: base64url, unpadded, of its SHA-256 digest (RFC 7515 §4.1.8).
+        sha1_hex: upper-case, as the Azure portal prints it.
+        sha256_hex: upper-case, as the Azure portal prints it.
+        key_bits: size of the RSA modulus.
+    """
+
+    chain_der: tuple[bytes, ...] = field(repr=False)
+    subject: str
+    not_before: datetime
+    not_after: datetime
+    x5t: str
+    x5t_s256: str
+    sha1_hex: str
+    sha256_hex: str
+    key_bits: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate(PublicCertificate):
+    """A certificate with its private key; immutable, and never shown with the key."""
+
+    _private_key: RSAPrivateKey = field(repr=False)
+
+    def sign(self, signing_input: bytes, algorithm: str) -> bytes:
+        """Return the JWS signature of the input.
+
+        Args:
+            signing_input: RFC 7515 §5.1: the encoded header and claims, joined by a dot.
+            algorithm: ``PS256`` or ``RS256`` (RFC 7518 §3.3, §3.5).
+        """
+        return bytes(jwt.get_algorithm_by_name(algorithm).sign(signing_input, self._private_key))
+
+
+def load_certificate(
+    certificate: Path, private_key: Path | None, password: bytes | None, *, now: datetime | None = None
+) -> ClientCertificate:
+    """Read a certificate and its private key.
+
+    Args:
+        certificate: PEM (a chain is allowed, in any order) or PFX/PKCS#12.
+        private_key: PEM or DER; None: the key is in ``certificate``.
+        password: for an encrypted key or PFX; ignored where nothing is encrypted.
+        now: aware; default: the current time.
+
+    Raises:
+        ConfigurationError: a file cannot be read or used, named with the reason and what to do.
+    """
+    now = now or datetime.now(UTC)
+    data = _read(certificate)
+    try:
+        return _assemble(data, certificate, private_key, password, now)
+    except (ValueError, UnsupportedAlgorithm):  # cryptography decodes names and dates only when they are looked at.
+        raise _certificate_damaged(certificate) from None
+
+
+def _assemble(
+    data: bytes, certificate: Path, private_key: Path | None, password: bytes | None, now: datetime
+) -> ClientCertificate:
+    if _PFX_START.match(data):
+        key, certificates = _parse_pfx(data, password, certificate)
+        if private_key is not None:
+            key = _parse_key(_read(private_key), password, private_key)
+    else:
+        certificates = _parse_certificates(data, certificate)
+        key_file = private_key or certificate
+        key = _parse_key(data if private_key is None else _read(private_key), password, key_file)
+    rsa_key = _require_rsa(key, private_key or certificate)
+    leaf = _find_leaf(rsa_key, certificates, certificate, private_key)
+    _require_valid(leaf, certificate, now)
+    public = _describe(leaf, certificates)
+    return ClientCertificate(
+        **{name: getattr(public, name) for name in public.__dataclass_fields__}, _private_key=rsa_key
+    )
+
+
+def load_public_certificate(certificate: Path, *, now: datetime | None = None) -> PublicCertificate:
+    """Read a certificate whose private key lives elsewhere; the first one in the file is the leaf.
+
+    Raises:
+        ConfigurationError: as `load_certificate`.
+    """
+    certificates = _parse_certificates(_read(certificate), certificate)
+    leaf = certificates[0]
+    try:
+        if not isinstance(leaf.public_key(), RSAPublicKey):
+            raise _not_rsa(certificate)
+        _require_valid(leaf, certificate, now or datetime.now(UTC))
+        return _describe(leaf, certificates)
+    except (ValueError, UnsupportedAlgorithm):
+        raise _certificate_damaged(certificate) from None
+
+
+def parse_public_certificate(der: bytes) -> PublicCertificate:
+    """Return the public half from one certificate's DER bytes.
+
+    Raises:
+        ValueError: not a certificate, or not with an RSA key.
+    """
+    leaf = x509.load_der_x509_certificate(der)
+    if not isinstance(leaf.public_key(), RSAPublicKey):
+        raise ValueError("not an RSA certificate")  # noqa: TRY004 -- one error for whatever is wrong with the bytes
+    return _describe(leaf, [leaf])
+
+
+def read_password(password_file: Path | None) -> bytes | None:
+    """Return the file's content without its trailing newline, or None where there is no file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or is empty.
+    """
+    if password_file is None:
+        return None
+    password = _read(password_file).removesuffix(b"\n").removesuffix(b"\r")
+    if not password:
+        raise ConfigurationError(
+            f"{password_file}: the password file is empty; write the password into it, or remove the key."
+        )
+    return password
+
+
+def permission_warning(key_file: Path) -> str | None:
+    """Return a warning where others than the owner may read the file with the private key, else None.
+
+    Raises:
+        ConfigurationError: the file cannot be looked at.
+    """
+    try:
+        mode = key_file.stat().st_mode
+    except OSError as error:
+        raise _unreadable(key_file, error) from None
+    if not mode & (stat.S_IRGRP | stat.S_IROTH):
+        return None
+    who = "everyone on this machine" if mode & stat.S_IROTH else "its group"
+    return (
+        f"{key_file}: the private key is readable by {who} (mode {stat.S_IMODE(mode):04o}); run `chmod 600 {key_file}`."
+    )
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            data = stream.read(_FILE_LIMIT_BYTES + 1)
+    except OSError as error:
+        raise _unreadable(file, error) from None
+    if len(data) > _FILE_LIMIT_BYTES:
+        raise ConfigurationError(
+            f"{file}: larger than {_FILE_LIMIT_BYTES} bytes, so not a certificate or key; name another file."
+        )
+    return data
+
+
+def _unreadable(file: Path, error: OSError) -> ConfigurationError:
+    why = {
+        FileNotFoundError: "does not exist",
+        PermissionError: "may not be read by this user",
+        IsADirectoryError: "is a directory",
+    }.get(type(error), "cannot be read")
+    return ConfigurationError(f"{file}: the file {why}; correct the path or the file's owner and mode.")
+
+
+def _certificate_damaged(file: Path) -> ConfigurationError:
+    return ConfigurationError(f"{file}: the certificate in it is damaged; export it again.")
+
+
+def _not_rsa(file: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{file}: the key is not RSA, and Entra ID takes RSA keys only (AADSTS5002738);"
+        " make a pair with `apim-auth-proxy cert new`."
+    )
+
+
+def _parse_certificates(data: bytes, file: Path) -> list[x509.Certificate]:
+    blocks = [block.group() for block in _PEM_BLOCK.finditer(data) if block.group(1) == b"CERTIFICATE"]
+    try:
+        if not blocks and data[:1] == b"\x30":
+            return [x509.load_der_x509_certificate(data)]
+        certificates = [x509.load_pem_x509_certificate(block) for block in blocks]
+    except ValueError:
+        raise _certificate_damaged(file) from None
+    if not certificates:
+        raise ConfigurationError(
+            f"{file}: no certificate in it; a PEM file with a CERTIFICATE block or a PFX (PKCS#12) file is wanted."
+        )
+    return certificates
+
+
+def _parse_key(data: bytes, password: bytes | None, file: Path) -> PrivateKeyTypes:
+    blocks = [block for block in _PEM_BLOCK.finditer(data) if block.group(1).endswith(b"PRIVATE KEY")]
+    if not blocks:
+        if data[:1] == b"\x30" and _PEM_BLOCK.search(data) is None:
+            return _parse_der_key(data, password, file)
+        raise ConfigurationError(
+            f"{file}: no private key in it; name the key's file with `private_key`,"
+            " or put its PEM block beside the certificate."
+        )
+    block = blocks[0].group()
+    encrypted = blocks[0].group(1) == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in block
+    if encrypted and password is None:
+        raise _password_missing(file)
+    try:
+        return serialization.load_pem_private_key(block, password if encrypted else None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise (_password_wrong(file) if encrypted else _key_damaged(file)) from None
+
+
+def _parse_der_key(data: bytes, password: bytes | None, file: Path) -> PrivateKeyTypes:
+    for attempt in dict.fromkeys((None, password)):
+        try:
+            return serialization.load_der_private_key(data, attempt)
+        except TypeError:  # Encrypted, and no password given.
+            if password is None:
+                raise _password_missing(file) from None
+        except (ValueError, UnsupportedAlgorithm):
+            if attempt is not None:
+                raise _password_wrong(file) from None
+    raise _key_damaged(file)
+
+
+def _parse_pfx(data: bytes, password: bytes | None, file: Path) -> tuple[PrivateKeyTypes, list[x509.Certificate]]:
+    # Tools disagree whether "no password" is the empty string or none at all (RFC 7292 §B.1), so both are tried.
+    for attempt in dict.fromkeys((password, None, b"")):
+        try:
+            bundle = pkcs12.load_pkcs12(data, attempt)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            continue
+        certificates = [item.certificate for item in (bundle.cert, *bundle.additional_certs) if item is not None]
+        if bundle.key is None:
+            raise ConfigurationError(f"{file}: the PFX file holds no private key; export it again with its key.")
+        if not certificates:
+            raise ConfigurationError(
+                f"{file}: the PFX file holds no certificate; export it again with its certificate."
+            )
+        return bundle.key, certificates
+    raise _password_missing(file) if password is None else _password_wrong(file)
+
+
+def _password_missing(file: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{file}: encrypted, and no password is configured; name a file that holds it with `password_file`."
+    )
+
+
+def _password_wrong(file: Path) -> ConfigurationError:
+    return ConfigurationError(f"{file}: the password does not open it, or the file is damaged; check `password_file`.")
+
+
+def _key_damaged(file: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{file}: the private key in it is damaged, or of a kind that is not known; export it again."
+    )
+
+
+def _require_rsa(key: PrivateKeyTypes, file: Path) -> RSAPrivateKey:
+    if not isinstance(key, RSAPrivateKey):
+        raise _not_rsa(file)
+    if key.key_size < MINIMUM_KEY_BITS:
+        raise ConfigurationError(
+            f"{file}: the RSA key has {key.key_size} bits, and Entra ID wants {MINIMUM_KEY_BITS} or more"
+            " (AADSTS700027); make a pair with `apim-auth-proxy cert new`."
+        )
+    return key
+
+
+def _find_leaf(
+    key: RSAPrivateKey, certificates: Sequence[x509.Certificate], file: Path, key_file: Path | None
+) -> x509.Certificate:
+    fitting = [one for one in certificates if one.public_key() == key.public_key()]
+    if not fitting:
+        where = "the private key in it" if key_file is None else f"the private key in {key_file}"
+        raise ConfigurationError(
+            f"{file}: {where} does not fit {'the certificate' if len(certificates) == 1 else 'any certificate in it'};"
+            " name the key the certificate was made with."
+        )
+    # A certificate renewed over the same key may stand beside its predecessor.
+    return max(fitting, key=lambda one: one.not_valid_after_utc)
+
+
+def _require_valid(leaf: x509.Certificate, file: Path, now: datetime) -> None:
+    if now > leaf.not_valid_after_utc:
+        raise ConfigurationError(
+            f"{file}: the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; make and upload a new"
+            " one (`apim-auth-proxy cert new`), or correct this machine's clock."
+        )
+    if now < leaf.not_valid_before_utc:
+        raise ConfigurationError(
+            f"{file}: the certificate is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; wait,"
+            " or correct this machine's clock."
+        )
+
+
+def _order_chain(leaf: x509.Certificate, certificates: Iterable[x509.Certificate]) -> list[x509.Certificate]:
+    """Order as RFC 7515 §4.1.6 wants: each certificate certifies the one before it; strangers are left out."""
+    chain = [leaf]
+    rest = [one for one in certificates if one != leaf]
+    while chain[-1].issuer != chain[-1].subject:
+        issuer = next((one for one in rest if one.subject == chain[-1].issuer), None)
+        if issuer is None:
+            break
+        rest.remove(issuer)
+        chain.append(issuer)
+    return chain
+
+
+def _describe(leaf: x509.Certificate, certificates: Iterable[x509.Certificate]) -> PublicCertificate:
+    # SHA-1 here is a name for the certificate that RFC 7515 §4.1.7 and the Azure portal fix, not a safeguard.
+    sha1 = leaf.fingerprint(hashes.SHA1())  # noqa: S303
+    sha256 = leaf.fingerprint(hashes.SHA256())
+    public_key = leaf.public_key()
+    return PublicCertificate(
+        chain_der=tuple(one.public_bytes(serialization.Encoding.DER) for one in _order_chain(leaf, certificates)),
+        subject=leaf.subject.rfc4514_string(),
+        not_before=leaf.not_valid_before_utc,
+        not_after=leaf.not_valid_after_utc,
+        x5t=_base64url(sha1),
+        x5t_s256=_base64url(sha256),
+        sha1_hex=binascii.hexlify(sha1).decode("ascii").upper(),
+        sha256_hex=binascii.hexlify(sha256).decode("ascii").upper(),
+        key_bits=public_key.key_size if isinstance(public_key, RSAPublicKey) else 0,
+    )
+
+
+def _base64url(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")

@@ -1,0 +1,277 @@
+"""Client id + token endpoint + proofs: requests one token. Does network I/O through the endpoint; keeps no token.
+
+Several proofs may be had (an old and a new certificate during a change): the one that worked last goes first, and where
+the platform does not accept a proof, the next one is tried in the same request. Where our clock is what it does not
+accept, the assertion is made again by the platform's clock.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.identity.token_response import ProofRejected
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from proxy.identity.proof.interface import Proof
+    from proxy.identity.token_endpoint import TokenEndpoint
+    from proxy.identity.token_response import TokenResponse
+
+logger = logging.getLogger("proxy.identity")
+
+# Our assertions tolerate two minutes of a clock that is fast and eight of one that is slow; Entra ID itself tolerates
+# about five. A refusal with a smaller difference than this has another reason.
+SMALLEST_CORRECTION_S = 30.0
+# A time zone mistake is hours. Beyond a day the Date field is more likely to be wrong than the clock.
+LARGEST_CORRECTION_S = 86_400.0
+# The platform chooses its codes; a metric must not grow without bound by them.
+_COUNTED_CODES = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a token is asked for: a scope (v2, RFC 6749 §3.3) or a resource (v1; RFC 8707 elsewhere)."""
+
+    scope: str | None = None
+    resource: str | None = None
+
+    def __str__(self) -> str:
+        return self.scope or self.resource or ""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """A token as the endpoint gave it, and when the request for it was sent."""
+
+    value: str = field(repr=False)
+    requested_at_mono: float
+    expires_in_s: float
+    refresh_in_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialStatistics:
+    """A snapshot for metrics.
+
+    Attributes:
+        requests: token requests by (outcome, code); outcome is ``ok``, ``rejected``, ``unavailable`` or ``failed``.
+        clock_skew_s: the platform's clock less ours; None before an answer.
+        clock_correction_s: what is added to our clock in assertions; 0 normally.
+        proof_in_use: name of the proof that worked last; empty before one did.
+    """
+
+    requests: Mapping[tuple[str, str], int]
+    clock_skew_s: float | None
+    clock_correction_s: float
+    proof_in_use: str
+
+
+class Credential:
+    """What proves us to one token endpoint."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        client_id: str,
+        endpoint: TokenEndpoint,
+        proofs: Sequence[Proof],
+        resource_url: str | None = None,
+        audience: str | None = None,
+        parameters: Mapping[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall_clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Bring the parts together.
+
+        Args:
+            name: its key in the configuration.
+            client_id: who we are.
+            endpoint: where to ask; closed with this object.
+            proofs: at least one, in order of preference; closed with this object.
+            resource_url: where a v1 request goes; default: the endpoint's URL.
+            audience: of the assertion; default: the URL that is posted to.
+            parameters: further form fields.
+            clock: monotonic seconds.
+            wall_clock: Unix seconds.
+        """
+        self.name = name
+        self.endpoint = endpoint
+        self._client_id = client_id
+        self._resource_url = resource_url or endpoint.url
+        self._audience = audience
+        self._parameters = dict(parameters or {})
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._proofs = tuple(proofs)
+        self._preferred: Proof | None = None
+        self._retired: Proof | None = None
+        self._correction_s = 0.0
+        self._requests: Counter[tuple[str, str]] = Counter()
+
+    @property
+    def proofs(self) -> tuple[Proof, ...]:
+        """The proofs as configured."""
+        return self._proofs
+
+    async def request_token(self, target: Target, claims: str | None) -> IssuedToken:
+        """Ask for one token, with each proof in turn until one is accepted.
+
+        Args:
+            target: what for.
+            claims: JSON text for the ``claims`` parameter (OpenID Connect Core §5.5), or None.
+
+        Raises:
+            CredentialRejected: the platform said no.
+            IdentityPlatformUnavailable: the platform gave no usable answer.
+            IdentityError: no proof could be made.
+        """
+        failures: list[tuple[Proof, IdentityError]] = []
+        for proof in self._order_proofs():
+            try:
+                issued = await self._request_with(proof, target, claims)
+            except IdentityPlatformUnavailable:
+                raise
+            except IdentityError as error:
+                failures.append((proof, error))
+                if isinstance(error, CredentialRejected) and not isinstance(error, ProofRejected):
+                    raise
+                continue
+            self._remember(proof)
+            return issued
+        raise _combine(failures)
+
+    def replace_proofs(self, proofs: Sequence[Proof]) -> None:
+        """Use other proofs from now on.
+
+        The one that worked last stays as a last resort until a new one has worked: a certificate may be changed here
+        before the platform knows it.
+        """
+        if self._preferred is not None and self._preferred not in proofs:
+            self._retired = self._preferred
+        self._proofs = tuple(proofs)
+        self._preferred = None
+
+    def statistics(self) -> CredentialStatistics:
+        """Return a snapshot."""
+        return CredentialStatistics(
+            requests=dict(self._requests),
+            clock_skew_s=self.endpoint.clock_skew_s,
+            clock_correction_s=self._correction_s,
+            proof_in_use=self._preferred.name if self._preferred is not None else "",
+        )
+
+    async def close(self) -> None:
+        """Close proofs and endpoint."""
+        for proof in (*self._proofs, *([self._retired] if self._retired is not None else [])):
+            await proof.close()
+        await self.endpoint.close()
+
+    def _order_proofs(self) -> list[Proof]:
+        ordered = [proof for proof in (self._preferred, *self._proofs, self._retired) if proof is not None]
+        return list(dict.fromkeys(ordered))
+
+    async def _request_with(self, proof: Proof, target: Target, claims: str | None) -> IssuedToken:
+        try:
+            return await self._post(proof, target, claims)
+        except ProofRejected as error:
+            if not self._correct_clock(error):
+                raise
+        return await self._post(proof, target, claims)
+
+    async def _post(self, proof: Proof, target: Target, claims: str | None) -> IssuedToken:
+        url = self.endpoint.url if target.resource is None else self._resource_url
+        try:
+            proven = await proof.form_fields(
+                client_id=self._client_id,
+                audience=self._audience or url,
+                now=self._wall_clock() + self._correction_s,
+            )
+            form = {"client_id": self._client_id, "grant_type": "client_credentials", **self._parameters, **proven}
+            if target.scope is not None:
+                form["scope"] = target.scope
+            if target.resource is not None:
+                form["resource"] = target.resource
+            if claims is not None:
+                form["claims"] = claims
+            requested_at_mono = self._clock()
+            response = await self.endpoint.request(form, str(uuid.uuid4()), url)
+        except IdentityError as error:
+            self._count(_outcome(error), error.code)
+            raise
+        self._count("ok", "")
+        self._follow_clock()
+        self._log_success(target, response, proof)
+        return IssuedToken(response.access_token, requested_at_mono, response.expires_in_s, response.refresh_in_s)
+
+    def _remember(self, proof: Proof) -> None:
+        if self._preferred is not None and self._preferred is not proof:
+            logger.warning("credential %s: now uses %s, which the platform accepts", self.name, proof.name)
+        self._preferred = proof
+        if proof in self._proofs:
+            self._retired = None
+
+    def _correct_clock(self, error: ProofRejected) -> bool:
+        """Adopt the platform's clock where the refusal may be due to ours; True: it makes sense to try again."""
+        skew_s = self.endpoint.clock_skew_s
+        about_time = error.code == "AADSTS700024" or not error.code.startswith("AADSTS")
+        if skew_s is None or not about_time or abs(skew_s) > LARGEST_CORRECTION_S:
+            return False
+        if abs(skew_s - self._correction_s) < SMALLEST_CORRECTION_S:
+            return False
+        self._correction_s = skew_s
+        logger.warning(
+            "credential %s: this machine's clock is %.0f s %s by the identity platform's, which refuses assertions for"
+            " it; assertions are dated by the platform's clock from now on. Synchronise the clock (NTP).",
+            self.name,
+            abs(skew_s),
+            "slow" if skew_s > 0 else "fast",
+        )
+        return True
+
+    def _follow_clock(self) -> None:
+        """Keep a correction that is in force true, and end it when the clock has been set right."""
+        skew_s = self.endpoint.clock_skew_s
+        if self._correction_s and skew_s is not None and abs(skew_s) <= LARGEST_CORRECTION_S:
+            self._correction_s = skew_s if abs(skew_s) >= SMALLEST_CORRECTION_S else 0.0
+
+    def _count(self, outcome: str, code: str) -> None:
+        key = (outcome, code)
+        if key not in self._requests and len(self._requests) >= _COUNTED_CODES:
+            key = (outcome, "other")
+        self._requests[key] += 1
+
+    def _log_success(self, target: Target, response: TokenResponse, proof: Proof) -> None:
+        if response.notes:
+            logger.warning("credential %s: token response corrected: %s", self.name, ", ".join(response.notes))
+            for note in response.notes:
+                self._count("corrected", note)
+        logger.info(
+            "credential %s: access token for %s obtained with %s, good for %.0f s",
+            self.name,
+            target,
+            proof.name,
+            response.expires_in_s,
+        )
+
+
+def _outcome(error: IdentityError) -> str:
+    if isinstance(error, CredentialRejected):
+        return "rejected"
+    return "unavailable" if isinstance(error, IdentityPlatformUnavailable) else "failed"
+
+
+def _combine(failures: Sequence[tuple[Proof, IdentityError]]) -> IdentityError:
+    """Return one error for all proofs: the last one's, which names the others' codes."""
+    _, last = failures[-1]
+    if len(failures) == 1:
+        return last
+    tried = "; ".join(f"{proof.name}: {error.code or error.title}" for proof, error in failures)
+    return type(last)(f"{last.detail} Tried {tried}.", retry_after_s=last.retry_after_s, code=last.code)

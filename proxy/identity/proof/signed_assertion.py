@@ -1,0 +1,82 @@
+"""Proof by a client assertion (RFC 7523 §2.2): a JWT that somebody signs. Does no I/O itself; its signer may."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+from proxy.identity.assertion import (
+    AssertionOptions,
+    format_claims,
+    format_header,
+    format_signing_input,
+    join_signature,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    from proxy.identity.certificate import ClientCertificate, PublicCertificate
+    from proxy.identity.proof.interface import Signer
+
+ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+
+
+class SignedAssertion:
+    """A client assertion, made anew for each request, so that none lives longer than it must."""
+
+    def __init__(self, signer: Signer, options: AssertionOptions) -> None:
+        self._signer = signer
+        self._options = options
+        self._expires: datetime | None = None
+
+    @property
+    def name(self) -> str:
+        """The signer's."""
+        return self._signer.name
+
+    @property
+    def expires(self) -> datetime | None:
+        """The certificate's end; None until it was looked at once."""
+        return self._expires
+
+    async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:
+        """Return client_assertion_type and client_assertion."""
+        public = await self._signer.public_certificate()
+        self._expires = public.not_after
+        signing_input = format_signing_input(
+            format_header(public, self._options), format_claims(client_id, audience, now, str(uuid.uuid4()))
+        )
+        signature = await self._signer.sign(signing_input, self._options.algorithm)
+        return {
+            "client_assertion_type": ASSERTION_TYPE,
+            "client_assertion": join_signature(signing_input, signature),
+        }
+
+    async def close(self) -> None:
+        """Close the signer."""
+        await self._signer.close()
+
+
+class CertificateSigner:
+    """The key is in this process."""
+
+    def __init__(self, certificate: ClientCertificate) -> None:
+        self._certificate = certificate
+
+    @property
+    def name(self) -> str:
+        """The SHA-1 thumbprint, as the Azure portal lists certificates."""
+        return f"certificate {self._certificate.sha1_hex}"
+
+    async def public_certificate(self) -> PublicCertificate:
+        """Return the public half."""
+        return self._certificate
+
+    async def sign(self, signing_input: bytes, algorithm: str) -> bytes:
+        """Sign here: a millisecond or a few, once an hour, so not worth a thread."""
+        return self._certificate.sign(signing_input, algorithm)
+
+    async def close(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,322 @@
+"""One token on an event loop: what the relay asks for an access token. Does I/O through its requester.
+
+`TokenCache` decides; this class runs the flights, the timer and the waiting.
+
+Invariants: `peek` never waits; all who wait share one flight, and none of them can cancel it; nobody waits longer than
+`PATIENCE_S` for an endpoint that failed last time; what is raised is always an `IdentityError`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.errors import IdentityError, IdentityPlatformUnavailable
+from proxy.identity.access_token import AccessToken, create_access_token
+from proxy.identity.cache import AuthorityPause, TokenCache, renew_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.identity.credential import IssuedToken, Target
+
+__all__ = ["AccessToken", "SourceStatistics", "TokenRequester", "TokenSource"]
+
+logger = logging.getLogger("proxy.identity")
+
+# After a failure the next flight is a probe: long enough for an endpoint that works again, too short to queue behind
+# one that does not.
+PATIENCE_S = 2.0
+# Two proofs at ten seconds each, and a signer's five. Nothing may hold a flight for ever.
+FLIGHT_LIMIT_S = 30.0
+# When an authority's pause ends, the sources that share it come back spread over this.
+_SPREAD_S = 1.0
+_SHORTEST_TIMER_S = 0.01
+_ROUNDS = 3
+
+
+class TokenRequester(Protocol):
+    """Who asks the token endpoint."""
+
+    async def request_token(self, target: Target, claims: str | None) -> IssuedToken:
+        """Return a new token, or raise `IdentityError`."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SourceStatistics:
+    """A snapshot for metrics and health.
+
+    Attributes:
+        credential: its name in the configuration.
+        target: scope or resource.
+        obtained: whether there ever was a token.
+        usable: whether there is one now.
+        age_s: of the current token; None without one.
+        expires_in_s: of the current token, may be negative; None without one.
+        flights: requests begun.
+        rejections: tokens dropped because an upstream refused them.
+        failures: in a row.
+        failure_code: of the last failure; empty after a success.
+    """
+
+    credential: str
+    target: str
+    obtained: bool
+    usable: bool
+    age_s: float | None
+    expires_in_s: float | None
+    flights: int
+    rejections: int
+    failures: int
+    failure_code: str
+
+
+class TokenSource:
+    """The access token of one (credential, scope)."""
+
+    def __init__(
+        self,
+        requester: TokenRequester,
+        target: Target,
+        *,
+        credential_name: str,
+        pause: AuthorityPause | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        """Prepare; nothing is requested before `peek`, `acquire` or `keep_fresh`.
+
+        Args:
+            requester: who asks.
+            target: what for.
+            credential_name: for logs and metrics.
+            pause: shared by the sources of one authority.
+            clock: monotonic seconds; the one whose values `peek` is given.
+            jitter: 0 to 1.
+        """
+        self._requester = requester
+        self._target = target
+        self._credential_name = credential_name
+        self._clock = clock
+        self._jitter = jitter
+        self._cache = TokenCache(pause or AuthorityPause())
+        self._flight: asyncio.Task[AccessToken | IdentityError | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._keeps_fresh = False
+        self._is_closed = False
+        self._obtained = False
+        self._flights = 0
+        self._rejections = 0
+
+    @property
+    def obtained(self) -> bool:
+        """Whether there ever was a token."""
+        return self._obtained
+
+    def peek(self, now_mono: float) -> AccessToken | None:
+        """Return a usable token or None, at once; a stale one starts its refresh in the background.
+
+        Args:
+            now_mono: by the clock this source was made with.
+        """
+        token = self._cache.token
+        if token is not None and now_mono < token.refresh_at_mono:
+            return token
+        self._begin_if_due(now_mono)
+        return self._cache.usable(now_mono)
+
+    async def acquire(self) -> AccessToken:
+        """Return a usable token, waiting for the flight that brings it.
+
+        A waiter that is cancelled cancels nobody else.
+
+        Raises:
+            IdentityError: the flight failed, or a recent one did and it is too early for another.
+        """
+        for _ in range(_ROUNDS):
+            now = self._clock()
+            token = self.peek(now)
+            if token is not None:
+                return token
+            outcome = await self._join_flight(now)
+            if isinstance(outcome, IdentityError):
+                raise renew_error(outcome, self._retry_after_s(outcome))
+            if outcome is not None and self._clock() < outcome.usable_until_mono:
+                return outcome
+        raise IdentityPlatformUnavailable(
+            "The identity platform's tokens do not live long enough to be used.", code="expired_on_arrival"
+        )
+
+    def rejected(
+        self, token: AccessToken, now_mono: float, claims: str | None = None, *, certain: bool = False
+    ) -> bool:
+        """Report that an upstream refused a token.
+
+        Args:
+            token: the one that was on the request.
+            now_mono: now.
+            claims: decoded JSON text of a claims challenge: the next token is asked for with it.
+            certain: the upstream blamed the token itself (``error="invalid_token"``): a young one is dropped, too.
+
+        Returns:
+            True: another token is to be had from `acquire`, and replaying the exchange once makes sense.
+        """
+        dropped = self._cache.token is token
+        replay = self._cache.reject(token, now_mono, claims, certain=certain)
+        if replay and dropped:
+            self._rejections += 1
+            logger.warning(
+                "credential %s: an upstream refused the access token for %s; it is replaced",
+                self._credential_name,
+                self._target,
+            )
+            self._begin_if_due(now_mono)
+        return replay
+
+    def keep_fresh(self) -> None:
+        """Obtain a token now and renew it from now on whether it is used or not. Needs the running loop."""
+        self._keeps_fresh = True
+        self._tick()
+
+    def forgive(self) -> None:
+        """Forget failures, as when the certificate has changed. Tokens stay."""
+        self._cache.forgive()
+        if self._keeps_fresh and not self._is_closed:
+            self._tick()
+
+    def statistics(self) -> SourceStatistics:
+        """Return a snapshot."""
+        now = self._clock()
+        token = self._cache.token
+        last_error = self._cache.last_error
+        return SourceStatistics(
+            credential=self._credential_name,
+            target=str(self._target),
+            obtained=self._obtained,
+            usable=self._cache.usable(now) is not None,
+            age_s=None if token is None else now - token.obtained_at_mono,
+            expires_in_s=None if token is None else token.expires_at_mono - now,
+            flights=self._flights,
+            rejections=self._rejections,
+            failures=self._cache.failures,
+            failure_code="" if last_error is None else last_error.code,
+        )
+
+    async def close(self) -> None:
+        """End the timer and the flight; who waits gets an error."""
+        self._is_closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        flight = self._flight
+        if flight is not None:
+            flight.cancel()
+            await asyncio.wait({flight})
+
+    def _begin_if_due(self, now_mono: float) -> None:
+        if not self._is_closed and self._cache.wants_flight(now_mono):
+            claims = self._cache.begin()
+            self._flights += 1
+            self._flight = asyncio.get_running_loop().create_task(self._fly(claims), name=f"token for {self._target}")
+
+    async def _join_flight(self, now_mono: float) -> AccessToken | IdentityError | None:
+        flight = self._flight
+        if flight is None:
+            if self._is_closed:
+                return _closed()
+            # `peek` has just declined to begin a flight, so there is a reason to wait.
+            return self._cache.refusal(now_mono) or IdentityPlatformUnavailable("No access token is to be had now.")
+        known_failure = self._cache.last_error
+        # Not wait_for: it would cancel the flight with its waiter.
+        await asyncio.wait({flight}, timeout=PATIENCE_S if known_failure is not None else None)
+        if not flight.done():
+            return known_failure
+        return _closed() if flight.cancelled() else flight.result()
+
+    async def _fly(self, claims: str | None) -> AccessToken | IdentityError | None:
+        """Run one flight. None: its token does not answer the claims demanded meanwhile."""
+        outcome: AccessToken | IdentityError | None
+        try:
+            outcome = await self._request(claims)
+        except IdentityError as error:
+            self._note_failure(error)
+            outcome = error
+        except asyncio.CancelledError:
+            self._cache.abandon()
+            raise
+        except Exception as error:  # noqa: BLE001 -- the top of a task: a fault of ours must not end the attempts
+            # Without the traceback, whose exception text could show a secret.
+            logger.error("credential %s: token request failed: %s", self._credential_name, type(error).__name__)  # noqa: TRY400
+            outcome = IdentityError("The proxy failed while it asked for an access token.", code="internal_error")
+            self._note_failure(outcome)
+        finally:
+            self._flight = None
+        self._schedule()
+        return outcome
+
+    async def _request(self, claims: str | None) -> AccessToken | None:
+        try:
+            async with asyncio.timeout(FLIGHT_LIMIT_S):
+                issued = await self._requester.request_token(self._target, claims)
+        except TimeoutError:
+            raise IdentityPlatformUnavailable(
+                f"No access token came within {FLIGHT_LIMIT_S:g} s.", code="timeout"
+            ) from None
+        token = create_access_token(
+            issued.value,
+            requested_at_mono=issued.requested_at_mono,
+            expires_in_s=issued.expires_in_s,
+            refresh_in_s=issued.refresh_in_s,
+            jitter=self._jitter(),
+        )
+        if self._clock() >= token.usable_until_mono:
+            raise IdentityPlatformUnavailable(
+                "The access token had expired before it arrived; the identity platform is too slow.",
+                code="expired_on_arrival",
+            )
+        if not self._cache.succeed(token):
+            return None
+        self._obtained = True
+        return token
+
+    def _note_failure(self, error: IdentityError) -> None:
+        now = self._clock()
+        self._cache.fail(error, now, self._jitter())
+        logger.warning(
+            "credential %s: no access token for %s (%s): %s %s",
+            self._credential_name,
+            self._target,
+            error.code or error.title,
+            error.detail,
+            "The one in hand stays in use." if self._cache.usable(now) is not None else "There is none in hand.",
+        )
+
+    def _retry_after_s(self, error: IdentityError) -> int | None:
+        refusal = self._cache.refusal(self._clock())
+        return refusal.retry_after_s if refusal is not None else error.retry_after_s
+
+    def _tick(self) -> None:
+        self._timer = None
+        self._begin_if_due(self._clock())
+        if self._flight is None:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        """Set the timer for the next flight; demand alone drives a source that is not kept fresh."""
+        if not self._keeps_fresh or self._is_closed:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        wait_s = max(self._cache.due_mono() - self._clock(), _SHORTEST_TIMER_S)
+        if self._cache.is_paused(self._clock()):
+            wait_s += _SPREAD_S * self._jitter()
+        self._timer = asyncio.get_running_loop().call_later(wait_s, self._tick)
+
+
+def _closed() -> IdentityPlatformUnavailable:
+    return IdentityPlatformUnavailable("The proxy is shutting down.", code="closing")
