@@ -1,0 +1,398 @@
+"""The client's side: reads requests, strictly, and writes responses. Does I/O.
+
+One exchange at a time: what a client pipelines behind a request waits, up to a limit, until the response has gone
+(RFC 9112 §9.3.2). Whatever cannot be understood is answered once and ends the connection; nothing of it goes upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import (
+    ContentTooLarge,
+    FieldsTooLarge,
+    MalformedRequest,
+    Overloaded,
+    ProxyError,
+    RequestTimeout,
+    TargetTooLong,
+)
+from proxy.relay.abort import abort_visibly
+from proxy.relay.answers import format_answer
+from proxy.relay.chunked import ChunkedReader
+from proxy.relay.connect import TunnelRequest, begin_tunnel
+from proxy.relay.exchange import Exchange
+from proxy.relay.head import check_partial_request, parse_request_head
+from proxy.relay.record import ExchangeRecord
+
+if TYPE_CHECKING:
+    from proxy.relay.entry import Entry
+    from proxy.relay.head import RequestHead
+    from proxy.relay.relay import Relay
+
+# What is being read.
+_HEAD: Final = 0
+_CONTENT: Final = 1
+_PIPELINED: Final = 2
+_LINGERING: Final = 3
+
+# How long bytes that nobody wants are read and dropped after an early answer, so that the answer is not lost to a reset
+# (RFC 9112 §9.6). nginx allows 5 s between reads and 30 s in all.
+_LINGER_S: Final = 5.0
+_FLUSH_S: Final = 30.0
+
+
+class ClientConnection(asyncio.Protocol):
+    """One connection of a client, or what runs inside one of its intercepted tunnels.
+
+    Attributes:
+        relay: the process-wide state.
+        entry: how requests on this connection name their destination.
+        transport: plain or TLS.
+        peer: the client's address, as text.
+        exchange: the one under way; None between two.
+        deadline: monotonic seconds; when it passes, `on_deadline` is called.
+        half_closed: whether the client has ended sending.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_chunks",
+        "_held",
+        "_remaining",
+        "_state",
+        "_write_blocked",
+        "deadline",
+        "entry",
+        "exchange",
+        "half_closed",
+        "peer",
+        "relay",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, relay: Relay, entry: Entry) -> None:
+        self.relay = relay
+        self.entry = entry
+        self.peer = ""
+        self.exchange: Exchange | TunnelRequest | None = None
+        self.deadline = inf
+        self.half_closed = False
+        self._state = _HEAD
+        self._buffer = b""
+        self._remaining = 0
+        self._chunks: ChunkedReader | None = None
+        self._held = False
+        self._write_blocked = False
+
+    # The transport's events.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Starts to wait for a request."""
+        self.transport = transport  # type: ignore[assignment]  # stream transports only
+        buffered = self.relay.limits.buffer_bytes
+        self.transport.set_write_buffer_limits(buffered, buffered // 4)
+        peer = transport.get_extra_info("peername")
+        self.peer = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        self.relay.clients.add(self)
+        self.relay.counters.client_connections += 1
+        self.deadline = self.relay.now + self.relay.timeouts.client_idle_s
+        if len(self.relay.clients) > self.relay.limits.connections:
+            self._refuse(
+                Overloaded(
+                    f"The proxy has {self.relay.limits.connections} clients (limits.connections).", retry_after_s=1
+                )
+            )
+
+    def data_received(self, data: bytes) -> None:
+        """Takes request bytes."""
+        if self._buffer and self._state == _HEAD:
+            data = self._buffer + data
+            self._buffer = b""
+        try:
+            while data:
+                if self._state == _HEAD:
+                    data = self._read_head(data)
+                elif self._state == _CONTENT:
+                    data = self._read_content(data)
+                elif self._state == _PIPELINED:
+                    self._keep(data)
+                    return
+                else:
+                    return
+        except ProxyError as error:
+            self._refuse(error)
+
+    def eof_received(self) -> bool:
+        """The client has ended sending: it may still read (RFC 9112 §9.6), unless it left a request unfinished."""
+        if self.exchange is None or self._state == _LINGERING:
+            return False
+        if not self.exchange.request_complete:
+            exchange, self.exchange = self.exchange, None
+            exchange.on_client_lost()
+            return False
+        self.half_closed = True
+        return True
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature  # asyncio's signature
+        """The client is gone."""
+        self.relay.clients.discard(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.on_client_lost()
+
+    def pause_writing(self) -> None:
+        """Back-pressure: the client reads more slowly than the upstream sends."""
+        self._write_blocked = True
+        self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
+        if self.exchange is not None and self.exchange.upstream is not None:
+            self.exchange.upstream.transport.pause_reading()
+            self.exchange.upstream.deadline = inf
+
+    def resume_writing(self) -> None:
+        """Ends back-pressure."""
+        self._write_blocked = False
+        self.deadline = inf
+        if self.exchange is not None and self.exchange.upstream is not None:
+            self.exchange.upstream.transport.resume_reading()
+            self.exchange.upstream.deadline = self.relay.now + self.relay.timeouts.body_idle_s
+
+    def on_deadline(self) -> None:
+        """Gives up on a client that sends nothing, or takes nothing."""
+        exchange = self.exchange
+        if exchange is not None and self._write_blocked:
+            self.exchange = None
+            exchange.on_client_lost()
+            abort_visibly(self.transport)
+        elif exchange is not None:
+            self.exchange = None
+            exchange.fail(RequestTimeout("The request's content stopped arriving (timeouts.body_idle_s)."))
+        elif self._state == _HEAD and self._buffer:
+            self._refuse(RequestTimeout("The request's head did not arrive in time (timeouts.head_s)."))
+        elif self.transport.is_closing() or self._state == _LINGERING:
+            self.transport.abort()
+        else:
+            self.transport.close()
+            self.deadline = self.relay.now + _FLUSH_S
+
+    # What the exchange asks for.
+
+    @property
+    def ends_after_exchange(self) -> bool:
+        """Whether this connection takes no further request."""
+        return self.half_closed or self.relay.draining
+
+    def write(self, data: bytes) -> None:
+        """Sends response bytes."""
+        self.transport.write(data)
+
+    def hold_reading(self) -> None:
+        """Stops reading the request: it cannot be passed on as fast as it comes."""
+        if not self._held:
+            self._held = True
+            self.transport.pause_reading()
+            self.deadline = inf
+
+    def release_reading(self) -> None:
+        """Goes on reading the request."""
+        if self._held:
+            self._held = False
+            self.transport.resume_reading()
+
+    def take_buffer(self) -> bytes:
+        """Returns what was read behind the request, for the protocol that follows a 101 response."""
+        data, self._buffer = self._buffer, b""
+        self.release_reading()
+        return data
+
+    def on_exchange_end(self, *, close: bool, request_complete: bool) -> None:
+        """The exchange is over: waits for the next request, or ends."""
+        self.exchange = None
+        if close or self.ends_after_exchange:
+            self._close(linger=not request_complete)
+            return
+        self._state = _HEAD
+        self.deadline = self.relay.now + self.relay.timeouts.client_idle_s
+        self.release_reading()
+        if self._buffer:
+            asyncio.get_running_loop().call_soon(self._read_on)
+
+    def on_exchange_failed(self, error: ProxyError, *, request_complete: bool) -> None:
+        """The exchange ended before its response began: answers in the proxy's own name."""
+        exchange, self.exchange = self.exchange, None
+        head = exchange.request if exchange is not None else None
+        close = head is None or not head.keeps_alive or not request_complete or self.ends_after_exchange
+        self.write(format_answer(error, with_content=head is None or head.method != b"HEAD", close=close))
+        self.on_exchange_end(close=close, request_complete=request_complete)
+
+    def on_exchange_cut(self) -> None:
+        """The response was cut: so is the client, so that it can tell."""
+        self.exchange = None
+        abort_visibly(self.transport)
+
+    # Reading.
+
+    def _read_on(self) -> None:
+        if self._state == _HEAD and not self.transport.is_closing():
+            data, self._buffer = self._buffer, b""
+            self.data_received(data)
+
+    def _keep(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) > self.relay.limits.head_bytes:
+            self.hold_reading()
+
+    def _read_head(self, data: bytes) -> bytes:
+        """Reads a request head and begins its exchange; returns what follows."""
+        while data.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request are ignored
+            data = data[2:]
+        end = data.find(b"\r\n\r\n") + 4
+        limits = self.relay.limits
+        if end < 4:
+            if data:
+                self._await_head(data)
+            return b""
+        if end > limits.head_bytes:
+            raise FieldsTooLarge(f"The request head is over {limits.head_bytes} bytes (limits.head_bytes).")
+        head = parse_request_head(data[:end], target_bytes=limits.target_bytes, field_count=limits.field_count)
+        if head.method == b"CONNECT":
+            self._state = _PIPELINED
+            self.deadline = inf
+            begin_tunnel(self, head, data[end:])
+            return b""
+        return self._begin(head, data[end:])
+
+    def _await_head(self, data: bytes) -> None:
+        limits = self.relay.limits
+        line = data.find(b"\r\n")
+        if (len(data) if line < 0 else line) > limits.target_bytes + 256:
+            raise TargetTooLong(f"The request line is over {limits.target_bytes} bytes (limits.target_bytes).")
+        if len(data) > limits.head_bytes:
+            raise FieldsTooLarge(f"The request head is over {limits.head_bytes} bytes (limits.head_bytes).")
+        if data != b"\r":
+            check_partial_request(data)
+        if not self._buffer and self.deadline > self.relay.now + self.relay.timeouts.head_s:
+            self.deadline = self.relay.now + self.relay.timeouts.head_s
+        self._buffer = data
+
+    def _begin(self, head: RequestHead, rest: bytes) -> bytes:
+        destination, target = self.entry.locate(self.relay, head)
+        body_bytes = self.relay.limits.body_bytes
+        if body_bytes is not None and head.length is not None and head.length > body_bytes:
+            raise ContentTooLarge(
+                f"The content has {head.length} bytes; the limit is {body_bytes} (limits.body_bytes)."
+            )
+        exchange = self.exchange = Exchange(self, head, destination, target)
+        if head.has_content:
+            self._state = _CONTENT
+            self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
+            if head.chunked:
+                self._chunks = ChunkedReader()
+            else:
+                self._remaining = head.length or 0
+            if rest:
+                rest = self._read_content(rest)
+        else:
+            self._state = _PIPELINED
+            self.deadline = inf
+            exchange.request_complete = True
+        exchange.start()
+        return rest
+
+    def _read_content(self, data: bytes) -> bytes:
+        exchange = self.exchange
+        if not isinstance(exchange, Exchange):
+            return b""
+        if not self._held and not self._write_blocked:
+            self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
+        if self._chunks is not None:
+            return self._read_chunks(exchange, self._chunks, data)
+        remaining = self._remaining
+        content = data if len(data) <= remaining else data[:remaining]
+        self._remaining = remaining - len(content)
+        exchange.on_request_content(content, chunked=False)
+        if self._remaining == 0:
+            self._complete(exchange, None)
+        return data[remaining:]
+
+    def _read_chunks(self, exchange: Exchange, chunks: ChunkedReader, data: bytes) -> bytes:
+        try:
+            pieces, rest = chunks.feed(data)
+        except MalformedRequest as error:
+            exchange.fail(error)
+            return b""
+        if pieces:
+            content = b"".join(pieces)
+            self._remaining += len(content)  # counts up: a chunked message does not say how much will come
+            limit = self.relay.limits.body_bytes
+            if limit is not None and self._remaining > limit:
+                exchange.fail(ContentTooLarge(f"The content is over {limit} bytes (limits.body_bytes)."))
+                return b""
+            exchange.on_request_content(content, chunked=True)
+        if chunks.complete:
+            self._complete(exchange, chunks.trailers)
+        return rest
+
+    def _complete(self, exchange: Exchange, trailers: bytes | None) -> None:
+        self._chunks = None
+        self._remaining = 0
+        self._state = _PIPELINED
+        if not self._write_blocked:
+            self.deadline = inf
+        exchange.on_request_end(trailers)
+
+    # Ending.
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Answers a request that cannot be passed on, and ends the connection."""
+        exchange = self.exchange
+        if exchange is not None:
+            exchange.fail(error)
+            return
+        self.relay.counters.count_error(error.proxy_status)
+        self._record_refusal(error)
+        self.write(format_answer(error, with_content=True, close=True))
+        self._close(linger=True)
+
+    def _record_refusal(self, error: ProxyError) -> None:
+        relay = self.relay
+        key = ("", error.status)
+        relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
+        if relay.observe is not None:
+            relay.observe(
+                ExchangeRecord(
+                    relay.wall_offset + relay.now,
+                    self.peer,
+                    self.entry.mode,
+                    b"",
+                    "",
+                    b"",
+                    error.status,
+                    0,
+                    0,
+                    0.0,
+                    None,
+                    "",
+                    None,
+                    False,
+                    error.proxy_status,
+                    error.code,
+                )
+            )
+
+    def _close(self, *, linger: bool) -> None:
+        self._buffer = b""
+        self._chunks = None
+        if linger and not self.half_closed:
+            self._state = _LINGERING
+            self.deadline = self.relay.now + _LINGER_S
+            self.release_reading()
+            self.transport.write_eof()
+        else:
+            self._state = _LINGERING
+            self.deadline = self.relay.now + _FLUSH_S
+            self.transport.close()

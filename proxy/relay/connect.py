@@ -1,0 +1,235 @@
+"""What becomes of CONNECT: end the client's TLS here, or pass bytes blind, or refuse (RFC 9110 §9.3.6). Does I/O.
+
+For a routed host the tunnel ends at this proxy. Its first byte tells what is inside: a TLS handshake, which gets a leaf
+certificate for the host, or plain HTTP, which some clients send through a tunnel as well. Anything else is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import DestinationRefused, MalformedRequest, ProxyError, ProxyUsageError, UpstreamTimeout
+from proxy.policy.authority import Authority, parse_authority
+from proxy.relay.answers import CONNECT_ESTABLISHED, format_answer
+from proxy.relay.destinations import Destination, describe_refusal
+from proxy.relay.entry import FixedEntry, ForwardEntry, check_same
+from proxy.relay.record import ExchangeRecord
+from proxy.relay.secure import SecureTransport
+from proxy.relay.splice import Splice
+
+if TYPE_CHECKING:
+    from proxy.relay.client import ClientConnection
+    from proxy.relay.head import RequestHead
+    from proxy.relay.relay import Relay
+    from proxy.relay.upstream import UpstreamConnection
+
+_TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake
+# Alerts by which a client says that it does not know our CA (RFC 8446 §6.2).
+_DISTRUST: Final = ("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "BAD_CERTIFICATE")
+
+
+def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> None:
+    """Decides about a CONNECT request and acts on it.
+
+    Args:
+        client: the connection it came on; it has read the whole head.
+        head: the request.
+        rest: what arrived behind it.
+
+    Raises:
+        ClientError: it is refused.
+    """
+    relay = client.relay
+    if not isinstance(client.entry, ForwardEntry):
+        raise ProxyUsageError("CONNECT is for a forward listener; this connection already leads to one upstream.")
+    if head.has_content:
+        raise MalformedRequest("A CONNECT request has no content (RFC 9110 §9.3.6).")
+    authority = parse_authority(head.target, None)
+    if head.host is not None:
+        check_same(head.host, authority.port, authority)
+    if relay.destinations.route_for(authority) is not None:
+        relay.counters.intercepts += 1
+        destination = relay.destinations.find(authority, authority.port)
+        client.write(CONNECT_ESTABLISHED)
+        TunnelEnd(client, authority, destination).take_over(rest)
+        return
+    if not relay.destinations.tunnels_others:
+        raise DestinationRefused(describe_refusal(authority))
+    tunnel = TunnelRequest(client, head, authority, rest)
+    client.exchange = tunnel
+    tunnel.start()
+
+
+class TunnelEnd(asyncio.Protocol):
+    """The end of a tunnel to a routed host: looks at the first byte, then gives way to what fits.
+
+    Attributes:
+        deadline: monotonic seconds by which the tunnel must have led to a first request.
+    """
+
+    __slots__ = ("_authority", "_client", "_destination", "_secure", "deadline")
+
+    def __init__(self, client: ClientConnection, authority: Authority, destination: Destination) -> None:
+        self._client = client
+        self._authority = authority
+        self._destination = destination
+        self._secure: SecureTransport | None = None
+        self.deadline = client.relay.now + client.relay.timeouts.head_s
+
+    def take_over(self, rest: bytes) -> None:
+        """Puts itself in the place of the client connection."""
+        relay = self._client.relay
+        relay.clients.discard(self._client)
+        relay.tunnel_ends.add(self)
+        self._client.transport.set_protocol(self)
+        if rest:
+            self.data_received(rest)
+
+    def data_received(self, data: bytes) -> None:
+        """Takes the first bytes."""
+        client, relay = self._client, self._client.relay
+        relay.tunnel_ends.discard(self)
+        entry = FixedEntry(self._destination, self._authority, "connect")
+        inner = type(client)(relay, entry)
+        if data[0] == _TLS_HANDSHAKE and self._authority.port != 80:
+            context = relay.server_context(self._authority.host)
+            self._secure = secure = SecureTransport(context, inner, self._on_failed_handshake, server_side=True)
+            entry.tls = secure.tls
+            relay.tunnel_ends.add(self)
+            client.transport.set_protocol(secure)
+            secure.connection_made(client.transport)
+            secure.data_received(data)
+        elif 0x41 <= data[0] <= 0x7A:
+            client.transport.set_protocol(inner)
+            inner.connection_made(client.transport)
+            inner.data_received(data)
+        else:
+            error = MalformedRequest(f"Inside the tunnel to {self._authority} came neither TLS nor HTTP.")
+            client.write(format_answer(error, with_content=True, close=True))
+            self._record(error.proxy_status, "NEITHER_TLS_NOR_HTTP")
+            client.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature  # asyncio's signature
+        """The client went away before it sent anything."""
+        self._client.relay.tunnel_ends.discard(self)
+
+    def pause_writing(self) -> None:
+        """Nothing is written here but the answer to CONNECT."""
+
+    def resume_writing(self) -> None:
+        """Nothing to resume."""
+
+    def on_deadline(self) -> None:
+        """Gives up on a tunnel in which nothing happens; one whose handshake is complete is no longer ours to watch."""
+        self._client.relay.tunnel_ends.discard(self)
+        if self._secure is None or not self._secure.established:
+            self._client.transport.abort()
+
+    def _on_failed_handshake(self, error: Exception) -> None:
+        self._client.relay.tunnel_ends.discard(self)
+        reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+        distrusted = any(alert in reason for alert in _DISTRUST)
+        self._record("tls_alert_received", "CLIENT_DISTRUSTS_CA" if distrusted else "TLS_HANDSHAKE_FAILED")
+
+    def _record(self, outcome: str, code: str) -> None:
+        relay = self._client.relay
+        relay.counters.count_error(outcome)
+        if relay.observe is not None:
+            now = time.monotonic()
+            record = ExchangeRecord(
+                relay.wall_offset + now, self._client.peer, "connect", b"CONNECT", str(self._authority), b"", 0, 0, 0, 0.0,
+                None, self._destination.route, None, False, outcome, code,
+            )  # fmt: skip
+            relay.observe(record)
+
+
+class TunnelRequest:
+    """A CONNECT request for a host that no route names, while its tunnel is opened and after.
+
+    To the client connection it is what an exchange is: something to tell when the client goes away.
+    """
+
+    __slots__ = ("_authority", "_client", "_rest", "_started", "_task", "request", "request_complete", "upstream")
+
+    def __init__(self, client: ClientConnection, head: RequestHead, authority: Authority, rest: bytes) -> None:
+        self._client = client
+        self._authority = authority
+        self._rest = rest
+        self._started = time.monotonic()
+        self._task: asyncio.Task[None] | None = None
+        self.request = head
+        self.request_complete = True
+        self.upstream: UpstreamConnection | None = None
+
+    def start(self) -> None:
+        """Begins to dial."""
+        self._task = asyncio.get_running_loop().create_task(self._open())
+
+    def on_client_lost(self) -> None:
+        """The client went away: the tunnel is not needed."""
+        if self._task is not None:
+            self._task.cancel()
+        self._record(0, 0, 0, "aborted_client")
+
+    def fail(self, error: ProxyError) -> None:
+        """Answers CONNECT with an error."""
+        self._client.relay.counters.count_error(error.proxy_status)
+        self._record(error.status, 0, 0, error.proxy_status, error.code)
+        self._client.on_exchange_failed(error, request_complete=True)
+
+    async def _open(self) -> None:
+        relay, authority = self._client.relay, self._authority
+        try:
+            transport = await _dial(relay, authority)
+        except ProxyError as error:
+            self._task = None
+            self.fail(error)
+            return
+        self._task = None
+        client = self._client
+        client.exchange = None
+        relay.counters.tunnels += 1
+        rest = self._rest + client.take_buffer()
+        client.write(CONNECT_ESTABLISHED)
+        relay.clients.discard(client)
+        if rest:
+            transport.write(rest)
+        Splice(relay, client.transport, transport, self._on_end)
+
+    def _on_end(self, up: int, down: int) -> None:
+        self._client.relay.counters.received_bytes += up
+        self._client.relay.counters.sent_bytes += down
+        self._record(200, up, down, "ok")
+
+    def _record(self, status: int, up: int, down: int, outcome: str, code: str = "") -> None:
+        relay = self._client.relay
+        key = ("-", status)
+        relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
+        if relay.observe is not None:
+            now = time.monotonic()
+            record = ExchangeRecord(
+                relay.wall_offset + now, self._client.peer, "tunnel", b"CONNECT", str(self._authority), b"", status, up, down,
+                now - self._started, None, "", None, False, outcome, code,
+            )  # fmt: skip
+            relay.observe(record)
+
+
+async def _dial(relay: Relay, authority: Authority) -> asyncio.Transport:
+    limit_s = relay.timeouts.connect_s
+    try:
+        async with asyncio.timeout(limit_s):
+            connected = await relay.dialer.connect(authority.host, authority.port, relay.destinations.permit)
+            try:
+                transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=connected)
+            except BaseException:
+                connected.close()
+                raise
+    except TimeoutError:
+        raise UpstreamTimeout(
+            f"{authority} did not accept a connection within {limit_s:g} s (timeouts.connect_s)."
+        ) from None
+    transport.pause_reading()  # nothing may be read before both ends are joined
+    return transport

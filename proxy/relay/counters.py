@@ -1,0 +1,74 @@
+"""What the relay counts: plain integers that the hot path adds to and the admin site reads. Does no I/O."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import Final
+
+# Seconds. Prometheus' default buckets start at 5 ms; a relay on one machine is mostly faster than that.
+LATENCY_BOUNDS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+
+class Histogram:
+    """Observations in buckets, not cumulated.
+
+    Attributes:
+        buckets: counts; bucket i holds values up to and including ``LATENCY_BOUNDS_S[i]``, the last one all above.
+        total: the sum of all values, in seconds.
+    """
+
+    __slots__ = ("buckets", "total")
+
+    def __init__(self) -> None:
+        self.buckets = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Counts one value, in seconds."""
+        self.buckets[bisect_left(LATENCY_BOUNDS_S, value)] += 1
+        self.total += value
+
+
+class Counters:
+    """Everything one relay process counts. Totals only grow; what is open now comes from the sets themselves.
+
+    Attributes:
+        exchanges: by route name (``-``: no route; empty: no destination) and status (0: cut before there was one).
+        errors: own answers, by RFC 9209 token.
+        aborts: exchanges cut after the response head, by the side that is to blame: ``client``, ``upstream``, ``timeout``.
+        received_bytes, sent_bytes: content of requests and responses.
+        client_connections, upstream_connections: accepted, opened.
+        reused: exchanges that found a kept-alive upstream connection.
+        retries: exchanges sent again on a new connection because a kept-alive one was dead.
+        replays: exchanges sent again with another token.
+        tunnels, upgrades, intercepts: CONNECT passed blind, 101 spliced, TLS ended here.
+        duration: from the request's head to the response's last byte.
+        upstream_wait: from the request's head being sent to the response's head.
+        token_wait: what requests without a token at hand waited for one.
+    """
+
+    def __init__(self) -> None:
+        self.exchanges: dict[tuple[str, int], int] = {}
+        self.errors: dict[str, int] = {}
+        self.aborts: dict[str, int] = {}
+        self.received_bytes = 0
+        self.sent_bytes = 0
+        self.client_connections = 0
+        self.upstream_connections = 0
+        self.reused = 0
+        self.retries = 0
+        self.replays = 0
+        self.tunnels = 0
+        self.upgrades = 0
+        self.intercepts = 0
+        self.duration = Histogram()
+        self.upstream_wait = Histogram()
+        self.token_wait = Histogram()
+
+    def count_error(self, token: str) -> None:
+        """Counts one own answer."""
+        self.errors[token] = self.errors.get(token, 0) + 1
+
+    def count_abort(self, side: str) -> None:
+        """Counts one cut exchange."""
+        self.aborts[side] = self.aborts.get(side, 0) + 1

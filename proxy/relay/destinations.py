@@ -1,0 +1,204 @@
+"""Where a request may go, with what goes along: built from the routes, remembered by authority. Does no I/O itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import DestinationRefused
+from proxy.policy.authority import Authority, parse_authority
+from proxy.relay.head import HOP_BY_HOP
+from proxy.relay.pool import UpstreamPool
+
+if TYPE_CHECKING:
+    import ssl
+
+    from proxy.identity.source import TokenSource
+    from proxy.policy.routing import RouteTable
+    from proxy.relay.dialer import Permit
+    from proxy.relay.relay import Relay
+
+# Spellings and names below a wildcard that are remembered; when it is full, it is emptied of what is not in use.
+_REMEMBERED: Final = 4_096
+_DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route, ready for use.
+
+    Attributes:
+        name: its first host pattern.
+        tokens: where its access tokens come from.
+        fields: what `set_headers` adds, as complete field lines with CRLF.
+        field_names: their names in lower case.
+        dial: where to connect instead of the authority; None for the authority itself.
+        context: verifies the upstream's certificate.
+    """
+
+    name: str
+    tokens: TokenSource
+    fields: bytes
+    field_names: frozenset[bytes]
+    dial: Authority | None
+    context: ssl.SSLContext
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """One upstream authority, with everything an exchange with it needs.
+
+    Attributes:
+        authority: host and port; the host is the name verified on the upstream's certificate.
+        name: the authority as text, for logs.
+        host_field: the Host field's value.
+        default_port: of the scheme by which the client named it.
+        route: the route's name; ``-`` for a host that no route names.
+        tokens: where access tokens come from; None for a host that no route names.
+        added: complete field lines with CRLF, put behind the client's fields.
+        drop: lower-case names of fields that do not pass.
+        pool: the connections to it.
+    """
+
+    authority: Authority
+    name: str
+    host_field: bytes
+    default_port: int
+    route: str
+    tokens: TokenSource | None
+    added: bytes
+    drop: frozenset[bytes]
+    pool: UpstreamPool
+
+
+class Destinations:
+    """All destinations of one configuration.
+
+    Args:
+        relay: the process-wide state.
+        table: which authority belongs to which route.
+        routes: by the table's index.
+        permit: judges the addresses of hosts that no route names; None: they are refused altogether.
+    """
+
+    def __init__(self, relay: Relay, table: RouteTable, routes: list[Route], permit: Permit | None) -> None:
+        self._relay = relay
+        self._table = table
+        self._routes = routes
+        self._permit = permit
+        self._by_target: dict[tuple[bytes, bytes], Destination] = {}
+        self._by_authority: dict[tuple[Authority, int], Destination] = {}
+
+    @property
+    def tunnels_others(self) -> bool:
+        """Whether hosts that no route names are passed on."""
+        return self._permit is not None
+
+    @property
+    def permit(self) -> Permit | None:
+        """Judges the addresses of hosts that no route names."""
+        return self._permit
+
+    def for_target(self, scheme: bytes, raw: bytes) -> Destination:
+        """Returns the destination of an absolute-form target.
+
+        Args:
+            scheme: ``http`` or ``https``, in lower case.
+            raw: the authority as sent.
+
+        Raises:
+            MalformedRequest: it is no authority.
+            DestinationRefused: no route names it, and others are refused.
+        """
+        found = self._by_target.get((scheme, raw))
+        if found is None:
+            default_port = _DEFAULT_PORTS[scheme]
+            authority = parse_authority(raw, default_port)
+            if scheme == b"https" and self.route_for(authority) is None:
+                raise DestinationRefused(
+                    f"No route names {authority}. An https URL for such a host goes through CONNECT, "
+                    "if `other_hosts: tunnel` is set."
+                )
+            found = self.find(authority, default_port)
+            if len(self._by_target) >= _REMEMBERED:
+                self._by_target.clear()
+            self._by_target[scheme, raw] = found
+        return found
+
+    def route_for(self, authority: Authority) -> tuple[Route, Authority] | None:
+        """Returns the route, and the authority it is reached under; None where no route names it.
+
+        ``http://host`` without a route of its own for port 80 is the same as ``https://host``: an upstream is always TLS.
+        """
+        index = self._table.find(authority)
+        if index is None and authority.port == 80:
+            authority = Authority(authority.host, 443)
+            index = self._table.find(authority)
+        return None if index is None else (self._routes[index], authority)
+
+    def find(self, authority: Authority, default_port: int) -> Destination:
+        """Returns the destination for an authority; see `for_target`."""
+        found = self._by_authority.get((authority, default_port))
+        if found is None:
+            routed = self.route_for(authority)
+            if routed is not None:
+                found = self._routed(*routed, default_port)
+            elif self._permit is None:
+                raise DestinationRefused(describe_refusal(authority))
+            else:
+                found = self._plain(authority, default_port, self._permit)
+            if len(self._by_authority) >= _REMEMBERED:
+                self._forget_unused()
+            self._by_authority[authority, default_port] = found
+        return found
+
+    def close_idle(self) -> None:
+        """Closes every upstream connection that waits for an exchange."""
+        for destination in self._by_authority.values():
+            destination.pool.close_idle()
+
+    def _routed(self, route: Route, authority: Authority, default_port: int) -> Destination:
+        for known in self._by_authority.values():
+            if known.authority == authority and known.tokens is route.tokens and known.route == route.name:
+                pool = known.pool
+                break
+        else:
+            pool = UpstreamPool(self._relay, route.dial or authority, authority.host, route.context)
+        return Destination(
+            authority=authority,
+            name=str(authority),
+            host_field=authority.host_field(443),
+            default_port=default_port,
+            route=route.name,
+            tokens=route.tokens,
+            added=route.fields,
+            drop=HOP_BY_HOP | route.field_names | {b"authorization"},
+            pool=pool,
+        )
+
+    def _plain(self, authority: Authority, default_port: int, permit: Permit) -> Destination:
+        return Destination(
+            authority=authority,
+            name=str(authority),
+            host_field=authority.host_field(80),
+            default_port=default_port,
+            route="-",
+            tokens=None,
+            added=b"",
+            drop=HOP_BY_HOP,
+            pool=UpstreamPool(self._relay, authority, None, None, permit),
+        )
+
+    def _forget_unused(self) -> None:
+        self._by_target.clear()
+        for key, destination in list(self._by_authority.items()):
+            if destination.pool.size == 0:
+                del self._by_authority[key]
+
+
+def describe_refusal(authority: Authority) -> str:
+    """Says why a host is not passed on, and what would change that."""
+    return (
+        f"No route names {authority}, and this proxy passes on routed hosts only. Check the host's spelling, add it to a route's "
+        "`hosts`, or set `other_hosts: tunnel`; for hosts that need no token, exempt them with NO_PROXY in the client."
+    )

@@ -1,0 +1,153 @@
+"""How requests on a connection name their destination: a forward listener, a reverse one, or inside a CONNECT tunnel.
+
+Pure but for the memory of authorities already judged. One canonical authority decides everything about an exchange: route,
+token, where to dial and which name to verify. Whatever else names an authority (absolute-form target, Host, SNI) must agree with
+it, or the answer is 421 (RFC 9110 §7.4).
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
+
+from proxy.errors import MalformedRequest, MisdirectedRequest, ProxyUsageError
+from proxy.policy.authority import Authority, parse_authority
+
+if TYPE_CHECKING:
+    import ssl
+
+    from proxy.relay.destinations import Destination
+    from proxy.relay.head import RequestHead
+    from proxy.relay.relay import Relay
+
+_ABSOLUTE_FORM: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?]*)([^\r\n]*)", re.DOTALL)
+_DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
+
+
+class Entry(Protocol):
+    """What a connection knows about the destinations of its requests."""
+
+    @property
+    def mode(self) -> str:
+        """For the access log."""
+        ...
+
+    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
+        """Returns the destination, and the request target in origin-form.
+
+        Raises:
+            ClientError: there is none, or the names disagree.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardEntry:
+    """A forward listener: absolute-form targets name the destination (RFC 9112 §3.2.2)."""
+
+    mode: str = "forward"
+
+    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
+        """See `Entry`."""
+        scheme, raw, path = split_absolute_form(head)
+        destination = relay.destinations.for_target(scheme, raw)
+        if head.host is not None and head.host != raw:
+            check_same(head.host, destination.default_port, parse_authority(raw, destination.default_port))
+        return destination, path
+
+
+@dataclass(slots=True)
+class FixedEntry:
+    """A reverse listener, or the inside of a tunnel: every request is for one authority.
+
+    Attributes:
+        destination: where requests go.
+        authority: what Host and absolute-form targets must name.
+        mode: ``connect`` or ``reverse``.
+        accepted: Host values that have been found to name it, as sent; and for a reverse listener, its own names.
+        accepts_any_host: whether Host is the listener's, which nobody can know, and is replaced unseen.
+        tls: the client's TLS inside the tunnel, which knows the SNI; None for plain HTTP.
+    """
+
+    destination: Destination
+    authority: Authority
+    mode: str
+    accepted: set[bytes] = field(default_factory=set)
+    own_names: frozenset[str] = frozenset()
+    accepts_any_host: bool = False
+    tls: ssl.SSLObject | None = None
+    _name_checked: bool = False
+
+    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:  # as `Entry` has it  # noqa: ARG002  # as `Entry` has it
+        """See `Entry`."""
+        target = head.target
+        if not self._name_checked:
+            self._check_requested_name()
+        if not target.startswith(b"/") and not (target == b"*" and head.method == b"OPTIONS"):
+            scheme, raw, target = split_absolute_form(head)
+            self._check(raw, _DEFAULT_PORTS[scheme])
+        if head.host is not None and head.host not in self.accepted:
+            self._check(head.host, self.authority.port)
+            if len(self.accepted) < 64:  # spellings of one name; a client that varies them pays for the check each time
+                self.accepted.add(head.host)
+        return self.destination, target
+
+    def _check(self, raw: bytes, default_port: int) -> None:
+        if self.accepts_any_host:
+            return
+        if self.own_names and parse_authority(raw, default_port).host in self.own_names:
+            return
+        check_same(raw, default_port, self.authority)
+
+    def _check_requested_name(self) -> None:
+        """Compares the SNI with the CONNECT target; a client may leave it out, and must where the host is an IP address."""
+        requested: str | None = getattr(self.tls, "requested_name", None)
+        if requested is not None:
+            check_same(requested.encode("utf-8", "replace"), self.authority.port, self.authority)
+        self._name_checked = True
+
+
+def split_absolute_form(head: RequestHead) -> tuple[bytes, bytes, bytes]:
+    """Returns scheme (lower case), authority as sent, and the target in origin-form.
+
+    Raises:
+        ProxyUsageError: the target is in another form, or of another scheme.
+    """
+    match = _ABSOLUTE_FORM.fullmatch(head.target)
+    if match is None:
+        raise ProxyUsageError(USAGE)
+    scheme, raw, path = match.groups()
+    scheme = scheme.lower()
+    if scheme not in _DEFAULT_PORTS:
+        raise ProxyUsageError("Only http and https URLs can be passed on.")
+    if not path:
+        path = b"*" if head.method == b"OPTIONS" else b"/"  # RFC 9112 §3.2.4
+    elif path[:1] == b"?":
+        path = b"/" + path
+    return scheme, raw, path
+
+
+USAGE: Final = (
+    "The request came without a destination: it looks as if this proxy was addressed like a web server. "
+    "Set it as the proxy of your program instead, for example `curl -x http://127.0.0.1:8080 http://api.example.com/path` or "
+    "`HTTP_PROXY=http://127.0.0.1:8080`; or add a listener with `mode: reverse` for a program that can only change its base URL."
+)
+
+
+def check_same(raw: bytes, default_port: int, authority: Authority) -> None:
+    """Compares a name the client used with the authority the connection is for.
+
+    Raises:
+        MalformedRequest: it is no authority.
+        MisdirectedRequest: it is another one.
+    """
+    try:
+        named = parse_authority(raw, default_port)
+    except MalformedRequest as error:
+        raise MalformedRequest(f"The Host field is not an authority. {error.detail}") from None
+    if named != authority:
+        raise MisdirectedRequest(
+            f"The connection is for {authority}, and the request's Host field, its target, or the TLS handshake (SNI) names "
+            "another authority. All must be the same."
+        )

@@ -1,0 +1,528 @@
+"""One request and its response: finds a token and a connection, sends, passes the response down, says how it ended. Does I/O.
+
+The exchange is what joins a client connection and an upstream connection, and the only thing that does. When either side goes,
+the exchange lets go of the other at once, so a response can never reach another request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import (
+    IdentityPlatformUnavailable,
+    ProxyError,
+    UpstreamClosed,
+    UpstreamTimeout,
+)
+from proxy.policy.refusal import Refusal, judge_refusal
+from proxy.relay.answers import CONNECTION_CLOSE
+from proxy.relay.chunked import format_chunk, format_last_chunk
+from proxy.relay.head import format_request_head, format_response_head
+from proxy.relay.record import ExchangeRecord
+from proxy.relay.splice import Splice
+
+if TYPE_CHECKING:
+    from proxy.identity.source import AccessToken
+    from proxy.relay.client import ClientConnection
+    from proxy.relay.destinations import Destination
+    from proxy.relay.head import RequestHead, ResponseHead
+    from proxy.relay.upstream import UpstreamConnection
+
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+# RFC 9110 §9.2.2. TRACE is idempotent as well, and echoes the token it was sent with: see `ClientConnection`.
+_IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+# A gateway's refusal is under 200 bytes; an API's own 401 may be a page.
+_HELD_BYTES: Final = 16_384
+
+
+class Exchange:
+    """One request and its response.
+
+    Attributes:
+        client: who sent the request.
+        request: its head.
+        upstream: the connection that serves it; None before one is found and after it has been let go.
+        request_complete: whether the request has been read whole.
+        response_begun: whether a byte of a final response has been written to the client.
+        response_complete: whether the response has been written whole.
+        sent_bytes: response content passed to the client.
+    """
+
+    __slots__ = (
+        "_attempts",
+        "_chunks_pass",
+        "_closes_client",
+        "_continued",
+        "_destination",
+        "_head_sent_at",
+        "_held",
+        "_held_content",
+        "_held_head",
+        "_kept",
+        "_kept_bytes",
+        "_pending",
+        "_received_bytes",
+        "_replayed",
+        "_reused",
+        "_started",
+        "_status",
+        "_target",
+        "_task",
+        "_token",
+        "_upstream_s",
+        "client",
+        "request",
+        "request_complete",
+        "response_begun",
+        "response_complete",
+        "sent_bytes",
+        "upstream",
+    )
+
+    def __init__(self, client: ClientConnection, request: RequestHead, destination: Destination, target: bytes) -> None:
+        self.client = client
+        self.request = request
+        self.upstream: UpstreamConnection | None = None
+        self.request_complete = False
+        self.response_begun = False
+        self.response_complete = False
+        self.sent_bytes = 0
+        self._destination = destination
+        self._target = target
+        self._started = time.monotonic()
+        self._head_sent_at = 0.0
+        self._upstream_s: float | None = None
+        self._status = 0
+        self._received_bytes = 0
+        self._token: AccessToken | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._pending: list[bytes] = []
+        self._kept: list[bytes] | None = []
+        self._kept_bytes = 0
+        self._attempts = 0
+        self._replayed = False
+        self._continued = False
+        self._chunks_pass = request.minor == 1
+        self._closes_client = not request.keeps_alive
+        self._held: list[bytes] | None = None
+        self._held_head: ResponseHead | None = None
+        self._held_content = b""
+        self._reused = False
+
+    # The request.
+
+    def start(self) -> None:
+        """Sends what there is of the request: at once where a token and a connection are at hand."""
+        tokens = self._destination.tokens
+        if tokens is not None:
+            self._token = tokens.peek(self._started)
+            if self._token is None:
+                self._spawn(self._prepare(new=False))
+                return
+        connection = self._destination.pool.take()
+        if connection is None:
+            self._spawn(self._prepare(new=False))
+        else:
+            self._send(connection)
+
+    def on_request_content(self, content: bytes, *, chunked: bool) -> None:
+        """Passes content up; keeps a copy while it is small, in case the request must be sent again."""
+        self._received_bytes += len(content)
+        self._pass_up(format_chunk(content) if chunked else content)
+
+    def on_request_end(self, trailers: bytes | None) -> None:
+        """Takes note that the request is complete.
+
+        Args:
+            trailers: of a chunked request: field lines with CRLF, or nothing; None for any other framing.
+        """
+        if trailers is not None:
+            self._pass_up(format_last_chunk(trailers))
+        self.request_complete = True
+        if self.upstream is not None:
+            self.upstream.await_response()
+        if self.response_complete:
+            self._finish_upstream(fit=True)
+            self._end(outcome="ok")
+
+    def _pass_up(self, wire: bytes) -> None:
+        if self._kept is not None:
+            self._kept_bytes += len(wire)
+            if self._kept_bytes <= self.client.relay.limits.replay_bytes:
+                self._kept.append(wire)
+            else:
+                self._kept = None
+        if self.upstream is not None:
+            self.upstream.transport.write(wire)
+        elif not self.response_complete:
+            self._pending.append(wire)
+            if sum(map(len, self._pending)) > self.client.relay.limits.buffer_bytes:
+                self.client.hold_reading()
+
+    def _spawn(self, work: object) -> None:
+        self._task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]  # coroutines of this class
+
+    async def _prepare(self, *, new: bool) -> None:
+        """Gets a token and a connection, then sends. The slow path: the first request, a stale pool, a repetition."""
+        try:
+            await self._find_token()
+            connection = await self._destination.pool.acquire(new=new)
+        except ProxyError as error:
+            self._task = None
+            self.fail(error)
+            return
+        self._task = None
+        # The token may have reached its end while the connection was being opened.
+        tokens = self._destination.tokens
+        if tokens is not None and (self._token is None or time.monotonic() >= self._token.usable_until_mono):
+            self._destination.pool.release(connection)
+            self._spawn(self._prepare(new=False))
+            return
+        self._send(connection)
+
+    async def _find_token(self) -> None:
+        tokens = self._destination.tokens
+        if tokens is None:
+            return
+        started = time.monotonic()
+        self._token = tokens.peek(started)
+        if self._token is None:
+            wait_s = self.client.relay.timeouts.token_s
+            try:
+                async with asyncio.timeout(wait_s):
+                    self._token = await tokens.acquire()
+            except TimeoutError:
+                raise IdentityPlatformUnavailable(
+                    f"The identity platform gave no token within {wait_s:g} s (timeouts.token_s). The request was not sent.",
+                    retry_after_s=5,
+                ) from None
+            self.client.relay.counters.token_wait.observe(time.monotonic() - started)
+
+    def _send(self, connection: UpstreamConnection) -> None:
+        destination, request = self._destination, self.request
+        added = destination.added if self._token is None else destination.added + self._token.field_line
+        head = format_request_head(
+            request,
+            self._target,
+            destination.host_field,
+            destination.drop,
+            added,
+            upgrades=request.upgrade is not None and request.upgrade.lower() == b"websocket",
+        )
+        self.upstream = connection
+        self._attempts += 1
+        connection.begin(self)
+        self._reused = connection.reused
+        if self._reused:
+            self.client.relay.counters.reused += 1
+        self._head_sent_at = time.monotonic()
+        if self._pending:
+            head += b"".join(self._pending)
+            self._pending = []
+            self.client.release_reading()
+        connection.transport.write(head)
+        if self.request_complete:
+            connection.await_response()
+
+    def _repeat(self, *, new: bool) -> None:
+        """Sends the request again from its beginning; only where all of it that was read has been kept."""
+        self.upstream = None
+        self._pending = list(self._kept or ())
+        self._spawn(self._prepare(new=new))
+
+    # The response.
+
+    def on_interim(self, head: ResponseHead) -> None:
+        """Passes a 1xx response down; HTTP/1.0 has none (RFC 9110 §15.2)."""
+        if head.status == 100:
+            self._continued = True
+        if self.request.minor == 1:
+            self.client.write(format_response_head(head, b"", chunked=True))
+
+    def on_upgraded(self, connection: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
+        """Passes 101 down and joins the two connections (RFC 9110 §7.8)."""
+        if self.request.upgrade is None or not self.request_complete:
+            connection.detach()
+            self.fail(UpstreamClosed("The upstream switched protocols (101) although nobody asked it to."))
+            return
+        self._status = 101
+        relay = self.client.relay
+        relay.counters.upgrades += 1
+        upgrade = next((line for name, line in zip(head.names, head.lines, strict=True) if name == b"upgrade"), b"")
+        connection_line = b"Connection: Upgrade\r\n" + (upgrade + b"\r\n" if upgrade else b"")
+        early = self.client.take_buffer()
+        self.client.write(format_response_head(head, connection_line, chunked=True) + rest)
+        self.response_begun = True
+        connection.exchange = None
+        connection.deadline = float("inf")
+        relay.clients.discard(self.client)
+        if early:
+            connection.transport.write(early)
+
+        def on_end(up: int, down: int) -> None:
+            self._received_bytes, self.sent_bytes = up, down
+            if connection.opened:
+                connection.opened = False
+                connection.pool.forget(connection)
+            self._record("ok")
+
+        Splice(relay, self.client.transport, connection.transport, on_end)
+
+    def on_response_head(self, head: ResponseHead, *, until_close: bool) -> bytes:
+        """Returns the head as it goes to the client; the caller writes it with the first content."""
+        self._upstream_s = time.monotonic() - self._head_sent_at
+        self._status = head.status
+        if head.status == 401 and self._token is not None and not self._replayed:
+            self._held, self._held_head = [], head
+        chunked = head.chunked and self._chunks_pass
+        delimited = not until_close and (chunked or not head.chunked)
+        if not delimited or self.client.ends_after_exchange:
+            self._closes_client = True
+        if not self.request_complete and not self._may_continue(head):
+            self._closes_client = True
+        line = CONNECTION_CLOSE if self._closes_client else b"" if self.request.minor == 1 else _KEEP_ALIVE
+        return format_response_head(head, line, chunked=self._chunks_pass)
+
+    def _may_continue(self, head: ResponseHead) -> bool:
+        """Whether the rest of a request whose response came early will still be taken, by both sides."""
+        return head.keeps_alive and (self._continued or not self.request.expects_continue)
+
+    def on_response_content(self, prefix: bytes, content: bytes) -> None:
+        """Passes content down, behind `prefix`: the head, where this is the first."""
+        self.sent_bytes += len(content)
+        if self._held is not None:
+            self._held_content += content
+        self._pass_down(prefix + content if prefix else content)
+
+    def on_response_chunks(self, prefix: bytes, content: bytes, trailers: bytes | None) -> None:
+        """Passes chunked content down as one chunk, or bare to an HTTP/1.0 client.
+
+        Args:
+            prefix: the head, where this is the first content.
+            content: decoded; may be empty.
+            trailers: once the last chunk has come: trailer field lines with CRLF, or nothing; None before that.
+        """
+        self.sent_bytes += len(content)
+        if self._held is not None:
+            self._held_content += content
+        if self._chunks_pass:
+            if content:
+                content = format_chunk(content)
+            if trailers is not None:
+                content += format_last_chunk(trailers)
+        self._pass_down(prefix + content if prefix else content)
+
+    def _pass_down(self, wire: bytes) -> None:
+        if self._held is not None:
+            self._held.append(wire)
+            if sum(map(len, self._held)) > _HELD_BYTES:
+                self._let_go()
+        elif wire:
+            self.response_begun = True
+            self.client.write(wire)
+
+    def _let_go(self) -> None:
+        """Passes down a 401 response that was held back to be judged."""
+        held, self._held = self._held, None
+        if held:
+            self.response_begun = True
+            self.client.write(b"".join(held))
+
+    def on_response_end(self, connection: UpstreamConnection, *, fit: bool) -> None:
+        """Takes note that the response is complete.
+
+        Args:
+            connection: the one it came on; it has let go of this exchange.
+            fit: whether it may serve another.
+        """
+        if self._held is not None and self._judge(connection, fit=fit):
+            return
+        self.response_complete = True
+        if self.request_complete:
+            self._finish_upstream(fit=fit)
+        elif fit and not self._closes_client:
+            # The upload goes on to an upstream that has answered already: it said it would keep the connection.
+            connection.exchange = self
+            connection.deadline = self.client.relay.now + self.client.relay.timeouts.body_idle_s
+            return
+        else:
+            self._closes_client = True
+            self._finish_upstream(fit=False)
+        self._end(outcome="ok")
+
+    def _judge(self, connection: UpstreamConnection, *, fit: bool) -> bool:
+        """Decides about a held 401: True where the request is sent again with another token.
+
+        Source: the reaction to each kind of 401 is in `proxy.policy.refusal`.
+        """
+        tokens, token, head = self._destination.tokens, self._token, self._held_head
+        if tokens is None or token is None or head is None or self._held is None:
+            self._let_go()
+            return False
+        verdict = judge_refusal(head.challenges, self._held_content)
+        if verdict.refusal is Refusal.NOT_THE_TOKEN or not tokens.rejected(
+            token, time.monotonic(), verdict.claims, certain=verdict.certain
+        ):
+            self._let_go()
+            return False
+        if not self.request_complete or self._kept is None:
+            self._let_go()
+            return False
+        self.upstream = None
+        if fit:
+            connection.reused = True
+            self._destination.pool.release(connection)
+        else:
+            connection.transport.close()
+        self._replayed = True
+        self._token = None
+        self._spawn(self._replay())
+        return True
+
+    async def _replay(self) -> None:
+        """Sends the request once more with another token; without one, the 401 is the answer after all."""
+        try:
+            await self._find_token()
+            connection = await self._destination.pool.acquire()
+        except ProxyError:
+            self._task = None
+            self._let_go()
+            self.response_complete = True
+            self._end(outcome="ok")
+            return
+        self._task = None
+        self._held = self._held_head = None
+        self._held_content = b""
+        self.sent_bytes = 0
+        self.client.relay.counters.replays += 1
+        self._pending = list(self._kept or ())
+        self._send(connection)
+
+    # Ends.
+
+    def on_upstream_lost(self, connection: UpstreamConnection) -> None:
+        """The upstream connection went before the response was complete."""
+        self.upstream = None
+        if self.response_complete:
+            # The rest of an upload that nobody takes any more.
+            self._closes_client = True
+            self._end(outcome="ok")
+        elif not connection.answered and connection.reused and self._repeatable():
+            self.client.relay.counters.retries += 1
+            self._repeat(new=True)
+        elif self._held is not None or not self.response_begun:
+            self._held = None
+            self.fail(UpstreamClosed(self._describe_loss(connection)))
+        else:
+            self.client.relay.counters.count_abort("upstream")
+            self._abort("aborted_upstream")
+
+    def on_upstream_silent(self) -> None:
+        """The upstream kept still for too long; its connection is cut already."""
+        self.upstream = None
+        timeouts = self.client.relay.timeouts
+        if self.response_complete:
+            self._closes_client = True
+            self._end(outcome="ok")
+        elif self.response_begun:
+            self.client.relay.counters.count_abort("timeout")
+            self._abort("aborted_timeout")
+        else:
+            self.fail(
+                UpstreamTimeout(
+                    f"{self._destination.authority} did not answer within {timeouts.response_s:g} s (timeouts.response_s)."
+                )
+            )
+
+    def on_client_lost(self) -> None:
+        """The client went away: nobody waits for the response any more."""
+        self._cancel()
+        if not self.response_complete:
+            self.client.relay.counters.count_abort("client")
+        self._record("ok" if self.response_complete else "aborted_client")
+
+    def fail(self, error: ProxyError) -> None:
+        """Answers in the proxy's own name, or cuts the response where one has begun."""
+        self._cancel()
+        if self.response_begun:
+            self.client.relay.counters.count_abort("upstream")
+            self._abort("aborted_upstream")
+            return
+        self._status = error.status
+        self.client.relay.counters.count_error(error.proxy_status)
+        self._record(error.proxy_status, error.code)
+        self.client.on_exchange_failed(error, request_complete=self.request_complete)
+
+    def _repeatable(self) -> bool:
+        return self._kept is not None and self._attempts < 2 and self.request.method in _IDEMPOTENT
+
+    def _describe_loss(self, connection: UpstreamConnection) -> str:
+        words = f"{self._destination.authority} closed the connection before it had answered."
+        if connection.reused and not connection.answered:
+            method = self.request.method.decode("ascii")
+            words += f" {method} may have been carried out, so it was not sent again; only you can know whether to repeat it."
+        return words
+
+    def _finish_upstream(self, *, fit: bool) -> None:
+        connection, self.upstream = self.upstream, None
+        if connection is None:
+            return
+        connection.exchange = None
+        if fit and not connection.transport.is_closing():
+            connection.reused = True
+            connection.pool.release(connection)
+        else:
+            connection.transport.close()
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self.upstream is not None:
+            self.upstream.detach()
+            self.upstream = None
+
+    def _end(self, outcome: str) -> None:
+        self._record(outcome)
+        self.client.on_exchange_end(close=self._closes_client, request_complete=self.request_complete)
+
+    def _abort(self, outcome: str) -> None:
+        self._record(outcome)
+        self.client.on_exchange_cut()
+
+    def _record(self, outcome: str, code: str = "") -> None:
+        now = time.monotonic()
+        duration_s = now - self._started
+        client, destination, token = self.client, self._destination, self._token
+        relay = client.relay
+        counters = relay.counters
+        counters.received_bytes += self._received_bytes
+        counters.sent_bytes += self.sent_bytes
+        counters.duration.observe(duration_s)
+        if self._upstream_s is not None:
+            counters.upstream_wait.observe(self._upstream_s)
+        key = (destination.route, self._status)
+        counters.exchanges[key] = counters.exchanges.get(key, 0) + 1
+        if relay.observe is not None:
+            relay.observe(
+                ExchangeRecord(
+                    relay.wall_offset + now,
+                    client.peer,
+                    client.entry.mode,
+                    self.request.method,
+                    destination.name,
+                    self._target.partition(b"?")[0],
+                    self._status,
+                    self._received_bytes,
+                    self.sent_bytes,
+                    duration_s,
+                    self._upstream_s,
+                    destination.route,
+                    None if token is None else now - token.obtained_at_mono,
+                    self._reused,
+                    outcome,
+                    code,
+                )
+            )

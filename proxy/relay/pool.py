@@ -1,0 +1,216 @@
+"""Connections to one upstream: kept alive, bounded in number, handed out one exchange at a time. Does I/O through the dialer."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import Overloaded, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
+from proxy.relay.secure import SecureTransport
+from proxy.relay.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from proxy.policy.authority import Authority
+    from proxy.relay.dialer import Permit
+    from proxy.relay.relay import Relay
+
+
+class UpstreamPool:
+    """All connections to one upstream.
+
+    Args:
+        relay: the process-wide state.
+        dial: where to connect.
+        server_name: the name that the upstream's certificate must carry; None for plain TCP.
+        context: the TLS client context; None for plain TCP.
+        permit: asked for each address before it is dialled; None where the configuration names the upstream.
+
+    Attributes:
+        idle: connections that wait for an exchange, the most recently used last.
+        size: connections open or being opened.
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        dial: Authority,
+        server_name: str | None,
+        context: ssl.SSLContext | None,
+        permit: Permit | None = None,
+    ) -> None:
+        self.relay = relay
+        self.idle: list[UpstreamConnection] = []
+        self.size = 0
+        self._dial = dial
+        self._server_name = server_name
+        self._context = context
+        self._permit = permit
+        self._waiters: deque[asyncio.Future[UpstreamConnection]] = deque()
+        self._session: ssl.SSLSession | None = None
+
+    def take(self) -> UpstreamConnection | None:
+        """Returns a kept-alive connection, or None. Never waits."""
+        idle = self.idle
+        while idle:
+            connection = idle.pop()
+            if not connection.transport.is_closing():
+                return connection
+        return None
+
+    async def acquire(self, *, new: bool = False) -> UpstreamConnection:
+        """Returns a connection for one exchange: kept alive, newly opened, or given back by another exchange.
+
+        Args:
+            new: open one in any case.
+
+        Raises:
+            UpstreamError: it cannot be opened, is not trusted, or takes too long.
+            DestinationRefused, LoopDetected: it may not be opened.
+            Overloaded: the limit of connections is reached and none came back in time.
+        """
+        if not new:
+            kept = self.take()
+            if kept is not None:
+                return kept
+        if self.size < self.relay.limits.upstream_connections:
+            return await self._open()
+        return await self._wait()
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Takes back a connection that is fit for another exchange."""
+        while self._waiters:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return
+        connection.deadline = self.relay.now + self.relay.timeouts.upstream_idle_s
+        self.idle.append(connection)
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """Takes note that a connection is closed."""
+        self.size -= 1
+        if connection in self.idle:
+            self.idle.remove(connection)
+        self.relay.upstreams.discard(connection)
+        self._invite()
+
+    def close_idle(self) -> None:
+        """Closes the connections that wait for an exchange."""
+        while self.idle:
+            self.idle.pop().transport.close()
+
+    def _invite(self) -> None:
+        """Lets the first waiter open a connection in the place of one that has gone."""
+        while self._waiters and self.size < self.relay.limits.upstream_connections:
+            waiter = self._waiters.popleft()
+            if not waiter.done():
+                waiter.set_exception(_PlaceFree())
+                return
+
+    async def _wait(self) -> UpstreamConnection:
+        waiter: asyncio.Future[UpstreamConnection] = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            async with asyncio.timeout(self.relay.timeouts.connect_s):
+                return await waiter
+        except TimeoutError:
+            raise Overloaded(
+                f"All {self.relay.limits.upstream_connections} connections to {self._dial} are in use "
+                "(limits.upstream_connections).",
+                retry_after_s=1,
+            ) from None
+        except _PlaceFree:
+            return await self._open()
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+                self.release(waiter.result())
+            raise
+
+    async def _open(self) -> UpstreamConnection:
+        self.size += 1
+        connection = UpstreamConnection(self)
+        try:
+            async with asyncio.timeout(self.relay.timeouts.connect_s):
+                await self._connect(connection)
+        except TimeoutError:
+            self._give_up()
+            raise UpstreamTimeout(
+                f"{self._dial} did not complete a connection within {self.relay.timeouts.connect_s:g} s (timeouts.connect_s)."
+            ) from None
+        except BaseException:
+            self._give_up()
+            raise
+        connection.opened = True
+        self.relay.upstreams.add(connection)
+        self.relay.counters.upstream_connections += 1
+        return connection
+
+    def _give_up(self) -> None:
+        self.size -= 1
+        self._invite()
+
+    async def _connect(self, connection: UpstreamConnection) -> None:
+        loop = asyncio.get_running_loop()
+        connected = await self.relay.dialer.connect(self._dial.host, self._dial.port, self._permit)
+        established: asyncio.Future[None] = loop.create_future()
+
+        def succeed() -> None:
+            if not established.done():
+                established.set_result(None)
+
+        def fail(error: Exception) -> None:
+            if not established.done():
+                established.set_exception(error)
+
+        connection.on_connected = succeed
+        bottom: asyncio.Protocol = connection
+        if self._context is not None:
+            bottom = secure = SecureTransport(self._context, connection, fail, server_hostname=self._server_name)
+            if self._session is not None:
+                secure.tls.session = self._session
+        try:
+            transport, _ = await loop.create_connection(lambda: bottom, sock=connected)
+        except BaseException:
+            connected.close()
+            raise
+        try:
+            await established
+        except ssl.SSLCertVerificationError as error:
+            raise UpstreamUntrusted(_describe_distrust(error.verify_code, self._dial, self._server_name)) from None
+        except ssl.SSLError:
+            raise UpstreamUnreachable(
+                f"{self._dial} did not complete a TLS 1.2 or 1.3 handshake; is it a TLS port?"
+            ) from None
+        except OSError:
+            raise UpstreamUnreachable(f"{self._dial} closed the connection during the TLS handshake.") from None
+        except BaseException:
+            transport.abort()
+            raise
+
+    def remember_session(self, tls: ssl.SSLObject) -> None:
+        """Keeps the TLS session for the next connection's handshake (RFC 8446 §2.2)."""
+        self._session = tls.session
+
+
+class _PlaceFree(Exception):  # noqa: N818  # a signal to one waiter, never an error  # a signal to one waiter, never an error
+    """A connection has closed, so that a waiter may open another."""
+
+
+# X509_V_ERR_* of OpenSSL's x509_vfy.h, in words that say what to do.
+_DISTRUST: Final = {
+    9: "is not valid yet; check this machine's clock",
+    10: "has expired; its owner must renew it",
+    18: "is self-signed; name it in the route's ca_file if you mean to trust it",
+    19: "has a chain that ends in a root this machine does not trust; name that root in the route's ca_file",
+    20: "is issued by an authority this machine does not know; name the issuer's certificate in the route's ca_file",
+    21: "comes without the intermediate certificates that lead to a trusted root; its owner must send them",
+    62: "is for another name",
+    64: "is for another IP address",
+}
+
+
+def _describe_distrust(code: int, dial: Authority, name: str | None) -> str:
+    cause = _DISTRUST.get(code, f"does not verify (OpenSSL's verification error {code})")
+    return f"The certificate that {dial} presented for {name} {cause}. No request was sent."

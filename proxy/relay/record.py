@@ -1,0 +1,48 @@
+"""What is remembered of one exchange when it is over, for the access log and whoever else watches. Does no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+
+class ExchangeRecord(NamedTuple):
+    """One exchange, or one tunnel. Holds no field values, no query, no content.
+
+    Attributes:
+        ended_at: Unix seconds.
+        client: the client's address, or ``unix``.
+        mode: ``forward``, ``connect`` (inside an intercepted tunnel), ``reverse``, ``tunnel`` (blind).
+        method: as sent.
+        authority: ``host:port`` of the destination; empty where none was found.
+        target: the request target up to its query, as sent.
+        status: sent to the client; 0 where nothing was.
+        received_bytes, sent_bytes: content of the request and of the response, as far as passed.
+        duration_s: from the request's head to the end.
+        upstream_s: from the request's head being sent to the response's head; None without a response.
+        route: its name (the first host pattern); empty without one.
+        token_age_s: of the access token sent; None without one.
+        reused: whether the upstream connection had served before.
+        outcome: ``ok``, an RFC 9209 token for an own answer, or ``aborted_client``, ``aborted_upstream``, ``aborted_timeout``.
+        code: a machine-readable reason, such as an AADSTS code; mostly empty.
+    """
+
+    ended_at: float
+    client: str
+    mode: str
+    method: bytes
+    authority: str
+    target: bytes
+    status: int
+    received_bytes: int
+    sent_bytes: int
+    duration_s: float
+    upstream_s: float | None
+    route: str
+    token_age_s: float | None
+    reused: bool
+    outcome: str
+    code: str
+
+
+Observer: TypeAlias = Callable[[ExchangeRecord], None]

@@ -1,0 +1,130 @@
+"""What all connections of one process share, and the one coarse clock that watches their deadlines. Does I/O.
+
+There is no timer per request: each connection writes down when it would be overdue, and twice a second all of them are
+looked at. So every timeout is up to half a second late, which none of them minds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Final, Protocol
+
+from proxy.relay.client import ClientConnection
+from proxy.relay.counters import Counters
+from proxy.relay.dialer import Dialer
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable, Iterable
+
+    from proxy.config.settings import LimitSettings, TimeoutSettings
+    from proxy.relay.connect import TunnelEnd
+    from proxy.relay.destinations import Destinations
+    from proxy.relay.entry import Entry
+    from proxy.relay.record import Observer
+    from proxy.relay.splice import Splice
+    from proxy.relay.upstream import UpstreamConnection
+
+_TICK_S: Final = 0.5
+_DRAIN_POLL_S: Final = 0.05
+
+
+class Watched(Protocol):
+    """Whatever has a deadline."""
+
+    deadline: float
+
+    def on_deadline(self) -> None:
+        """Called once the deadline has passed; may be called again while it stays so."""
+
+
+class Relay:
+    """The state of one relay process.
+
+    Args:
+        limits, timeouts: the configuration's.
+        server_context: returns the TLS server context for an intercepted host.
+        observe: called with each finished exchange; None: nobody looks.
+
+    Attributes:
+        destinations: where requests may go; replaced as a whole when the configuration changes.
+        clients, tunnel_ends, upstreams, splices: what is open.
+        now: monotonic seconds, up to half a second old.
+        wall_offset: what to add to monotonic seconds to get Unix seconds.
+        draining: whether connections end after their current exchange.
+    """
+
+    destinations: Destinations
+
+    def __init__(
+        self,
+        limits: LimitSettings,
+        timeouts: TimeoutSettings,
+        server_context: Callable[[str], ssl.SSLContext],
+        observe: Observer | None,
+    ) -> None:
+        self.limits = limits
+        self.timeouts = timeouts
+        self.server_context = server_context
+        self.observe = observe
+        self.counters = Counters()
+        self.dialer = Dialer()
+        self.clients: set[ClientConnection] = set()
+        self.tunnel_ends: set[TunnelEnd] = set()
+        self.upstreams: set[UpstreamConnection] = set()
+        self.splices: set[Splice] = set()
+        self.draining = False
+        self.now = time.monotonic()
+        self.wall_offset = time.time() - self.now
+
+    def protocol_factory(self, entry: Entry) -> Callable[[], ClientConnection]:
+        """Returns what makes the protocol of each connection accepted on a listener."""
+        return lambda: ClientConnection(self, entry)
+
+    async def watch(self) -> None:
+        """Runs the clock until cancelled."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            self.tick(time.monotonic())
+
+    def tick(self, now: float) -> None:
+        """Tells everything that is overdue."""
+        self.now = now
+        self.wall_offset = time.time() - time.monotonic()
+        for watched in (self.clients, self.tunnel_ends, self.upstreams, self.splices):
+            for overdue in _overdue(watched, now):
+                overdue.on_deadline()
+
+    async def drain(self) -> bool:
+        """Lets exchanges in flight finish, then cuts what is left.
+
+        Listeners are closed by now. Returns whether everything finished within `timeouts.drain_s`.
+        """
+        self.draining = True
+        for client in list(self.clients):
+            if client.exchange is None:
+                client.transport.close()
+        self.destinations.close_idle()
+        give_up_at = time.monotonic() + self.timeouts.drain_s
+        # Polled, because an event would cost every exchange a check.
+        while (self.clients or self.tunnel_ends or self.splices) and time.monotonic() < give_up_at:  # noqa: ASYNC110
+            await asyncio.sleep(_DRAIN_POLL_S)
+        finished = not (self.clients or self.tunnel_ends or self.splices)
+        self.abort()
+        return finished
+
+    def abort(self) -> None:
+        """Cuts every connection."""
+        for splice in list(self.splices):
+            splice.abort()
+        for client in list(self.clients):
+            client.transport.abort()
+        for tunnel_end in list(self.tunnel_ends):
+            tunnel_end.on_deadline()
+        for upstream in list(self.upstreams):
+            upstream.transport.abort()
+
+
+def _overdue(watched: Iterable[Watched], now: float) -> list[Watched]:
+    return [one for one in watched if one.deadline < now]

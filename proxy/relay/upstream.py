@@ -1,0 +1,264 @@
+"""The upstream's side of an exchange: reads responses, strictly, and hands them to the exchange piece by piece. Does I/O.
+
+A connection serves one exchange at a time. Bytes that arrive when no response is due, or behind the end of one, spoil it:
+it is closed and never used again, so that no response can reach another request (RFC 9112 §11.2).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import MalformedRequest, UpstreamProtocolError
+from proxy.relay.chunked import ChunkedReader
+from proxy.relay.head import parse_response_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.relay.exchange import Exchange
+    from proxy.relay.head import ResponseHead
+    from proxy.relay.pool import UpstreamPool
+
+# What is being read.
+_HEAD: Final = 0
+_LENGTH: Final = 1
+_CHUNKED: Final = 2
+_UNTIL_CLOSE: Final = 3
+_NOTHING: Final = 4
+
+# A server that sends interim responses without end is broken; real ones send one or two.
+_INTERIM_RESPONSES: Final = 32
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One connection to an upstream.
+
+    Attributes:
+        transport: plain or TLS.
+        exchange: the one it serves; None while it waits for one.
+        deadline: monotonic seconds; when it passes, `on_deadline` is called.
+        reused: whether it has served an exchange before this one.
+        answered: whether a byte of the response to this exchange has arrived.
+        opened: whether it was counted as open, so that its end must be counted too.
+        on_connected: called once when the connection is ready to be written to.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_chunks",
+        "_clean_end",
+        "_interims",
+        "_keeps_alive",
+        "_mode",
+        "_remaining",
+        "answered",
+        "deadline",
+        "exchange",
+        "on_connected",
+        "opened",
+        "pool",
+        "reused",
+        "transport",
+    )
+
+    transport: asyncio.Transport
+
+    def __init__(self, pool: UpstreamPool) -> None:
+        self.pool = pool
+        self.exchange: Exchange | None = None
+        self.deadline = inf
+        self.reused = False
+        self.answered = False
+        self.opened = False
+        self.on_connected: Callable[[], object] | None = None
+        self._mode = _HEAD
+        self._buffer = b""
+        self._remaining = 0
+        self._chunks: ChunkedReader | None = None
+        self._clean_end = False
+        self._keeps_alive = False
+        self._interims = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Takes the transport, plain or TLS, ready for writing."""
+        self.transport = transport  # type: ignore[assignment]  # stream transports only
+        buffered = self.pool.relay.limits.buffer_bytes
+        self.transport.set_write_buffer_limits(buffered, buffered // 4)
+        if self.on_connected is not None:
+            self.on_connected()
+            self.on_connected = None
+
+    def begin(self, exchange: Exchange) -> None:
+        """Gets ready for the response to `exchange`, whose request is about to be written."""
+        self.exchange = exchange
+        self.answered = False
+        self.deadline = inf
+        self._mode = _HEAD
+        self._interims = 0
+
+    def await_response(self) -> None:
+        """Starts the wait for the response: the request has been written whole."""
+        if not self.answered:
+            self.deadline = self.pool.relay.now + self.pool.relay.timeouts.response_s
+
+    def data_received(self, data: bytes) -> None:
+        """Takes response bytes."""
+        exchange = self.exchange
+        if exchange is None:
+            self.transport.abort()
+            return
+        self.answered = True
+        self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
+        try:
+            if self._mode == _HEAD:
+                self._read_head(exchange, data)
+            else:
+                self._read_content(exchange, data, b"")
+        except UpstreamProtocolError as error:
+            self._spoil(exchange, error)
+        except MalformedRequest as error:
+            self._spoil(exchange, UpstreamProtocolError(error.detail))
+
+    def eof_received(self) -> bool:
+        """Takes note of a proper end: FIN, or close_notify under TLS."""
+        self._clean_end = True
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tells the exchange, which knows whether that was the end of the response or a cut."""
+        if self.opened:
+            self.opened = False
+            self.pool.forget(self)
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            return
+        if self._mode == _UNTIL_CLOSE and self._clean_end and exc is None:
+            exchange.on_response_end(self, fit=False)
+        else:
+            exchange.on_upstream_lost(self)
+
+    def pause_writing(self) -> None:
+        """Back-pressure: the upstream takes the request more slowly than the client sends it."""
+        if self.exchange is not None:
+            self.exchange.client.hold_reading()
+
+    def resume_writing(self) -> None:
+        """Ends back-pressure."""
+        if self.exchange is not None:
+            self.exchange.client.release_reading()
+
+    def on_deadline(self) -> None:
+        """Gives up on a silent upstream."""
+        exchange, self.exchange = self.exchange, None
+        if exchange is None:
+            self.transport.close()
+        else:
+            self.transport.abort()
+            exchange.on_upstream_silent()
+
+    def detach(self) -> None:
+        """Parts from the exchange and cuts the connection: whatever still comes belongs to nobody."""
+        self.exchange = None
+        self.transport.abort()
+
+    def _spoil(self, exchange: Exchange, error: UpstreamProtocolError) -> None:
+        self.detach()
+        exchange.fail(error)
+
+    def _read_head(self, exchange: Exchange, data: bytes) -> None:
+        if self._buffer:
+            data = self._buffer + data
+            self._buffer = b""
+        while True:
+            end = self._find_end(data)
+            if end == 0:
+                self._buffer = data
+                return
+            head = parse_response_head(data[:end], field_count=self.pool.relay.limits.field_count)
+            data = data[end:]
+            if head.status >= 200:
+                break
+            if head.status == 101:
+                exchange.on_upgraded(self, head, data)
+                return
+            self._interims += 1
+            if self._interims > _INTERIM_RESPONSES:
+                raise UpstreamProtocolError("The upstream sent interim responses without end.")
+            exchange.on_interim(head)
+            if not data:
+                return
+        self._keeps_alive = head.keeps_alive
+        self._choose_framing(head, has_content=exchange.request.method != b"HEAD" and head.status not in (204, 304))
+        prefix = exchange.on_response_head(head, until_close=self._mode == _UNTIL_CLOSE)
+        if self.exchange is exchange:
+            self._read_content(exchange, data, prefix)
+
+    def _find_end(self, data: bytes) -> int:
+        """Returns where the head ends, 0 if it does not end yet."""
+        head_bytes = self.pool.relay.limits.head_bytes
+        end = data.find(b"\r\n\r\n") + 4
+        if end > 3:
+            if end > head_bytes:
+                raise UpstreamProtocolError(f"The response head is over {head_bytes} bytes (limits.head_bytes).")
+            return end
+        if len(data) > head_bytes or not data.startswith(b"HTTP/1."[: len(data)]):
+            raise UpstreamProtocolError("The upstream did not answer with an HTTP/1.x response head.")
+        return 0
+
+    def _choose_framing(self, head: ResponseHead, *, has_content: bool) -> None:
+        """Decides where the response ends (RFC 9112 §6.3)."""
+        if not has_content:
+            self._mode = _NOTHING
+        elif head.chunked:
+            self._mode = _CHUNKED
+            self._chunks = ChunkedReader()
+        elif head.length is not None:
+            self._mode = _LENGTH
+            self._remaining = head.length
+        else:
+            self._mode = _UNTIL_CLOSE
+
+    def _read_content(self, exchange: Exchange, data: bytes, prefix: bytes) -> None:
+        mode = self._mode
+        complete = False
+        if mode == _LENGTH:
+            spare = len(data) - self._remaining
+            if spare < 0:
+                self._remaining = -spare
+            else:
+                complete = True
+                if spare:
+                    data = data[: self._remaining]
+                    self._keeps_alive = False
+                self._remaining = 0
+            exchange.on_response_content(prefix, data)
+        elif mode == _CHUNKED:
+            complete = self._read_chunks(exchange, data, prefix)
+        elif mode == _UNTIL_CLOSE:
+            exchange.on_response_content(prefix, data)
+        else:
+            complete = True
+            self._keeps_alive = self._keeps_alive and not data
+            exchange.on_response_content(prefix, b"")
+        if complete and self.exchange is exchange:
+            self.exchange = None
+            exchange.on_response_end(self, fit=self._keeps_alive)
+
+    def _read_chunks(self, exchange: Exchange, data: bytes, prefix: bytes) -> bool:
+        chunks = self._chunks
+        if chunks is None:
+            raise UpstreamProtocolError("The response continues behind its end.")
+        try:
+            pieces, rest = chunks.feed(data)
+        except MalformedRequest:
+            if prefix:
+                exchange.on_response_content(prefix, b"")
+            raise
+        exchange.on_response_chunks(prefix, b"".join(pieces), chunks.trailers if chunks.complete else None)
+        if chunks.complete:
+            self._chunks = None
+            if rest:
+                self._keeps_alive = False
+        return chunks.complete
