@@ -1,0 +1,63 @@
+"""The command line: one file per command family, each loaded only when its command runs. Does I/O.
+
+Results go to stdout, talk goes to stderr. Exit codes: 0 done, 1 something is wrong that the output names, 2 wrong usage or a wrong
+configuration.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Final
+
+import click
+
+from proxy import __version__
+from proxy.errors import ProxyError
+
+# Command: (module, object, one line of help). The help stands here so that `--help` imports none of the modules.
+_COMMANDS: Final = {
+    "run": ("proxy.cli.run", "run", "Serve until SIGTERM or SIGINT, then drain."),
+    "demo": ("proxy.cli.demo", "demo", "Play the whole flow on this machine and narrate it."),
+    "sandbox": ("proxy.cli.sandbox", "sandbox", "Run a local identity platform, gateway and API."),
+    "check": ("proxy.cli.check", "check", "Say what is wrong with a configuration, and what to do about it."),
+    "token": ("proxy.cli.access_token", "token", "Print an access token, or its claims."),
+    "cert": ("proxy.cli.cert", "cert", "Make or show the certificate that proves who the proxy is."),
+    "ca": ("proxy.cli.ca", "ca", "Show or export the CA that clients must trust for https URLs."),
+}
+
+
+class LazyGroup(click.Group):
+    """A group that imports a command's module when the command is wanted."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
+        """Returns the commands in the order in which a newcomer needs them."""
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
+        """Returns a command, imported."""
+        if cmd_name not in _COMMANDS:
+            return None
+        module, name, _ = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+        """Writes the list of commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="apim-auth-proxy")
+def group() -> None:
+    """A proxy that gets Microsoft Entra ID access tokens for clients that cannot do OAuth."""
+
+
+def main() -> None:
+    """Runs the command line; errors of our own become one message and exit code 2."""
+    try:
+        group(prog_name="apim-auth-proxy")
+    except ProxyError as error:
+        click.echo(f"{error.title}:\n{error}", err=True)
+        sys.exit(2)

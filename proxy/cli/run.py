@@ -1,0 +1,72 @@
+"""`run`: serve until told to stop. Does I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from proxy.config.loading import load_settings
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Settings
+
+
+@click.command()
+@click.option(
+    "--config", "config", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The configuration file."
+)
+def run(config: Path) -> None:
+    """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0."""
+    settings = load_settings(config, os.environ)
+    new_loop = _loop_factory()
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(_serve(settings))
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    """Returns uvloop's loop where the platform has it; None: asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    loop: type[asyncio.AbstractEventLoop] = uvloop.Loop
+    return loop
+
+
+async def _serve(settings: Settings) -> None:
+    from proxy.server import Server
+
+    server = Server(settings)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        try:
+            loop.add_signal_handler(number, stop.set)
+        except NotImplementedError:  # Windows' loops
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+    try:
+        await server.start()
+        for listener, (host, port) in zip(settings.listeners, server.addresses, strict=True):
+            _say(f"listening on {_join(host, port)} ({listener.mode})")
+        if server.admin_address is not None:
+            _say(f"health and metrics on http://{_join(*server.admin_address)}")
+        _say("ready")
+        await stop.wait()
+        _say("draining")
+    finally:
+        await server.stop()
+
+
+def _join(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _say(text: str) -> None:
+    click.echo(f"apim-auth-proxy: {text}", err=True)
+    sys.stderr.flush()

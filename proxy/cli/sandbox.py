@@ -1,0 +1,27 @@
+"""`sandbox`: a local identity platform, API Management gateway and API. Does I/O through `proxy.sandbox`."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.option(
+    "--directory",
+    required=True,
+    metavar="DIR",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Where to write everything that a proxy or MSAL needs; made if absent, reused if not.",
+)
+def sandbox(directory: Path) -> None:
+    """Run a local identity platform, API Management gateway and API until stopped.
+
+    Once they accept connections, DIR holds config.yaml, clientapp.pem, ca.pem and sandbox.json, and one line
+    `sandbox ready` is printed.
+    """
+    from proxy.sandbox import serve
+
+    asyncio.run(serve(directory))
