@@ -205,13 +205,13 @@ class _Reader:
         self._check_tag(node, _TEXT_TAGS | _TYPED_TAGS, path)
         if node.tag in _TYPED_TAGS:
             try:
-                value = self._constructor.construct_object(node)
-            except (ValueError, OverflowError, KeyError):
+                typed: object = self._constructor.construct_object(node)
+            except (ValueError, OverflowError, LookupError):
                 self._fault(
                     node, path, "YAML cannot read this as the number or truth value it looks like; put it in quotes"
                 )
                 return None
-            return value if isinstance(value, str | int | float | bool) else None
+            return typed if isinstance(typed, int | float | bool) else None
         text = str(node.value)
         if any("\ud800" <= character <= "\udfff" for character in text):
             self._fault(

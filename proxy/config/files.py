@@ -50,7 +50,7 @@ def _check_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iter
             yield path, f"there is no file {file}; relative paths start at the configuration file's directory"
         elif file.is_dir():
             yield path, f"{file} is a directory; name the file in it"
-        elif not os.access(file, os.R_OK):
+        elif not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
             yield path, f"{file} cannot be read; let the user that runs the proxy read it"
     except OSError:
         yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"

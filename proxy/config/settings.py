@@ -22,7 +22,9 @@ from proxy.config.values import (
     HttpsUrl,
     ListenText,
     LocatedPath,
+    NetworkText,
     OriginText,
+    Port,
     ScopeText,
     Seconds,
     TenantText,
@@ -159,6 +161,14 @@ class OtherHosts(StrEnum):
     TUNNEL = "tunnel"
 
 
+class DestinationSettings(Model):
+    """What may be dialled for hosts that no route names; only with ``other_hosts: tunnel``."""
+
+    allow: tuple[NetworkText, ...] = ()
+    """Address ranges that may be dialled although they are not public: ``10.1.0.0/16``, ``::1/128``."""
+    ports: tuple[Port, ...] = (443, 80)
+
+
 class Settings(Model):
     """The whole configuration. Paths are absolute by now."""
 
@@ -168,6 +178,7 @@ class Settings(Model):
     credentials: dict[str, CredentialSettings] = Field(min_length=1)
     routes: tuple[RouteSettings, ...] = Field(min_length=1)
     other_hosts: OtherHosts = OtherHosts.REFUSE
+    destinations: DestinationSettings = DestinationSettings()
     admin: AdminSettings | None = AdminSettings()
     state_directory: LocatedPath
     """Where the interception CA lives; default ``$XDG_STATE_HOME/apim-auth-proxy``."""

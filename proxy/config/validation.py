@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
 from proxy.config.faults import suggest
-from proxy.config.settings import (
-    AccessLogSettings,
-    AdminSettings,
-    CredentialSettings,
-    LimitSettings,
-    ListenerSettings,
-    RouteSettings,
-    Settings,
-    TimeoutSettings,
-)
+from proxy.config.settings import Model, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -25,20 +16,7 @@ if TYPE_CHECKING:
 
     from proxy.config.document import Value
     from proxy.config.faults import Finding, KeyPath
-    from proxy.config.settings import Model
     from proxy.config.values import Surroundings
-
-_COLLECTIONS: dict[str, type[Model]] = {
-    "listeners": ListenerSettings,
-    "credentials": CredentialSettings,
-    "routes": RouteSettings,
-}
-_SECTIONS: dict[str, type[Model]] = {
-    "admin": AdminSettings,
-    "limits": LimitSettings,
-    "timeouts": TimeoutSettings,
-    "access_log": AccessLogSettings,
-}
 
 _REQUIRED = {
     "listeners": "where clients connect, such as '- address: 127.0.0.1:8080'",
@@ -135,7 +113,7 @@ def _explain(problem: ErrorDetails) -> str:
         return "this is empty; at least one is needed" if kind == "too_short" else "this is empty; write a value"
     if kind in ("enum", "literal_error"):
         return f"write {limits['expected']}{_reading(value)}"
-    if kind in ("greater_than", "less_than_equal"):
+    if kind in ("greater_than", "greater_than_equal", "less_than_equal"):
         return _explain_bound(kind, limits)
     if kind in _EXPECTED:
         return f"{_EXPECTED[kind]} belongs here{_reading(value)}{_advice(kind, value)}"
@@ -147,14 +125,24 @@ def _explain_unknown(path: KeyPath) -> str:
     if key in _NEVER_KEYS:
         return _NEVER_KEYS[key]
     model: type[Model] = Settings
-    if len(path) > 1:
-        model = _COLLECTIONS.get(str(path[0])) or _SECTIONS.get(str(path[0]), Settings)
+    for part in path[:-1]:
+        # Indices, and the names of credentials, are no fields and lead nowhere.
+        setting = model.model_fields.get(str(part))
+        model = model if setting is None else _model_in(setting.annotation) or model
     return f"there is no such key; {suggest(key, model.model_fields)}"
+
+
+def _model_in(annotation: object) -> type[Model] | None:
+    """Return the section in ``X``, ``X | None``, ``tuple[X, ...]`` or ``dict[str, X]``."""
+    candidates = (annotation, *get_args(annotation))
+    return next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Model)), None)
 
 
 def _explain_bound(kind: str, limits: dict[str, float]) -> str:
     if kind == "greater_than":
         return f"a number greater than {limits['gt']:g} belongs here"
+    if kind == "greater_than_equal":
+        return f"a number of at least {limits['ge']:g} belongs here"
     return f"a number of at most {limits['le']:.15g} belongs here"
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from ipaddress import ip_network
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -114,6 +115,16 @@ def _check_tenant(text: str) -> str:
     return text
 
 
+def _check_network(text: str) -> str:
+    try:
+        ip_network(text)
+    except ValueError:
+        raise ValueError(
+            "not an address range; write 10.1.0.0/16 or ::1/128, with no bits set behind the prefix"
+        ) from None
+    return text
+
+
 def _check_client_id(text: str) -> str:
     if not _CLIENT_ID.fullmatch(text):
         raise ValueError("a client id has only printable ASCII characters (RFC 6749 §A.1)")
@@ -161,6 +172,8 @@ ByteCount = Annotated[int, Field(gt=0, le=2**40, strict=True)]
 Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
+Port = Annotated[int, Field(ge=1, le=65_535, strict=True)]
+
 LocatedPath = Annotated[Path, BeforeValidator(_locate)]
 """Absolute after loading; relative paths are relative to the configuration file."""
 ListenText = Annotated[str, _judged_by(parse_listen_address)]
@@ -174,6 +187,8 @@ HostText = Annotated[str, _judged_by(lambda text: parse_authority(text.encode("u
 """``host`` or ``host:port``, as a Host field has it."""
 DialText = Annotated[str, _judged_by(lambda text: parse_authority(text.encode("utf-8", "surrogatepass"), None))]
 """``host:port``, what `parse_authority` takes without a default port."""
+NetworkText = Annotated[str, AfterValidator(_check_network)]
+"""What `ipaddress.ip_network` takes."""
 TenantText = Annotated[str, AfterValidator(_check_tenant)]
 ClientIdText = Annotated[str, AfterValidator(_check_client_id)]
 ScopeText = Annotated[str, AfterValidator(_check_scope)]

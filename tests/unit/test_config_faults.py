@@ -408,6 +408,13 @@ def _header(name: str, entry: str, path: str, word: str) -> object:
         # Limits
         _at_the_end("target over head", "limits: {target_bytes: 70000}\n", "limits.target_bytes", 22, "65536"),
         _at_the_end("head under target", "limits: {head_bytes: 100}\n", "limits.head_bytes", 22, "16384"),
+        # Destinations
+        _at_the_end("range with bits", "destinations: {allow: [10.1.2.3/16]}\n", "destinations.allow[0]", 22, "prefix"),
+        _at_the_end(
+            "range by name", "destinations: {allow: [a.example]}\n", "destinations.allow[0]", 22, "10.1.0.0/16"
+        ),
+        _at_the_end("port 0", "destinations: {ports: [0]}\n", "destinations.ports[0]", 22, "at least 1"),
+        _at_the_end("unknown key there", "destinations: {alow: []}\n", "destinations.alow", 22, "'allow'"),
         # Environment
         _header("variable not set", "X-Key: ${NO_SUCH}", ".X-Key", "NO_SUCH is not set"),
         _header("reference cut off", "X-Key: '${KEY'", ".X-Key", "${NAME}"),
