@@ -1,0 +1,104 @@
+# Every target makes the environment it needs in .venv, from Python 3.11+, pip, git and make alone.
+# An environment is installed again only when pyproject.toml changed, so a second call starts at once.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# Targets share .venv, and two pips must not write into it at the same time.
+.NOTPARALLEL:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+IMAGE ?= apim-auth-proxy
+PYTEST_ARGS ?=
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# Environments
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	    || { echo "Python 3.11 or later is needed; this is $$($(PYTHON) --version). Name another: make PYTHON=python3.13" >&2; exit 1; }
+# Debian keeps ensurepip in python3-venv; where that is missing, the pip outside installs the one inside.
+	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 \
+	    || { $(PYTHON) -m venv --clear --without-pip $(VENV) && $(PYTHON) -m pip --quiet --python $@ install pip; } \
+	    || { echo "Could not make $(VENV): install python3-venv, or pip 22.3 or later." >&2; rm -rf $(VENV); exit 1; }
+# Dependency groups (PEP 735) are read by pip 25.1 and later.
+	@$(PIP) install --quiet --upgrade 'pip>=25.1' || { rm -rf $(VENV); exit 1; }
+
+$(VENV)/.runtime: pyproject.toml | $(BIN)/python
+	@echo "Installing the proxy into $(VENV)" >&2
+	@$(PIP) install --quiet --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime
+	@echo "Installing linters and tests into $(VENV)" >&2
+	@$(PIP) install --quiet --group dev
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.runtime
+	@echo "Installing what the tests need into $(VENV)" >&2
+	@$(PIP) install --quiet --group test
+	@touch $@
+
+.PHONY: venv
+venv: $(VENV)/.dev $(VENV)/.test ## Make the development environment in .venv
+
+# The product
+
+.PHONY: demo
+demo: $(VENV)/.runtime ## Play the whole flow on this machine: identity platform, gateway, API, proxy, client
+	@$(BIN)/apim-auth-proxy demo
+
+# Checks
+
+.PHONY: test-tools
+test-tools: ## Install the programs that tests run: curl, node, nginx, … (apt-get as root; otherwise names them)
+	@.ci/install-test-tools
+
+.PHONY: test
+test: $(VENV)/.test test-tools ## Run the tests
+	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: $(VENV)/.dev ## Check style and format
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+.PHONY: types
+types: $(VENV)/.dev ## Check types
+	@$(BIN)/mypy
+
+.PHONY: check
+check: lint types test ## All that a change has to pass
+
+.PHONY: cover
+cover: $(VENV)/.test test-tools ## Run the tests and show which lines and branches they miss
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest -q $(PYTEST_ARGS)
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+# The container image
+
+.PHONY: image
+image: ## Build the container image with docker, podman or buildah: IMAGE=name, BASE_IMAGE=python:3.13-slim-bookworm
+	@for tool in docker podman buildah; do \
+	    command -v "$$tool" >/dev/null || continue; \
+	    format=(); [[ $$tool == docker ]] || format=(--format docker); \
+	    exec "$$tool" build "$${format[@]}" --tag "$(IMAGE)" $(if $(BASE_IMAGE),--build-arg BASE_IMAGE="$(BASE_IMAGE)") .; \
+	done; echo "Install docker, podman or buildah to build the image." >&2; exit 1
+
+.PHONY: image-test
+image-test: $(VENV)/.runtime ## Build the image and call an API through it, read-only and unprivileged (root; buildah, crun)
+	@.ci/install-test-tools image
+	@$(BIN)/python tests/image/check_image.py
+
+.PHONY: clean
+clean: ## Remove the environment and everything made here
+	@rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
+	@find proxy tests -name __pycache__ -type d -prune -exec rm -rf {} +
