@@ -141,14 +141,18 @@ def _cloud(origins: Origins) -> dict[str, object]:
     }
 
 
-def format_instance(origins: Origins, tenant_segment: str, api_version: str) -> dict[str, object]:
-    """Return the answer of instance discovery for one of our hosts."""
+def format_instance(origins: Origins, authorization_path: str, api_version: str) -> dict[str, object]:
+    """Return the answer of instance discovery for one of our hosts.
+
+    Which document it leads to follows the path of the authorization endpoint asked about, not the API version.
+    """
+    segments = authorization_path.strip("/").split("/")
+    version_path = "/v2.0" if "v2.0" in segments else ""
     hosts = [origin.removeprefix("https://") for origin in (origins.advertised, *origins.aliases)]
     names = hosts + sorted({host.rpartition(":")[0] for host in hosts})  # MSAL asks, and caches, without the port
-    version_path = "" if api_version == "1.0" else "/v2.0"
     return {
         "tenant_discovery_endpoint": (
-            f"{origins.advertised}/{tenant_segment}{version_path}/.well-known/openid-configuration"
+            f"{origins.advertised}/{segments[0]}{version_path}/.well-known/openid-configuration"
         ),
         "api-version": api_version,
         "metadata": [{"preferred_network": hosts[0], "preferred_cache": hosts[0], "aliases": names}],

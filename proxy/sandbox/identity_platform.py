@@ -201,9 +201,8 @@ class IdentityPlatform:
         ours = {urlsplit(origin).hostname for origin in (self._origins.advertised, *self._origins.aliases)}
         if endpoint.hostname not in ours:
             raise AadstsError(50049, "The authority host is not one of this platform.")
-        segment = endpoint.path.strip("/").split("/")[0] or self._tenant.tenant_id
         version = "1.0" if request.query.get("api-version") == "1.0" else "1.1"
-        return _document(discovery.format_instance(self._origins, segment, version))
+        return _document(discovery.format_instance(self._origins, endpoint.path, version))
 
 
 def _document(document: dict[str, object]) -> web.Response:

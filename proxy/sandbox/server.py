@@ -107,7 +107,7 @@ class Sandbox:
         """Stop listening and break what is left of connections. May be called twice."""
         while self._runners:
             _, runner = self._runners.popitem()
-            await runner.cleanup()
+            await _clean_up(runner)
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -120,7 +120,7 @@ class Sandbox:
 
     async def close_identity_platform(self) -> None:
         """Stop only the identity platform: connections to it are refused from now on."""
-        await self._runners.pop("identity").cleanup()
+        await _clean_up(self._runners.pop("identity"))
 
     async def open_identity_platform(self) -> None:
         """Serve the identity platform again, on the same port with the same state."""
@@ -287,6 +287,17 @@ class Sandbox:
         self._runners[name] = runner
         await runner.setup()
         await web.SockSite(runner, listening, ssl_context=self._tls, backlog=1024).start()
+
+
+async def _clean_up(runner: web.BaseRunner) -> None:
+    """Stop a server and break its connections, without waiting for clients to take part in the end of their TLS."""
+    server = runner.server
+    connections = [] if server is None else [each.transport for each in server.connections]
+    await runner.cleanup()
+    for transport in connections:
+        if transport is not None:
+            transport.abort()
+    await asyncio.sleep(0)  # the transports are told of their end in the loop's next round
 
 
 def _listen(port: int) -> socket.socket:
