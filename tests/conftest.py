@@ -1,0 +1,30 @@
+"""What holds for every test: reproducible property tests, and nothing skipped where everything can be installed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+
+if TYPE_CHECKING:
+    from _pytest.terminal import TerminalReporter
+
+IS_CI = os.environ.get("CI") == "true"
+
+# A shared machine stalls now and then; a stall is no fault of an example. CI gives the same verdict on the same code,
+# and does not depend on a database of earlier failures.
+settings.register_profile("local", deadline=None)
+settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("ci" if IS_CI else "local")
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A skipped test proves nothing, so in CI it counts as a failure: .ci/install-test-tools brings what tests run."""
+    reporter: TerminalReporter | None = session.config.pluginmanager.get_plugin("terminalreporter")
+    if IS_CI and reporter is not None and reporter.stats.get("skipped") and session.exitstatus == pytest.ExitCode.OK:
+        reporter.ensure_newline()
+        reporter.write_line("In CI no test may be skipped; the reasons are below.", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

@@ -1,0 +1,258 @@
+"""The plan of the house, held: which room may import which, no cycles, names that say what is inside.
+
+The rules are functions over source text, so that each can be shown to object to a bad example.
+"""
+
+from __future__ import annotations
+
+import ast
+import sys
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+ROOT: Final = Path(__file__).parent.parent / "proxy"
+
+# Each room, and the rooms it may import: docs/design.md, "Rooms". A room that is not listed here has no place yet.
+# The room "" is `proxy` itself, which holds the version and nothing else.
+BELOW_RELAY: Final = frozenset({"identity", "policy", "config", "errors", ""})
+BELOW_SERVER: Final = BELOW_RELAY | {"relay", "interception", "operations"}
+MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
+    "": frozenset(),
+    "errors": frozenset({""}),
+    "policy": frozenset({"errors", ""}),
+    "config": frozenset({"policy", "errors", ""}),
+    "identity": frozenset({"policy", "config", "errors", ""}),
+    "interception": BELOW_RELAY,
+    "relay": BELOW_RELAY,
+    "operations": BELOW_RELAY,
+    "server": BELOW_SERVER,
+    "cli": BELOW_SERVER | {"server", "sandbox"},
+    "sandbox": frozenset(),
+    "__main__": frozenset({"cli"}),
+}
+# operations watches the relay through what the relay leaves for it, and through nothing else.
+ALSO: Final[Mapping[str, frozenset[str]]] = {"operations": frozenset({"proxy.relay.record", "proxy.relay.counters"})}
+EMPTY_NAMES: Final = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "misc"})
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import statement's target, a module of the package.
+
+    Attributes:
+        importer: the module it stands in.
+        target: the module it names.
+        line: where it stands.
+        is_for_types: it stands under ``if TYPE_CHECKING:``, so it does not happen at run time.
+    """
+
+    importer: str
+    target: str
+    line: int
+    is_for_types: bool
+
+    def __str__(self) -> str:
+        return f"{self.importer}, line {self.line}, imports {self.target}"
+
+
+def room(module: str) -> str:
+    """``proxy.relay.head`` is in ``relay``; ``proxy`` itself is the room ""."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def find_imports(sources: Mapping[str, str]) -> list[Import]:
+    """Every import of one of ``sources`` by another, wherever in a file it stands."""
+    return [found for importer, source in sources.items() for found in _imports_of(importer, source, set(sources))]
+
+
+def _imports_of(importer: str, source: str, modules: set[str]) -> Iterator[Import]:
+    tree = ast.parse(source)
+    for_types = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and ast.unparse(branch.test).endswith("TYPE_CHECKING")
+        for statement in branch.body
+        for node in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for name in _targets(node, modules):
+                if name.split(".")[0] == "proxy" and name != importer:
+                    yield Import(importer, name, node.lineno, id(node) in for_types)
+
+
+def _targets(node: ast.Import | ast.ImportFrom, modules: set[str]) -> Iterable[str]:
+    """The modules a statement names: ``from proxy import relay`` means a module, ``from proxy import __version__`` none."""
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    base = node.module or ""
+    below = {f"{base}.{alias.name}" for alias in node.names}
+    return sorted({name if name in modules else base for name in below})
+
+
+def wrong_directions(imports: Iterable[Import]) -> list[str]:
+    """The imports that point up or sideways, or from or to a room that has no place in the plan."""
+    return [
+        str(found)
+        for found in imports
+        if room(found.importer) != room(found.target)
+        and room(found.target) not in MAY_IMPORT.get(room(found.importer), frozenset())
+        and found.target not in ALSO.get(room(found.importer), frozenset())
+    ]
+
+
+def find_cycle(imports: Iterable[Import]) -> list[str]:
+    """Modules that import each other in a ring, empty where there is none.
+
+    What stands under TYPE_CHECKING counts from room to room only: inside one it ties no knot that Python would meet.
+    """
+    graph: dict[str, set[str]] = {}
+    for found in imports:
+        if not (found.is_for_types and room(found.importer) == room(found.target)):
+            graph.setdefault(found.importer, set()).add(found.target)
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        ring: list[str] = error.args[1]
+        return ring
+    return []
+
+
+def is_bad_name(module: str) -> bool:
+    """Whether the last part of a module's name is one of the standard library's, or says nothing."""
+    name = module.rpartition(".")[2]
+    return name in EMPTY_NAMES or (name in sys.stdlib_module_names and not name.startswith("__"))
+
+
+def has_docstring(source: str) -> bool:
+    return bool(ast.get_docstring(ast.parse(source)))
+
+
+def read_sources(root: Path) -> dict[str, str]:
+    sources = {}
+    for path in sorted(root.rglob("*.py")):
+        parts = path.relative_to(root.parent).with_suffix("").parts
+        name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        sources[name] = path.read_text(encoding="utf-8")
+    return sources
+
+
+@pytest.fixture(scope="module")
+def sources() -> dict[str, str]:
+    found = read_sources(ROOT)
+    assert {"proxy", "proxy.errors", "proxy.relay", "proxy.relay.head"} <= set(found)
+    return found
+
+
+# The house
+
+
+def test_imports_point_one_way(sources: dict[str, str]) -> None:
+    assert wrong_directions(find_imports(sources)) == []
+
+
+def test_no_modules_import_each_other(sources: dict[str, str]) -> None:
+    assert find_cycle(find_imports(sources)) == []
+
+
+def test_every_module_has_a_name_of_its_own(sources: dict[str, str]) -> None:
+    assert [module for module in sources if is_bad_name(module)] == []
+
+
+def test_every_module_says_what_it_is_for(sources: dict[str, str]) -> None:
+    assert [module for module, source in sources.items() if not has_docstring(source)] == []
+
+
+# The rules themselves object to what they should
+
+
+@pytest.mark.parametrize(
+    ("importer", "statement"),
+    [
+        pytest.param("proxy.errors", "import proxy.config.settings", id="errors imports config"),
+        pytest.param("proxy.policy.routing", "from proxy.config.settings import Settings", id="policy imports config"),
+        pytest.param("proxy.config.checks", "from proxy.identity import source", id="config imports identity"),
+        pytest.param("proxy.identity.source", "from proxy.relay.head import RequestHead", id="identity imports relay"),
+        pytest.param("proxy.relay.head", "from proxy.operations import metrics", id="relay imports operations"),
+        pytest.param("proxy.interception.leaf", "import proxy.operations", id="interception imports operations"),
+        pytest.param("proxy.interception.leaf", "import proxy.relay.head", id="interception imports relay"),
+        pytest.param("proxy.operations.metrics", "import proxy.relay.pool", id="operations imports more of relay"),
+        pytest.param("proxy.operations.metrics", "from proxy import relay", id="operations imports relay as a whole"),
+        pytest.param("proxy.relay.head", "import proxy.interception", id="relay imports interception"),
+        pytest.param("proxy.relay.head", "import proxy.server", id="relay imports server"),
+        pytest.param("proxy.server", "from proxy.cli import main", id="server imports cli"),
+        pytest.param("proxy.server", "import proxy.sandbox", id="server imports sandbox"),
+        pytest.param("proxy.sandbox.gateway", "from proxy.errors import ProxyError", id="sandbox imports errors"),
+        pytest.param("proxy.sandbox.gateway", "from proxy import __version__", id="sandbox imports the version"),
+        pytest.param("proxy.errors", "def late():\n    import proxy.server", id="inside a function"),
+        pytest.param("proxy.errors", "if TYPE_CHECKING:\n    from proxy.relay import head", id="for types"),
+        pytest.param(
+            "proxy.errors", "if a:\n    try:\n        import proxy.cli\n    except b:\n        pass", id="deep"
+        ),
+        pytest.param("proxy.attic", "import proxy.errors", id="a room without a place"),
+        pytest.param("proxy.errors", "import proxy.attic", id="into a room without a place"),
+    ],
+)
+def test_an_import_in_the_wrong_direction_is_found(importer: str, statement: str) -> None:
+    modules = dict.fromkeys([f"proxy.{name}" for name in MAY_IMPORT if name] + ["proxy", "proxy.relay.head"], "")
+    assert len(wrong_directions(find_imports({**modules, importer: statement}))) == 1
+
+
+@pytest.mark.parametrize(
+    ("importer", "statement"),
+    [
+        pytest.param("proxy.operations.metrics", "from proxy.relay.counters import Counters", id="counters"),
+        pytest.param("proxy.operations.metrics", "from proxy.relay import record", id="record"),
+        pytest.param("proxy.cli.demo", "from proxy.sandbox.server import Sandbox", id="cli imports sandbox"),
+        pytest.param("proxy.relay.head", "from proxy.relay.chunked import Decoder", id="in one room"),
+        pytest.param("proxy.identity.source", "from proxy import __version__", id="the version"),
+        pytest.param("proxy.errors", "import proxying, asyncio", id="others"),
+    ],
+)
+def test_an_import_in_the_right_direction_passes(importer: str, statement: str) -> None:
+    modules = dict.fromkeys(["proxy", "proxy.relay", "proxy.relay.counters", "proxy.relay.record"], "")
+    assert wrong_directions(find_imports({**modules, importer: statement})) == []
+
+
+def test_a_ring_is_found_through_functions_and_across_rooms() -> None:
+    ring = {
+        "proxy.relay.a": "from proxy.relay import b",
+        "proxy.relay.b": "def late():\n    import proxy.relay.c",
+        "proxy.relay.c": "import proxy.relay.a",
+    }
+    assert set(find_cycle(find_imports(ring))) == set(ring)
+    rooms = {
+        "proxy.relay.a": "import proxy.interception.b",
+        "proxy.interception.b": "if TYPE_CHECKING:\n    import proxy.relay.a",
+    }
+    assert set(find_cycle(find_imports(rooms))) == set(rooms)
+
+
+def test_types_alone_make_no_ring_inside_a_room() -> None:
+    sources = {
+        "proxy.relay.a": "import proxy.relay.b",
+        "proxy.relay.b": "if typing.TYPE_CHECKING:\n    import proxy.relay.a\nelse:\n    import json",
+    }
+    assert find_cycle(find_imports(sources)) == []
+
+
+@pytest.mark.parametrize("module", ["proxy.identity.token", "proxy.relay.ssl", "proxy.utils", "proxy.config.common"])
+def test_a_name_that_misleads_or_says_nothing_is_found(module: str) -> None:
+    assert is_bad_name(module)
+
+
+@pytest.mark.parametrize("module", ["proxy", "proxy.__main__", "proxy.identity.access_token", "proxy.relay.head"])
+def test_a_name_that_says_something_passes(module: str) -> None:
+    assert not is_bad_name(module)
+
+
+@pytest.mark.parametrize("source", ["", "import json", "# a comment is not enough", '"""  """'])
+def test_a_module_without_a_docstring_is_found(source: str) -> None:
+    assert not has_docstring(source)
