@@ -62,12 +62,13 @@ class AadstsError(Exception):
         status: the HTTP status.
     """
 
-    def __init__(self, code: int, sentence: str, *, error: str | None = None) -> None:
+    def __init__(self, code: int, sentence: str, *, error: str | None = None, status: int | None = None) -> None:
         super().__init__(f"AADSTS{code}: {sentence}")
         self.code = code
         self.sentence = sentence
         self.error = OAUTH_ERRORS[code] if error is None else error
-        self.status = 401 if self.error == "invalid_client" else 400
+        usual = 401 if self.error == "invalid_client" else 400
+        self.status = usual if status is None else status
 
 
 @dataclass(frozen=True, slots=True)

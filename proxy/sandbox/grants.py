@@ -215,14 +215,20 @@ def _asked_nbf(form: Mapping[str, str]) -> int | None:
     text = form.get("claims")
     if text is None:
         return None
+    malformed = AadstsError(90013, "The claims parameter is not a claims request in JSON.")
     try:
-        value: object = json.loads(text)
-        for name in ("access_token", "nbf", "value"):
-            if not isinstance(value, dict):
-                raise ValueError  # noqa: TRY004 - not a caller's type error, the client's text
-            value = value.get(name, {} if name != "value" else None)
-            if value is None:
-                return None
-        return int(str(value))
+        request: object = json.loads(text)
     except (ValueError, RecursionError):
-        raise AadstsError(90013, "The claims parameter is not a claims request in JSON.") from None
+        raise malformed from None
+    if not isinstance(request, dict):
+        raise malformed
+    value = _member(_member(_member(request, "access_token"), "nbf"), "value")
+    if value is None:
+        return None
+    if not str(value).isdecimal():
+        raise malformed
+    return int(str(value))
+
+
+def _member(value: object, name: str) -> object:
+    return value.get(name) if isinstance(value, dict) else None

@@ -6,6 +6,7 @@ Does I/O (listens, over TLS). One event loop's thread only. Everything a test wa
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 from datetime import UTC, datetime
@@ -85,23 +86,21 @@ class Sandbox:
         self._keys, self._tls = await asyncio.to_thread(self._prepare)
         self.key_ring = KeyRing(self._keys.signing_keys)
         self._register()
-        identity_socket = _listen(self.settings.identity_port)
-        try:
-            api_socket = _listen(self.settings.api_port)
-        except SandboxError:
-            identity_socket.close()
-            raise
-        self._identity_port = _port(identity_socket)
-        self.identity_url = f"https://localhost:{self._identity_port}"
-        self.api_url = f"https://localhost:{_port(api_socket)}"
-        self._identity = self._build_identity_platform()
-        self._gateway = self._build_gateway()
-        try:
-            await self._serve_identity_platform(identity_socket)
-            await self._serve_gateway(api_socket)
-        except BaseException:
-            await self.close()
-            raise
+        with contextlib.ExitStack() as sockets:
+            identity_socket = sockets.enter_context(_listen(self.settings.identity_port))
+            api_socket = sockets.enter_context(_listen(self.settings.api_port))
+            self._identity_port = _port(identity_socket)
+            self.identity_url = f"https://localhost:{self._identity_port}"
+            self.api_url = f"https://localhost:{_port(api_socket)}"
+            self._identity = self._build_identity_platform()
+            self._gateway = self._build_gateway()
+            try:
+                await self._serve_identity_platform(identity_socket)
+                await self._serve_gateway(api_socket)
+            except BaseException:
+                await self.close()
+                raise
+            sockets.pop_all()  # the servers own them from here on
 
     async def close(self) -> None:
         """Stop listening and break what is left of connections. May be called twice."""
@@ -217,7 +216,7 @@ class Sandbox:
     # How it is built
 
     def _prepare(self) -> tuple[SandboxKeys, ssl.SSLContext]:
-        keys = self.settings.keys or create_keys(datetime.fromtimestamp(self.settings.clock(), UTC))
+        keys = self.settings.keys or create_keys(datetime.now(UTC), datetime.fromtimestamp(self.settings.clock(), UTC))
         return keys, server_context(keys.ca)
 
     def _register(self) -> None:

@@ -78,9 +78,8 @@ async def strike(fault: TokenEndpointFault, request: web.Request) -> web.StreamR
         case TokenFault.TOO_MANY_REQUESTS:
             return web.Response(status=429, text="Too Many Requests", headers=_retry_after(fault, "60"))
         case TokenFault.SERVER_ERROR_JSON:
-            refusal = AadstsError(90033, "The service is not available for a moment. Please try again.")
-            refusal.status = fault.status or 503
-            raise refusal
+            sentence = "The service is not available for a moment. Please try again."
+            raise AadstsError(90033, sentence, status=fault.status or 503)
         case TokenFault.SERVER_ERROR_EMPTY:
             return web.Response(status=fault.status or 502, headers=_retry_after(fault, ""))
         case TokenFault.BAD_REQUEST_HTML:
