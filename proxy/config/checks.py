@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from proxy.config.addresses import parse_listen_address, parse_origin
 from proxy.config.faults import Finding, KeyPath, format_key_path, suggest
+from proxy.config.proofs import check_proof, check_target
 from proxy.config.settings import AdminSettings, LimitSettings, ListenerMode
 from proxy.errors import ConfigurationError
 from proxy.policy.routing import RouteTable, parse_host_pattern
@@ -103,7 +104,9 @@ def _check_listener_modes(root: Section) -> Iterator[Finding]:
 
 
 def _check_credentials(root: Section) -> Iterator[Finding]:
+    names = root.get("credentials")
     for path, credential in sections(root, "credentials"):
+        yield from check_proof(path, credential, names if isinstance(names, dict) else {})
         has_tenant = credential.get("tenant_id") is not None
         has_endpoint = credential.get("token_endpoint") is not None
         if has_tenant and has_endpoint:
@@ -119,6 +122,7 @@ def _check_routes(root: Section) -> Iterator[Finding]:
     if not isinstance(credentials, dict):
         return
     for path, route in sections(root, "routes"):
+        yield from check_target(path, route)
         name = route.get("credential")
         if not isinstance(name, str):
             continue

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from proxy.config.faults import Finding, KeyPath
     from proxy.config.values import Surroundings
 
-_CREDENTIAL_FILES = ("certificate", "private_key", "password_file", "ca_file")
+_CREDENTIAL_FILES = ("certificate", "private_key", "password_file", "federated_token_file", "ca_file")
+_CERTIFICATE_FILES = ("certificate", "private_key", "password_file")
 _ROUTE_FILES = ("ca_file",)
 
 
@@ -28,6 +29,10 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
         for path, section in sections(root, key):
             for name in names:
                 yield from _check_file((*path, name), section.get(name), surroundings)
+    for path, credential in sections(root, "credentials"):
+        for inner, section in sections(credential, "certificates"):
+            for name in _CERTIFICATE_FILES:
+                yield from _check_file((*path, *inner, name), section.get(name), surroundings)
     log = root.get("access_log")
     if isinstance(log, dict):
         yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)

@@ -8,7 +8,7 @@ value alone is judged here, by the types of `proxy.config.values`; what needs ot
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
 from proxy.config.values import (
     ByteCount,
@@ -24,7 +24,9 @@ from proxy.config.values import (
     LocatedPath,
     NetworkText,
     OriginText,
+    Parameters,
     Port,
+    ResourceText,
     ScopeText,
     Seconds,
     TenantText,
@@ -63,24 +65,67 @@ class AssertionAlgorithm(StrEnum):
     RS256 = "RS256"
 
 
+class Cloud(StrEnum):
+    """The clouds of Microsoft Entra ID; each has a sign-in host of its own."""
+
+    PUBLIC = "public"
+    USGOV = "usgov"
+    CHINA = "china"
+
+
+class CertificateSettings(Model):
+    """One of several certificates of a credential, as while a new one takes over from an old one."""
+
+    certificate: LocatedPath
+    """As ``certificate`` of a credential; so are the others."""
+    private_key: LocatedPath | None = None
+    password_file: LocatedPath | None = None
+
+
 class CredentialSettings(Model):
-    """What proves the proxy to one token endpoint: ``tenant_id``'s (Entra ID), or any other ``token_endpoint``."""
+    """What proves the proxy to one token endpoint: ``tenant_id``'s (Entra ID), or any other ``token_endpoint``.
+
+    The proof is one of ``certificate``, ``certificates``, ``certificate`` with ``signer_command``, ``key_vault_key``,
+    ``federated_token_file`` and ``client_secret``.
+    """
 
     client_id: ClientIdText = Field(min_length=1)
     tenant_id: TenantText | None = None
-    authority: OriginText = "https://login.microsoftonline.com"
+    cloud: Cloud = Cloud.PUBLIC
+    """Whose sign-in host is asked; ``authority`` names another one."""
+    authority: OriginText | None = None
     token_endpoint: HttpsUrl | None = None
     assertion_audience: str | None = Field(default=None, min_length=1)
     """The ``aud`` claim; default: the token endpoint."""
     ca_file: LocatedPath | None = None
     """Added to the system's roots for the token endpoint."""
-    certificate: LocatedPath
+    certificate: LocatedPath | None = None
     """PEM (certificate, and the key unless ``private_key`` is given) or PFX/PKCS#12."""
     private_key: LocatedPath | None = None
     password_file: LocatedPath | None = None
+    certificates: tuple[CertificateSettings, ...] = ()
+    """In order of preference; the next is tried where the identity platform does not accept one."""
+    signer_command: tuple[str, ...] = ()
+    """Program and arguments that sign with the key of ``certificate``: stdin the signing input, stdout the signature."""
+    key_vault_key: HttpsUrl | None = None
+    """Identifier of a key in Azure Key Vault that signs: ``https://VAULT.vault.azure.net/keys/NAME``."""
+    key_vault_credential: str | None = None
+    """The credential that may use the vault; default: the machine's managed identity."""
+    managed_identity_client_id: ClientIdText | None = None
+    """Which user-assigned managed identity uses the vault; default: the system-assigned one."""
+    federated_token_file: LocatedPath | None = None
+    """A token of another identity provider, as workload identity mounts it; read anew for each token request."""
+    client_secret: SecretStr | None = None
+    """Accepted; a certificate is better, because it never travels."""
     assertion_algorithm: AssertionAlgorithm = AssertionAlgorithm.PS256
     send_certificate_chain: Flag = False
     """Send ``x5c``: subject-name/issuer trust."""
+    client_capabilities: tuple[Literal["cp1"], ...] = ()
+    """``cp1`` tells the identity platform that claims challenges are answered."""
+    token_parameters: Parameters = {}
+    """Further form fields of token requests, such as ``audience``."""
+    lazy: Flag = False
+    """Obtain tokens when the first request needs one, not at the start."""
 
 
 class RouteSettings(Model):
@@ -89,7 +134,9 @@ class RouteSettings(Model):
     hosts: tuple[HostPatternText, ...] = Field(min_length=1)
     """``host``, ``host:port`` or ``*.domain``; without a port, 443."""
     credential: str
-    scope: ScopeText = Field(min_length=1)
+    scope: ScopeText | None = None
+    resource: ResourceText | None = None
+    """In place of ``scope``: a v1 token request (Entra ID), or RFC 8707's parameter elsewhere."""
     set_headers: Fields = {}
     """Fields set on each request, in place of any the client sent under the same name."""
     dial: DialText | None = None

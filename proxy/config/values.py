@@ -49,6 +49,21 @@ _OWN_FIELDS = {
     "upgrade",
 }
 
+# RFC 6749 §8.2.
+_PARAMETER_NAME = re.compile(r"[A-Za-z0-9._-]+")
+# Of the client credentials grant, its proofs and what is configured elsewhere.
+_OWN_PARAMETERS = {
+    "claims",
+    "client_assertion",
+    "client_assertion_type",
+    "client_id",
+    "client_secret",
+    "grant_type",
+    "resource",
+    "scope",
+}
+_PARAMETER_LIMIT = 32
+
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
@@ -139,6 +154,20 @@ def _check_scope(text: str) -> str:
     return text
 
 
+def _check_resource(text: str) -> str:
+    if not _CLIENT_ID.fullmatch(text) or " " in text:
+        raise ValueError("a resource is an absolute URI or a client id, printable ASCII without spaces (RFC 8707 §2)")
+    return text
+
+
+def _check_parameter_name(text: str) -> str:
+    if not _PARAMETER_NAME.fullmatch(text):
+        raise ValueError("a parameter name has letters, digits, '-', '.' and '_' only (RFC 6749 §A.2 and following)")
+    if text in _OWN_PARAMETERS:
+        raise ValueError("the proxy writes this parameter itself; remove it from token_parameters")
+    return text
+
+
 def _check_field_name(text: str) -> str:
     if not _TOKEN.fullmatch(text):
         raise ValueError("not a field name: letters, digits and hyphens, no spaces, no colon (RFC 9110 §5.1)")
@@ -191,7 +220,12 @@ NetworkText = Annotated[str, AfterValidator(_check_network)]
 """What `ipaddress.ip_network` takes."""
 TenantText = Annotated[str, AfterValidator(_check_tenant)]
 ClientIdText = Annotated[str, AfterValidator(_check_client_id)]
-ScopeText = Annotated[str, AfterValidator(_check_scope)]
+ResourceText = Annotated[str, Field(min_length=1), AfterValidator(_check_resource)]
+Parameters = Annotated[
+    dict[Annotated[str, AfterValidator(_check_parameter_name)], SecretStr], Field(max_length=_PARAMETER_LIMIT)
+]
+"""Form fields of a token request; the values may be secrets."""
+ScopeText = Annotated[str, Field(min_length=1), AfterValidator(_check_scope)]
 Fields = Annotated[
     dict[Annotated[str, AfterValidator(_check_field_name)], Annotated[SecretStr, AfterValidator(_check_field_value)]],
     AfterValidator(_check_fields),

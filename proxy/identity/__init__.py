@@ -1,14 +1,22 @@
 """Who the proxy is: from a certificate to an access token, kept and renewed. Knows nothing of proxying.
 
-certificate      the files of a key pair, read, judged and thumbprinted
-assertion        the client assertion (RFC 7523): header, claims, signature
-proof/           the ways to prove who we are, behind one interface
-token_endpoint   the one HTTP client: a form out, an answer back
-token_response   what an answer means: a token, a refusal, or a fault
-aadsts           Entra ID's error codes in words
-credential       client id + token endpoint + proofs: requests one token
-lifetime         arithmetic on a token's life and on waiting after failures
-cache            the state of one token, as a pure state machine
-source           that state machine on an event loop: what the relay asks for a token
-sources          all sources of a configuration, one per (credential, scope)
+What the relay uses:
+    sources          all token sources of a configuration, one per (credential, scope)
+    source           one token on an event loop: peek, acquire, rejected
+What decides, and does no I/O:
+    cache            the state of one token: what to hand out, when to ask, when to wait
+    lifetime         arithmetic on a token's life and on waiting after failures
+    access_token     a token with the moments of its life
+    token_response   what an answer means: a token, a refusal, or a fault
+    aadsts           Entra ID's error codes in words
+    assertion        the client assertion (RFC 7523): header, claims, bytes to be signed
+    claims, clouds   what is asked for beside a scope, and the sign-in hosts by name
+What does I/O:
+    credential       client id + token endpoint + proofs: requests one token
+    token_endpoint   one token endpoint: a form out, a token back
+    https_client     the HTTP client beneath
+    certificate      the files of a key pair, read, judged and thumbprinted; certificate_creation makes one
+    rotation         watches those files
+    managed_identity tokens of the machine's own identity, for key vaults
+    proof/           the ways to prove who we are, behind one interface
 """

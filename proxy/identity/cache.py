@@ -54,6 +54,7 @@ class TokenCache:
         failures: in a row, since the last success.
         last_error: of the last failure; None after a success.
         attempt_after_mono: no request before this moment.
+        renewal_wanted: treat the token as stale, whatever its age.
     """
 
     pause: AuthorityPause = field(default_factory=AuthorityPause)
@@ -62,6 +63,7 @@ class TokenCache:
     failures: int = 0
     last_error: IdentityError | None = None
     attempt_after_mono: float = -math.inf
+    renewal_wanted: bool = False
     _in_flight: bool = False
     _flight_claims: str | None = None
     _forced_at_mono: float = -math.inf
@@ -81,7 +83,7 @@ class TokenCache:
         if self._in_flight or now_mono < self.next_attempt_mono():
             return False
         token = self.usable(now_mono)
-        return token is None or now_mono >= token.refresh_at_mono
+        return token is None or self.renewal_wanted or now_mono >= token.refresh_at_mono
 
     def next_attempt_mono(self) -> float:
         """Return the moment before which no request is sent, for failures of this token or a pause of its authority."""
@@ -93,12 +95,14 @@ class TokenCache:
 
     def due_mono(self) -> float:
         """Return the moment at which `wants_flight` becomes true, if nothing else happens until then."""
-        stale_at = self.token.refresh_at_mono if self.token is not None else -math.inf
+        fresh = self.token is not None and not self.renewal_wanted
+        stale_at = self.token.refresh_at_mono if self.token is not None and fresh else -math.inf
         return max(stale_at, self.next_attempt_mono())
 
     def begin(self) -> str | None:
         """Note that a request is being sent; return the claims it must ask for."""
         self._in_flight = True
+        self.renewal_wanted = False
         self._flight_claims = self.claims
         return self.claims
 

@@ -29,6 +29,11 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+
+class ExpiredCertificateError(ConfigurationError):
+    """The certificate's end has passed; another one, listed beside it, may still do."""
+
+
 # Entra ID refuses shorter keys (AADSTS700027, AADSTS50032); so does NIST SP 800-131A.
 MINIMUM_KEY_BITS = 2048
 # A chain of ten 4096-bit certificates and a key stays under 32 KiB; anything far above that is another kind of file.
@@ -80,6 +85,14 @@ class ClientCertificate(PublicCertificate):
             algorithm: ``PS256`` or ``RS256`` (RFC 7518 §3.3, §3.5).
         """
         return bytes(jwt.get_algorithm_by_name(algorithm).sign(signing_input, self._private_key))
+
+
+def verify_signature(certificate: PublicCertificate, signature: bytes, signing_input: bytes, algorithm: str) -> bool:
+    """Whether a JWS signature fits the input and the certificate; arguments as `ClientCertificate.sign`."""
+    public_key = x509.load_der_x509_certificate(certificate.chain_der[0]).public_key()
+    return isinstance(public_key, RSAPublicKey) and bool(
+        jwt.get_algorithm_by_name(algorithm).verify(signing_input, public_key, signature)
+    )
 
 
 def load_certificate(
@@ -328,7 +341,7 @@ def _find_leaf(
 
 def _require_valid(leaf: x509.Certificate, file: Path, now: datetime) -> None:
     if now > leaf.not_valid_after_utc:
-        raise ConfigurationError(
+        raise ExpiredCertificateError(
             f"{file}: the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; make and upload a new"
             " one (`apim-auth-proxy cert new`), or correct this machine's clock."
         )

@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.identity.claims import merge_capabilities
 from proxy.identity.token_response import ProofRejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from datetime import datetime
 
     from proxy.identity.proof.interface import Proof
     from proxy.identity.token_endpoint import TokenEndpoint
@@ -65,12 +67,14 @@ class CredentialStatistics:
         clock_skew_s: the platform's clock less ours; None before an answer.
         clock_correction_s: what is added to our clock in assertions; 0 normally.
         proof_in_use: name of the proof that worked last; empty before one did.
+        expirations: by name of the proof, when its certificate ends, where that is known.
     """
 
     requests: Mapping[tuple[str, str], int]
     clock_skew_s: float | None
     clock_correction_s: float
     proof_in_use: str
+    expirations: Mapping[str, datetime]
 
 
 class Credential:
@@ -86,6 +90,7 @@ class Credential:
         resource_url: str | None = None,
         audience: str | None = None,
         parameters: Mapping[str, str] | None = None,
+        capabilities: Sequence[str] = (),
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
@@ -95,10 +100,11 @@ class Credential:
             name: its key in the configuration.
             client_id: who we are.
             endpoint: where to ask; closed with this object.
-            proofs: at least one, in order of preference; closed with this object.
+            proofs: at least one, in order of preference.
             resource_url: where a v1 request goes; default: the endpoint's URL.
             audience: of the assertion; default: the URL that is posted to.
             parameters: further form fields.
+            capabilities: what this client announces, such as ``cp1``.
             clock: monotonic seconds.
             wall_clock: Unix seconds.
         """
@@ -108,18 +114,15 @@ class Credential:
         self._resource_url = resource_url or endpoint.url
         self._audience = audience
         self._parameters = dict(parameters or {})
+        self._capabilities = tuple(capabilities)
         self._clock = clock
         self._wall_clock = wall_clock
         self._proofs = tuple(proofs)
         self._preferred: Proof | None = None
         self._retired: Proof | None = None
+        self._in_use = ""
         self._correction_s = 0.0
         self._requests: Counter[tuple[str, str]] = Counter()
-
-    @property
-    def proofs(self) -> tuple[Proof, ...]:
-        """The proofs as configured."""
-        return self._proofs
 
     async def request_token(self, target: Target, claims: str | None) -> IssuedToken:
         """Ask for one token, with each proof in turn until one is accepted.
@@ -154,8 +157,7 @@ class Credential:
         The one that worked last stays as a last resort until a new one has worked: a certificate may be changed here
         before the platform knows it.
         """
-        if self._preferred is not None and self._preferred not in proofs:
-            self._retired = self._preferred
+        self._retired = self._preferred or self._retired
         self._proofs = tuple(proofs)
         self._preferred = None
 
@@ -165,13 +167,12 @@ class Credential:
             requests=dict(self._requests),
             clock_skew_s=self.endpoint.clock_skew_s,
             clock_correction_s=self._correction_s,
-            proof_in_use=self._preferred.name if self._preferred is not None else "",
+            proof_in_use=self._in_use,
+            expirations={proof.name: proof.expires for proof in self._proofs if proof.expires is not None},
         )
 
     async def close(self) -> None:
-        """Close proofs and endpoint."""
-        for proof in (*self._proofs, *([self._retired] if self._retired is not None else [])):
-            await proof.close()
+        """Close the endpoint."""
         await self.endpoint.close()
 
     def _order_proofs(self) -> list[Proof]:
@@ -199,8 +200,9 @@ class Credential:
                 form["scope"] = target.scope
             if target.resource is not None:
                 form["resource"] = target.resource
-            if claims is not None:
-                form["claims"] = claims
+            asked = merge_capabilities(claims, self._capabilities)
+            if asked is not None:
+                form["claims"] = asked
             requested_at_mono = self._clock()
             response = await self.endpoint.request(form, str(uuid.uuid4()), url)
         except IdentityError as error:
@@ -212,11 +214,13 @@ class Credential:
         return IssuedToken(response.access_token, requested_at_mono, response.expires_in_s, response.refresh_in_s)
 
     def _remember(self, proof: Proof) -> None:
-        if self._preferred is not None and self._preferred is not proof:
-            logger.warning("credential %s: now uses %s, which the platform accepts", self.name, proof.name)
-        self._preferred = proof
-        if proof in self._proofs:
-            self._retired = None
+        if proof.name != self._in_use:
+            if self._in_use or proof is not self._proofs[0]:
+                logger.warning("credential %s: the identity platform accepts %s; it is used", self.name, proof.name)
+            self._in_use = proof.name
+        if proof is not self._retired:
+            # A retired one is never preferred: its successor is tried again each time, until the platform knows it.
+            self._preferred, self._retired = proof, None
 
     def _correct_clock(self, error: ProofRejected) -> bool:
         """Adopt the platform's clock where the refusal may be due to ours; True: it makes sense to try again."""

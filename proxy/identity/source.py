@@ -184,10 +184,19 @@ class TokenSource:
         self._tick()
 
     def forgive(self) -> None:
-        """Forget failures, as when the certificate has changed. Tokens stay."""
+        """Forget failures, as when something about the credential has changed. Tokens stay."""
         self._cache.forgive()
         if self._keeps_fresh and not self._is_closed:
             self._tick()
+
+    def renew(self) -> None:
+        """Forget failures and replace the token soon, as when the certificate has changed.
+
+        The token in hand stays in use meanwhile, so whether the new certificate is accepted shows while it does no harm.
+        """
+        self._cache.renewal_wanted = self._obtained
+        self.forgive()
+        self._begin_if_due(self._clock())
 
     def statistics(self) -> SourceStatistics:
         """Return a snapshot."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import random
 import time
 from dataclasses import dataclass
@@ -14,16 +15,20 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.cache import AuthorityPause
+from proxy.identity.clouds import AUTHORITIES
 from proxy.identity.credential import Credential, CredentialStatistics, Target
-from proxy.identity.proof.building import create_proofs
+from proxy.identity.proof.building import create_proofs, list_proof_files
+from proxy.identity.proof.vault_access import VaultAccess
+from proxy.identity.rotation import POLL_S, RotationWatch, Watched, warn_of_expiry
 from proxy.identity.source import SourceStatistics, TokenSource
 from proxy.identity.token_endpoint import TokenEndpoint
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
     from proxy.config.settings import CredentialSettings, Settings
+    from proxy.identity.proof.interface import Proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ class TokenSources:
         self,
         credentials: Mapping[str, Credential],
         *,
+        lazy: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -48,14 +54,19 @@ class TokenSources:
 
         Args:
             credentials: by name; closed with this object.
+            lazy: names of those whose tokens are obtained by demand only.
             clock: monotonic seconds.
             jitter: 0 to 1.
         """
         self._credentials = dict(credentials)
+        self._lazy = set(lazy)
         self._clock = clock
         self._jitter = jitter
         self._sources: dict[tuple[str, Target], TokenSource] = {}
         self._pauses: dict[str, AuthorityPause] = {}
+        self._vaults = VaultAccess(self.source_for, clock=clock)
+        self._watch = RotationWatch(())
+        self._tasks: list[asyncio.Task[None]] = []
 
     @classmethod
     def from_settings(
@@ -66,19 +77,34 @@ class TokenSources:
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
+        poll_s: float = POLL_S,
     ) -> TokenSources:
         """Build every credential, and a source for every route.
+
+        Args:
+            settings: the configuration.
+            now: for judging certificates; default: the current time.
+            clock: monotonic seconds.
+            wall_clock: Unix seconds.
+            jitter: 0 to 1.
+            poll_s: seconds between two looks at the certificates' files.
 
         Raises:
             ConfigurationError: a file of a credential cannot be read or used.
         """
-        credentials = {
-            name: create_credential(name, credential, now=now, clock=clock, wall_clock=wall_clock)
-            for name, credential in settings.credentials.items()
-        }
-        sources = cls(credentials, clock=clock, jitter=jitter)
+        lazy = [name for name, credential in settings.credentials.items() if credential.lazy]
+        sources = cls({}, lazy=lazy, clock=clock, jitter=jitter)
+        watched = []
+        # A credential whose key is in a vault may need another credential to reach it.
+        for name, each in sorted(settings.credentials.items(), key=lambda item: item[1].key_vault_key is not None):
+            proofs = create_proofs(each, sources._vaults, now=now)
+            credential = create_credential(name, each, proofs, clock=clock, wall_clock=wall_clock)
+            sources._credentials[name] = credential
+            load = functools.partial(create_proofs, each, sources._vaults)
+            watched.append(Watched(name, list_proof_files(each), load, functools.partial(sources._rotate, name)))
         for route in settings.routes:
-            sources.source_for(route.credential, Target(scope=route.scope))
+            sources.source_for(route.credential, Target(scope=route.scope, resource=route.resource))
+        sources._watch = RotationWatch(watched, poll_s=poll_s)
         return sources
 
     def source_for(self, credential: str, target: Target) -> TokenSource:
@@ -107,17 +133,36 @@ class TokenSources:
     @property
     def ready(self) -> bool:
         """Whether every source has had a token. It stays so: an outage later is the requests' affair, not health's."""
-        return all(source.obtained for source in self._sources.values())
+        return not self.missing()
+
+    def missing(self) -> list[str]:
+        """Return what never had a token, as ``credential: scope``; lazy credentials are not waited for."""
+        return [
+            f"{name}: {target}"
+            for (name, target), source in self._sources.items()
+            if name not in self._lazy and not source.obtained
+        ]
 
     async def warm_up(self) -> None:
-        """Obtain every source's first token and keep all of them fresh from now on.
+        """Obtain every source's first token, keep all of them fresh from now on, and watch the certificates' files.
 
         Returns when each has answered or failed once; those that failed go on trying in the background.
         """
-        sources = list(self._sources.values())
+        if not self._tasks:
+            self._tasks = [
+                asyncio.create_task(self._watch.run(), name="certificate files"),
+                asyncio.create_task(warn_of_expiry(self._expirations), name="certificate expiry"),
+            ]
+        sources = [source for (name, _), source in self._sources.items() if name not in self._lazy]
         for source in sources:
             source.keep_fresh()
         await asyncio.gather(*(_try_once(source) for source in sources))
+
+    async def reload(self) -> None:
+        """Load all certificates anew and forget failures, as on a signal. Tokens stay; what cannot be used is logged."""
+        await self._watch.reload()
+        for source in self._sources.values():
+            source.forgive()
 
     def statistics(self) -> IdentityStatistics:
         """Return a snapshot."""
@@ -127,42 +172,73 @@ class TokenSources:
         )
 
     async def close(self) -> None:
-        """Close sources and credentials."""
+        """End what runs in the background; close sources and credentials."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for source in self._sources.values():
             await source.close()
+        await self._vaults.close()
         for credential in self._credentials.values():
             await credential.close()
+
+    def _rotate(self, name: str, proofs: Sequence[Proof]) -> None:
+        """Use new proofs: one token is renewed with them at once, so that what is wrong shows while the old one serves."""
+        self._credentials[name].replace_proofs(proofs)
+        sources = [source for (credential, _), source in self._sources.items() if credential == name]
+        for source in sources:
+            source.forgive()
+        for source in [source for source in sources if source.obtained][:1]:
+            source.renew()
+
+    def _expirations(self) -> dict[str, datetime]:
+        return {
+            f"credential {name}: {proof}": end
+            for name, credential in self._credentials.items()
+            for proof, end in credential.statistics().expirations.items()
+        }
 
 
 def create_credential(
     name: str,
     settings: CredentialSettings,
+    proofs: Sequence[Proof],
     *,
-    now: datetime | None = None,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
 ) -> Credential:
     """Return one credential, ready to request tokens.
 
     Raises:
-        ConfigurationError: a file it names cannot be read or used.
+        ConfigurationError: the token endpoint's CA file cannot be read or used.
     """
     return Credential(
         name,
         client_id=settings.client_id,
         endpoint=TokenEndpoint(token_url(settings), ca_file=settings.ca_file, wall_clock=wall_clock),
-        proofs=create_proofs(settings, now=now),
+        proofs=proofs,
+        resource_url=resource_url(settings),
         audience=settings.assertion_audience,
+        parameters={key: value.get_secret_value() for key, value in settings.token_parameters.items()},
+        capabilities=settings.client_capabilities,
         clock=clock,
         wall_clock=wall_clock,
     )
 
 
 def token_url(settings: CredentialSettings) -> str:
-    """Return where a credential's v2 token requests go."""
-    if settings.token_endpoint is not None:
-        return settings.token_endpoint
-    return f"{settings.authority.rstrip('/')}/{settings.tenant_id}/oauth2/v2.0/token"
+    """Return where a credential's requests for a scope go."""
+    return settings.token_endpoint or f"{_tenant_url(settings)}/oauth2/v2.0/token"
+
+
+def resource_url(settings: CredentialSettings) -> str:
+    """Return where a credential's requests for a resource go: Entra ID has a v1 endpoint for them."""
+    return settings.token_endpoint or f"{_tenant_url(settings)}/oauth2/token"
+
+
+def _tenant_url(settings: CredentialSettings) -> str:
+    authority = settings.authority or AUTHORITIES[settings.cloud.value]
+    return f"{authority.rstrip('/')}/{settings.tenant_id}"
 
 
 async def _try_once(source: TokenSource) -> None:

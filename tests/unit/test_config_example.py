@@ -48,7 +48,7 @@ def test_the_sections_are_found() -> None:
 
 def test_the_example_loads_as_it_stands() -> None:
     settings = load_settings(_EXAMPLE, _ENVIRON, check_files=False)
-    assert [route.credential for route in settings.routes] == ["orders-client", "other-server"]
+    assert [route.credential for route in settings.routes] == ["orders-client", "other-server", "two-certificates"]
 
 
 @pytest.mark.parametrize(("section", "model"), _MODELS)

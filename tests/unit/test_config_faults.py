@@ -134,7 +134,7 @@ def _header(name: str, entry: str, path: str, word: str) -> object:
             "credential: other\n    scope:",
             "routes[1].scope",
             21,
-            "nothing is written",
+            "what is the token for",
         ),
         # Types
         _case(

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.config.faults import ConfigurationFaults
 from proxy.config.loading import load_settings
-from proxy.config.settings import AssertionAlgorithm, ListenerMode, OtherHosts, Settings
+from proxy.config.settings import Cloud, AssertionAlgorithm, ListenerMode, OtherHosts, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,7 +54,8 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     assert settings.allow_any_client is False
     assert settings.admin is not None
     assert settings.admin.address == "127.0.0.1:9901"
-    assert settings.credentials["orders"].authority == "https://login.microsoftonline.com"
+    assert settings.credentials["orders"].cloud is Cloud.PUBLIC
+    assert settings.credentials["orders"].authority is None
     assert settings.credentials["orders"].assertion_algorithm is AssertionAlgorithm.PS256
     assert settings.limits.body_bytes is None
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.errors import IdentityError
+from proxy.errors import IdentityError, IdentityPlatformUnavailable
 from proxy.identity.credential import Credential, Target
 from proxy.identity.sources import TokenSources
 from proxy.identity.token_endpoint import TokenEndpoint
@@ -69,11 +69,10 @@ class ScriptedEndpoint(TokenEndpoint):
         self.requests: list[tuple[float, Mapping[str, str]]] = []
         self.issued = 0
 
-    async def exchange(
-        self, method: str, url: str, *, form: Mapping[str, str] | None = None, fields: Mapping[str, str] | None = None
-    ) -> Answer:
-        assert (method, url, bool(fields)) == ("POST", self.url, True)
-        self.requests.append((asyncio.get_running_loop().time(), form or {}))
+    async def post(self, url: str, form: Mapping[str, str], fields: Mapping[str, str]) -> Answer:
+        assert url == self.url
+        assert "client-request-id" in fields
+        self.requests.append((asyncio.get_running_loop().time(), form))
         step = self.script[min(len(self.requests), len(self.script)) - 1].split(" ", 1)
         match step:
             case ["ok", life]:
@@ -84,9 +83,9 @@ class ScriptedEndpoint(TokenEndpoint):
                 return self._token(life)
             case ["hang"]:
                 await asyncio.sleep(10)
-                raise self._unavailable("timeout", "did not answer")
+                raise IdentityPlatformUnavailable("It did not answer.", code="timeout")
             case ["cut"]:
-                raise self._unavailable("connection_cut", "broke off")
+                raise IdentityPlatformUnavailable("It broke off.", code="connection_cut")
             case ["json", text]:
                 return Answer(200, text.encode())
             case ["aadsts", code]:

@@ -2,26 +2,96 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
+from proxy.config.settings import CertificateSettings
+from proxy.errors import ConfigurationError
 from proxy.identity.assertion import AssertionOptions
-from proxy.identity.certificate import load_certificate, read_password
+from proxy.identity.certificate import (
+    ExpiredCertificateError,
+    load_certificate,
+    load_public_certificate,
+    read_password,
+)
+from proxy.identity.proof.client_secret import WARNING, ClientSecret
+from proxy.identity.proof.federated_token import FederatedToken
+from proxy.identity.proof.key_vault import KeyVaultSigner, parse_vault_key
 from proxy.identity.proof.signed_assertion import CertificateSigner, SignedAssertion
+from proxy.identity.proof.signer_command import CommandSigner
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from pathlib import Path
 
     from proxy.config.settings import CredentialSettings
-    from proxy.identity.proof.interface import Proof
+    from proxy.identity.proof.interface import Proof, Signer
+    from proxy.identity.proof.vault_access import VaultAccess
+
+logger = logging.getLogger("proxy.identity")
 
 
-def create_proofs(settings: CredentialSettings, *, now: datetime | None = None) -> list[Proof]:
-    """Return the proofs of a credential, in order of preference.
+def list_certificates(settings: CredentialSettings) -> tuple[CertificateSettings, ...]:
+    """Return the certificate files of a credential, with what belongs to each, in order of preference."""
+    if settings.certificate is None:
+        return settings.certificates
+    return (
+        CertificateSettings(
+            certificate=settings.certificate, private_key=settings.private_key, password_file=settings.password_file
+        ),
+    )
+
+
+def list_proof_files(settings: CredentialSettings) -> tuple[Path, ...]:
+    """Return the files whose change means a new proof; a federated token is read anew each time anyway."""
+    return tuple(
+        file
+        for entry in list_certificates(settings)
+        for file in (entry.certificate, entry.private_key, entry.password_file)
+        if file is not None
+    )
+
+
+def create_proofs(settings: CredentialSettings, vaults: VaultAccess, *, now: datetime | None = None) -> list[Proof]:
+    """Return the proofs of a credential, in order of preference. Blocks on small files.
 
     Raises:
         ConfigurationError: a file cannot be read or used.
     """
     options = AssertionOptions(settings.assertion_algorithm.value, settings.send_certificate_chain)
-    password = read_password(settings.password_file)
-    certificate = load_certificate(settings.certificate, settings.private_key, password, now=now)
-    return [SignedAssertion(CertificateSigner(certificate), options)]
+    if settings.client_secret is not None:
+        logger.warning("client %s %s", settings.client_id, WARNING)
+        return [ClientSecret(settings.client_secret.get_secret_value())]
+    if settings.federated_token_file is not None:
+        return [FederatedToken(settings.federated_token_file)]
+    if settings.key_vault_key is not None or settings.signer_command:
+        return [SignedAssertion(_create_signer(settings, vaults, now), options)]
+    return [SignedAssertion(signer, options) for signer in _load_signers(settings, now)]
+
+
+def _create_signer(settings: CredentialSettings, vaults: VaultAccess, now: datetime | None) -> Signer:
+    public = load_public_certificate(settings.certificate, now=now) if settings.certificate is not None else None
+    if settings.key_vault_key is not None:
+        key = parse_vault_key(settings.key_vault_key)
+        tokens, client = vaults.tokens(settings, key), vaults.client(settings.ca_file)
+        return KeyVaultSigner(key, tokens, client, certificate=public)
+    if public is None:
+        raise ConfigurationError("signer_command needs the certificate whose key it holds; add `certificate`.")
+    return CommandSigner(settings.signer_command, public)
+
+
+def _load_signers(settings: CredentialSettings, now: datetime | None) -> list[CertificateSigner]:
+    """Return a signer for each certificate. One that has expired is left out where another has not."""
+    signers: list[CertificateSigner] = []
+    expired: list[ExpiredCertificateError] = []
+    for entry in list_certificates(settings):
+        password = read_password(entry.password_file)
+        try:
+            signers.append(CertificateSigner(load_certificate(entry.certificate, entry.private_key, password, now=now)))
+        except ExpiredCertificateError as error:
+            expired.append(error)
+    if not signers:
+        raise expired[0] if expired else ConfigurationError("The credential names no certificate; add `certificate`.")
+    for left_out in expired:
+        logger.warning("%s It is left out.", left_out.detail)
+    return signers

@@ -37,10 +37,6 @@ class Proof(Protocol):
         """
         ...
 
-    async def close(self) -> None:
-        """Release what it holds."""
-        ...
-
 
 class Signer(Protocol):
     """Who holds the private key of a certificate and signs with it."""
@@ -48,6 +44,11 @@ class Signer(Protocol):
     @property
     def name(self) -> str:
         """As `Proof.name`."""
+        ...
+
+    @property
+    def expires(self) -> datetime | None:
+        """As `Proof.expires`."""
         ...
 
     async def public_certificate(self) -> PublicCertificate:
@@ -64,8 +65,4 @@ class Signer(Protocol):
         Raises:
             IdentityError: the signer failed.
         """
-        ...
-
-    async def close(self) -> None:
-        """Release what it holds."""
         ...

@@ -29,7 +29,6 @@ class SignedAssertion:
     def __init__(self, signer: Signer, options: AssertionOptions) -> None:
         self._signer = signer
         self._options = options
-        self._expires: datetime | None = None
 
     @property
     def name(self) -> str:
@@ -38,13 +37,12 @@ class SignedAssertion:
 
     @property
     def expires(self) -> datetime | None:
-        """The certificate's end; None until it was looked at once."""
-        return self._expires
+        """The certificate's end."""
+        return self._signer.expires
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:
         """Return client_assertion_type and client_assertion."""
         public = await self._signer.public_certificate()
-        self._expires = public.not_after
         signing_input = format_signing_input(
             format_header(public, self._options), format_claims(client_id, audience, now, str(uuid.uuid4()))
         )
@@ -53,10 +51,6 @@ class SignedAssertion:
             "client_assertion_type": ASSERTION_TYPE,
             "client_assertion": join_signature(signing_input, signature),
         }
-
-    async def close(self) -> None:
-        """Close the signer."""
-        await self._signer.close()
 
 
 class CertificateSigner:
@@ -70,6 +64,11 @@ class CertificateSigner:
         """The SHA-1 thumbprint, as the Azure portal lists certificates."""
         return f"certificate {self._certificate.sha1_hex}"
 
+    @property
+    def expires(self) -> datetime | None:
+        """The certificate's end."""
+        return self._certificate.not_after
+
     async def public_certificate(self) -> PublicCertificate:
         """Return the public half."""
         return self._certificate
@@ -77,6 +76,3 @@ class CertificateSigner:
     async def sign(self, signing_input: bytes, algorithm: str) -> bytes:
         """Sign here: a millisecond or a few, once an hour, so not worth a thread."""
         return self._certificate.sign(signing_input, algorithm)
-
-    async def close(self) -> None:
-        """Nothing is held."""

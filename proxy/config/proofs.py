@@ -1,0 +1,80 @@
+"""What can be wrong between the keys of one credential: which proof it has, and what belongs to which. Does no I/O."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.config.faults import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from proxy.config.document import Value
+    from proxy.config.faults import Finding, KeyPath
+
+_PROOFS = ("certificate", "certificates", "key_vault_key", "federated_token_file", "client_secret")
+# key: what it needs beside it
+_NEEDS = (
+    ("private_key", "certificate"),
+    ("password_file", "certificate"),
+    ("signer_command", "certificate"),
+    ("key_vault_credential", "key_vault_key"),
+    ("managed_identity_client_id", "key_vault_key"),
+)
+# two keys that say the same thing in two ways, and why one is enough; the first is reported
+_EXCLUDES = (
+    ("private_key", "signer_command", "the signer command holds the key"),
+    ("password_file", "signer_command", "the signer command holds the key"),
+    ("private_key", "key_vault_key", "the vault holds the key"),
+    ("password_file", "key_vault_key", "the vault holds the key"),
+    ("signer_command", "key_vault_key", "both sign"),
+    ("managed_identity_client_id", "key_vault_credential", "both say who uses the vault"),
+    ("cloud", "token_endpoint", "the cloud belongs to tenant_id"),
+    ("cloud", "authority", "both say where to sign in"),
+)
+
+
+def check_proof(path: KeyPath, credential: Mapping[str, Value], names: Mapping[str, Value]) -> Iterator[Finding]:
+    """Yield what is wrong between the keys of a credential.
+
+    Args:
+        path: of the credential.
+        credential: as it is written.
+        names: all credentials by name.
+    """
+    given = {key for key, value in credential.items() if value not in (None, [])}
+    proofs = [key for key in _PROOFS if key in given]
+    if "key_vault_key" in proofs and "certificate" in proofs:
+        proofs.remove("certificate")  # The vault key's own.
+    if not proofs:
+        yield path, "how does it prove who it is? Add certificate (`apim-auth-proxy cert new` makes one)"
+    elif len(proofs) > 1:
+        yield (*path, proofs[1]), f"{proofs[0]} already says how it proves who it is; remove one of the two"
+    for key, other in _NEEDS:
+        if key in given and other not in given:
+            yield (*path, key), f"it belongs to {other}, which is not there; add that, or remove this key"
+    for key, other, why in _EXCLUDES:
+        if key in given and other in given:
+            yield (*path, key), f"{why}: remove it, or {other}"
+    yield from _check_vault_credential(path, credential.get("key_vault_credential"), names)
+
+
+def _check_vault_credential(path: KeyPath, name: Value, names: Mapping[str, Value]) -> Iterator[Finding]:
+    if not isinstance(name, str):
+        return
+    where = (*path, "key_vault_credential")
+    if name not in names:
+        yield where, f"no credential has this name; {suggest(name, names)}"
+        return
+    other = names[name]
+    if name == path[-1] or (isinstance(other, dict) and other.get("key_vault_key") is not None):
+        yield where, "that credential needs a vault itself; name one that does not"
+
+
+def check_target(path: KeyPath, route: Mapping[str, Value]) -> Iterator[Finding]:
+    """Yield what is wrong with what a route asks a token for."""
+    has_scope, has_resource = route.get("scope") is not None, route.get("resource") is not None
+    if has_scope and has_resource:
+        yield (*path, "resource"), "scope already says what the token is for; remove one of the two"
+    elif not has_scope and not has_resource:
+        yield (*path, "scope"), "what is the token for? Add scope, such as api://orders/.default"

@@ -1,0 +1,152 @@
+"""The HTTP client of everything that gives us tokens or signatures. Does network I/O, over verified TLS.
+
+Invariants: no redirect is followed, no cookie kept, no environment proxy used; at most 1 MiB is read; one attempt a
+call, bounded in time; no error carries a library's text. Repeating is for the caller, who knows about the others.
+"""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from proxy import __version__
+from proxy.errors import ConfigurationError, IdentityPlatformUnavailable
+from proxy.identity.token_response import Answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    import aiohttp
+
+# A token response is a few KiB; one of a thousand times that is not one.
+CONTENT_LIMIT_BYTES = 1_048_576
+# Entra ID answers in well under a second. Shorter than `timeouts.token_s`, so that a waiting request hears the reason.
+REQUEST_TIMEOUT_S = 10.0
+CONNECT_TIMEOUT_S = 5.0
+_CHUNK_BYTES = 65_536
+
+
+class HttpsClient:
+    """Sends single requests and returns answers of any status."""
+
+    def __init__(self, role: str, *, ca_file: Path | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+        """Prepare, without connecting.
+
+        Args:
+            role: whom it talks to, for messages, e.g. ``token endpoint``.
+            ca_file: PEM certificates trusted beside the system's roots.
+            timeout_s: for one attempt, from name resolution to the last byte.
+
+        Raises:
+            ConfigurationError: the CA file cannot be used.
+        """
+        self._role = role
+        self._timeout_s = timeout_s
+        self._tls = create_tls_context(ca_file)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def exchange(
+        self,
+        method: str,
+        url: str,
+        *,
+        form: Mapping[str, str] | None = None,
+        content: bytes | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send one request and return its answer, whatever its status.
+
+        Args:
+            method: such as ``POST``.
+            url: absolute.
+            form: sent as application/x-www-form-urlencoded.
+            content: sent as it is; in place of ``form``.
+            fields: beside the usual ones.
+
+        Raises:
+            IdentityPlatformUnavailable: no complete answer came.
+        """
+        import aiohttp  # noqa: PLC0415 -- a third of a second that the command line does not need
+
+        session = self._open_session()
+        data = form if form is not None else content
+        host = urlsplit(url).hostname or ""
+        try:
+            async with session.request(method, url, data=data, headers=fields, allow_redirects=False) as response:
+                received = bytearray()
+                async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+                    received += chunk
+                    if len(received) > CONTENT_LIMIT_BYTES:
+                        response.close()
+                        raise self._unavailable(host, "answer_too_large", "answers with more than 1 MiB")
+                return Answer(
+                    response.status, bytes(received), response.headers.get("Retry-After"), response.headers.get("Date")
+                )
+        except aiohttp.ClientConnectorCertificateError:
+            raise self._unavailable(
+                host,
+                "tls_untrusted",
+                "shows a certificate that is not trusted for its name; with a private CA, set `ca_file`",
+            ) from None
+        except aiohttp.ClientSSLError:
+            raise self._unavailable(host, "tls_failed", "does not complete the TLS handshake") from None
+        except TimeoutError:
+            raise self._unavailable(host, "timeout", f"did not answer within {self._timeout_s:g} s") from None
+        except aiohttp.ClientConnectorDNSError:
+            raise self._unavailable(
+                host, "name_not_resolved", "has a name that cannot be resolved; check DNS"
+            ) from None
+        except aiohttp.ClientConnectorError:
+            raise self._unavailable(host, "connection_failed", "refuses connections or cannot be reached") from None
+        except (aiohttp.ClientError, OSError):
+            raise self._unavailable(host, "connection_cut", "broke off or does not speak HTTP") from None
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            import aiohttp  # noqa: PLC0415 -- as above
+
+            # Tokens are asked for once an hour: a kept connection would have died by then, and cost a failure.
+            connector = aiohttp.TCPConnector(ssl=self._tls, force_close=True)
+            self._session = aiohttp.ClientSession(
+                connector=connector,
+                cookie_jar=aiohttp.DummyCookieJar(),
+                trust_env=False,
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_TIMEOUT_S),
+                headers={
+                    "Accept": "application/json",
+                    "Accept-Encoding": "identity",
+                    "User-Agent": f"apim-auth-proxy/{__version__}",
+                },
+            )
+        return self._session
+
+    def _unavailable(self, host: str, code: str, what: str) -> IdentityPlatformUnavailable:
+        return IdentityPlatformUnavailable(
+            f"The {self._role} at {host} {what}. The proxy tries again by itself.", code=code
+        )
+
+
+def create_tls_context(ca_file: Path | None) -> ssl.SSLContext:
+    """Return a context that verifies names and certificates against the system's roots and the file's.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no certificate.
+    """
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=ca_file)
+        except (OSError, ssl.SSLError):
+            raise ConfigurationError(
+                f"{ca_file}: the CA file cannot be read, or holds no PEM certificate; correct `ca_file`."
+            ) from None
+    return context
