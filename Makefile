@@ -96,7 +96,7 @@ image: ## Build the container image with docker, podman or buildah: IMAGE=name, 
 .PHONY: image-test
 image-test: $(VENV)/.runtime ## Build the image and call an API through it, read-only and unprivileged (root; buildah, crun)
 	@.ci/install-test-tools image
-	@$(BIN)/python tests/image/check_image.py
+	@$(BIN)/python -m tests.image.check_image
 
 .PHONY: clean
 clean: ## Remove the environment and everything made here

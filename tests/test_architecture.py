@@ -32,8 +32,9 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "interception": BELOW_RELAY,
     "relay": BELOW_RELAY,
     "operations": BELOW_RELAY,
+    "doctor": BELOW_RELAY | {"interception"},
     "server": BELOW_SERVER,
-    "cli": BELOW_SERVER | {"server", "sandbox"},
+    "cli": BELOW_SERVER | {"server", "doctor", "sandbox"},
     "sandbox": frozenset(),
     "__main__": frozenset({"cli"}),
 }
@@ -189,6 +190,7 @@ def test_every_module_says_what_it_is_for(sources: dict[str, str]) -> None:
         pytest.param("proxy.relay.head", "import proxy.server", id="relay imports server"),
         pytest.param("proxy.server", "from proxy.cli import main", id="server imports cli"),
         pytest.param("proxy.server", "import proxy.sandbox", id="server imports sandbox"),
+        pytest.param("proxy.server", "import proxy.doctor", id="server imports doctor"),
         pytest.param("proxy.sandbox.gateway", "from proxy.errors import ProxyError", id="sandbox imports errors"),
         pytest.param("proxy.sandbox.gateway", "from proxy import __version__", id="sandbox imports the version"),
         pytest.param("proxy.errors", "def late():\n    import proxy.server", id="inside a function"),

@@ -1,0 +1,46 @@
+# An image without a shell in its use: one process, no root, nothing to write but the state directory.
+#
+#   docker build --tag apim-auth-proxy .
+#   docker run --read-only --cap-drop ALL --security-opt no-new-privileges \
+#       --volume ./config:/etc/apim-auth-proxy:ro --publish 127.0.0.1:8080:8080 apim-auth-proxy
+#
+# Any base with Python 3.11 or later and its venv module will do; it is both where the proxy is built and where it runs.
+ARG BASE_IMAGE=python:3.13-slim-bookworm
+
+FROM ${BASE_IMAGE} AS build
+COPY . /source
+# pip works in an environment of its own, so that it does not end up in the image. The two secrets are for networks where
+# pip needs settings or a certificate authority to reach a package index; without them it asks PyPI.
+RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
+    --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
+    python3 -m venv /pip \
+    && python3 -m venv --without-pip /opt/apim-auth-proxy \
+    && /pip/bin/pip --disable-pip-version-check --no-cache-dir --python /opt/apim-auth-proxy/bin/python \
+        install --no-compile /source \
+# Nothing can write bytecode at run time, and a hash keeps it good whatever a layer does to the times of files.
+    && /opt/apim-auth-proxy/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/apim-auth-proxy/lib \
+    && mkdir /state
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.1.0
+LABEL org.opencontainers.image.title="apim-auth-proxy" \
+      org.opencontainers.image.description="Adds Microsoft Entra ID access tokens for clients that cannot do OAuth" \
+      org.opencontainers.image.licenses="MIT" \
+      org.opencontainers.image.version="${VERSION}"
+COPY --from=build /opt/apim-auth-proxy /opt/apim-auth-proxy
+COPY --from=build --chown=65532:65532 /state /var/lib/apim-auth-proxy
+# XDG_STATE_HOME leads the default state_directory to the volume.
+ENV PATH=/opt/apim-auth-proxy/bin:/usr/local/bin:/usr/bin:/bin \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    XDG_STATE_HOME=/var/lib
+# The interception CA lives here: keep the volume, and clients need to trust it only once.
+VOLUME ["/var/lib/apim-auth-proxy"]
+# A number, so that Kubernetes' runAsNonRoot can tell that it is not root.
+USER 65532:65532
+EXPOSE 8080 8081
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=5s --retries=3 \
+    CMD ["python", "-I", "-c", "from urllib.request import *; build_opener(ProxyHandler({})).open('http://127.0.0.1:9901/livez', timeout=2)"]
+ENTRYPOINT ["apim-auth-proxy"]
+CMD ["run", "--config", "/etc/apim-auth-proxy/config.yaml"]
