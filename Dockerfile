@@ -28,14 +28,15 @@ LABEL org.opencontainers.image.title="apim-auth-proxy" \
       org.opencontainers.image.licenses="MIT" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=build /opt/apim-auth-proxy /opt/apim-auth-proxy
-COPY --from=build --chown=65532:65532 /state /var/lib/apim-auth-proxy
-# XDG_STATE_HOME leads the default state_directory to the volume.
+COPY --from=build --chown=65532:65532 /state /state
+# XDG_STATE_HOME leads the default state_directory below the volume: the proxy makes it with the mode it insists on, whatever
+# mode a mounted volume has.
 ENV PATH=/opt/apim-auth-proxy/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
-    XDG_STATE_HOME=/var/lib
+    XDG_STATE_HOME=/state
 # The interception CA lives here: keep the volume, and clients need to trust it only once.
-VOLUME ["/var/lib/apim-auth-proxy"]
+VOLUME ["/state"]
 # A number, so that Kubernetes' runAsNonRoot can tell that it is not root.
 USER 65532:65532
 EXPOSE 8080 8081

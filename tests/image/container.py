@@ -13,11 +13,11 @@ import subprocess
 import uuid
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 SHELLS: Final = ("bin/sh", "bin/dash", "bin/bash", "bin/busybox")
 _STOP_S: Final = 20.0
@@ -55,17 +55,20 @@ class Container:
 
     Attributes:
         name: what crun knows it by.
+        user: whom it runs as.
         pid: of its one process, seen from outside.
         process: the crun that waits for it; it ends with the container's exit code.
     """
 
     name: str
+    user: tuple[int, int]
     pid: int
     process: subprocess.Popen[bytes]
 
-    def run(self, arguments: list[str]) -> int:
-        """Runs a command inside and returns its exit code."""
-        return subprocess.run(["crun", "exec", self.name, *arguments]).returncode
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+        """Runs a command inside, as the user of the container."""
+        user = f"--user={self.user[0]}:{self.user[1]}"
+        return subprocess.run(["crun", "exec", user, self.name, *arguments], capture_output=True)
 
     def stop(self) -> int:
         """Sends SIGTERM and returns the exit code."""
@@ -92,7 +95,7 @@ def running(root: Path, image: ImageSettings, bundle: Path, mounts: dict[str, tu
         while not (pid_file.exists() and pid_file.read_text()):
             assert process.poll() is None, "the container did not start"
             os.sched_yield()
-        yield Container(name, int(pid_file.read_text()), process)
+        yield Container(name, image.user, int(pid_file.read_text()), process)
     finally:
         subprocess.run(["crun", "delete", "--force", name], stderr=subprocess.DEVNULL)
         process.kill()
@@ -103,8 +106,8 @@ def _specification(root: Path, image: ImageSettings, mounts: dict[str, tuple[Pat
     """The OCI runtime specification: https://github.com/opencontainers/runtime-spec, config.md."""
     nothing: list[str] = []
     bound = {
-        "/etc/hosts": (root.__class__("/etc/hosts"), "ro"),
-        **{f"/{shell}": (root.__class__("/dev/null"), "ro") for shell in SHELLS if (root / shell).exists()},
+        "/etc/hosts": (Path("/etc/hosts"), "ro"),
+        **{f"/{shell}": (Path("/dev/null"), "ro") for shell in SHELLS if (root / shell).exists()},
         **mounts,
     }
     return {
