@@ -1,6 +1,6 @@
 """Request and response heads: bytes in, validated heads out, and back to bytes again. Pure: does no I/O.
 
-llhttp (through httptools) reads the field lines and refuses everything RFC 9112 lets a recipient refuse; this module adds
+llhttp (through httptools) judges the field lines and refuses everything RFC 9112 lets a recipient refuse; this module adds
 what llhttp leaves to its user: one framing a message, one Host, limits. A head that passed is written again from the
 client's own field lines, byte for byte, less those that end at this hop.
 
@@ -12,16 +12,18 @@ is matched here, against the grammar of RFC 9112 §3 and §4, and each parser li
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Final
 
 import httptools
 
-from proxy.errors import FieldsTooLarge, MalformedRequest, ProxyError, TargetTooLong, UpstreamProtocolError
+from proxy.errors import FieldsTooLarge, MalformedRequest, TargetTooLong, UpstreamProtocolError
 
 # RFC 9110 §5.6.2 token; any byte but space, controls and "#" in a target: what is legal there is the upstream's to say.
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f#]+) HTTP/1\.([01])\r\n")
-_STATUS_LINE: Final = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])( [^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
-_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+_STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
+_LENGTH_DIGITS: Final = 18
+_ONE: Final = 0x31
 
 # RFC 9110 §7.6.1: fields that speak of one connection, so they never pass from one side to the other.
 HOP_BY_HOP: Final = frozenset(
@@ -52,231 +54,197 @@ _REQUEST_SPECIAL: Final = frozenset(
         b"proxy-authorization",
     )
 )
-_RESPONSE_SPECIAL: Final = frozenset(
-    (b"connection", b"keep-alive", b"content-length", b"transfer-encoding", b"upgrade", b"www-authenticate")
+_RESPONSE_SPECIAL: Final = HOP_BY_HOP | {b"content-length", b"transfer-encoding", b"www-authenticate"}
+_KNOWN_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
+_NOTHING: Final[frozenset[bytes]] = frozenset()
+_FRAMING: Final = (
+    "The message is framed in two ways at once, or by a coding its version does not have (RFC 9112 §6.1, §6.3)."
 )
 
+_REQUEST_START: Final = b"POST / HTTP/1.1\r\n"
+_RESPONSE_START: Final = b"HTTP/1.1 200 \r\n"
 
-class RequestHead:
+
+class Head:
+    """What request and response heads have in common.
+
+    Most messages set few of these, so what is rarely set is a class attribute until it is.
+
+    Attributes:
+        minor: of HTTP/1.x, 0 or 1.
+        names: the fields' names in lower case, in order.
+        fields: the field lines as sent, each with its CRLF.
+        length: Content-Length in bytes; None without one.
+        chunked: whether the content is framed by the chunked coding.
+        keeps_alive: whether the sender will use the connection again (RFC 9112 §9.3).
+        nominated: lower-case names that Connection declares to be hop-by-hop, beyond the known ones.
+    """
+
+    length: int | None = None
+    chunked = False
+    nominated = _NOTHING
+    _lines: list[bytes] | None = None
+
+    def __init__(self, minor: int, fields: bytes) -> None:
+        self.minor = minor
+        self.names: list[bytes] = []
+        self.fields = fields
+        self.keeps_alive = minor == 1
+
+    def on_header(self, name: bytes, value: bytes) -> None:  # noqa: ARG002  # llhttp's signature
+        """Takes one field that llhttp has approved; its line stands in `fields`."""
+        self.names.append(name.lower())
+
+    @property
+    def lines(self) -> list[bytes]:
+        """The field lines as sent, without CRLF, one for each of `names`."""
+        if self._lines is None:
+            self._lines = self.fields.split(b"\r\n")[:-1]
+        return self._lines
+
+    def value(self, name: bytes) -> bytes:
+        """Returns the value of the first field with a name that is among `names`."""
+        return self.lines[self.names.index(name)][len(name) + 1 :].strip(b" \t")
+
+    def values(self, wanted: bytes) -> list[bytes]:
+        """Returns the values of all fields with a name, in order."""
+        skip = len(wanted) + 1
+        return [line[skip:].strip(b" \t") for name, line in zip(self.names, self.lines, strict=True) if name == wanted]
+
+    def take_framing(self, special: frozenset[bytes]) -> None:
+        """Reads Content-Length and Transfer-Encoding, where they are among the message's `special` names.
+
+        Raises:
+            MalformedRequest: the message could be read as ending in two places.
+        """
+        # llhttp has refused a second Content-Length, lists and signs.
+        if b"content-length" in special:
+            digits = self.value(b"content-length")
+            if len(digits) > _LENGTH_DIGITS:
+                raise MalformedRequest("Content-Length has more digits than any message needs (RFC 9110 §8.6).")
+            self.length = int(digits)
+        if b"transfer-encoding" in special:
+            # Other codings are refused: none is in use, and each is a way to disagree about where a message ends.
+            if self.value(b"transfer-encoding").lower() != b"chunked":
+                raise MalformedRequest("Transfer-Encoding is not exactly 'chunked', the only coding this proxy relays.")
+            if self.length is not None or self.minor == 0:
+                raise MalformedRequest(_FRAMING)
+            self.chunked = True
+
+    def take_connection(self, name: bytes) -> frozenset[bytes]:
+        """Reads the Connection field: who keeps the connection, and what ends here. Returns its options."""
+        value = self.value(name) if self.names.count(name) == 1 else b",".join(self.values(name))
+        options, self.nominated = _read_options(value)
+        self.keeps_alive = b"close" not in options if self.minor else b"keep-alive" in options
+        return options
+
+
+class RequestHead(Head):
     """A validated request head.
 
     Attributes:
         method: as sent; methods are case-sensitive (RFC 9110 §9.1).
         target: the request target as sent (RFC 9112 §3.2).
-        minor: of HTTP/1.x, 0 or 1.
-        names: the fields' names in lower case, in order.
-        lines: the field lines as sent, without CRLF, one for each of `names`.
         host: the Host field's value; None without one.
-        length: Content-Length in bytes; None without one.
-        chunked: whether the content is framed by the chunked coding.
-        keeps_alive: whether the client will use the connection again (RFC 9112 §9.3).
-        nominated: lower-case names that Connection declares to be hop-by-hop, beyond the known ones.
         upgrade: the Upgrade field's value where Connection nominates it; None otherwise.
         expects_continue: whether the client waits for a 100 response before it sends content.
         accepts_trailers: whether TE says so.
         proxy_authorization: the field's value; None without one.
     """
 
-    __slots__ = (
-        "_connection",
-        "_upgrade",
-        "accepts_trailers",
-        "chunked",
-        "expects_continue",
-        "host",
-        "keeps_alive",
-        "length",
-        "lines",
-        "method",
-        "minor",
-        "names",
-        "nominated",
-        "proxy_authorization",
-        "target",
-        "upgrade",
-    )
+    host: bytes | None = None
+    upgrade: bytes | None = None
+    expects_continue = False
+    accepts_trailers = False
+    proxy_authorization: bytes | None = None
 
-    lines: list[bytes]
-    upgrade: bytes | None
-    nominated: frozenset[bytes]
-
-    def __init__(self, method: bytes, target: bytes, minor: int) -> None:
+    def __init__(self, method: bytes, target: bytes, minor: int, fields: bytes) -> None:
+        Head.__init__(self, minor, fields)
         self.method = method
         self.target = target
-        self.minor = minor
-        self.names: list[bytes] = []
-        self.host: bytes | None = None
-        self.length: int | None = None
-        self.chunked = False
-        self.keeps_alive = minor == 1
-        self.expects_continue = False
-        self.accepts_trailers = False
-        self.proxy_authorization: bytes | None = None
-        self._connection: bytes | None = None
-        self._upgrade: bytes | None = None
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Takes one field from llhttp; remembers what the relay decides by."""
-        name = name.lower()
-        self.names.append(name)
-        if name in _REQUEST_SPECIAL:
-            self._on_special(name, value)
-
-    def _on_special(self, name: bytes, value: bytes) -> None:
-        if name == b"host":
-            if self.host is not None:
-                raise MalformedRequest("The request has more than one Host field (RFC 9112 §3.2). Send exactly one.")
-            self.host = value
-        elif name == b"connection":
-            self._connection = value if self._connection is None else self._connection + b"," + value
-        elif name == b"content-length":
-            self.length = _parse_length(value)
-        elif name == b"transfer-encoding":
-            self.chunked = _is_chunked(value)
-        elif name == b"upgrade":
-            self._upgrade = value
-        elif name == b"expect":
-            self.expects_continue = value.lower() == b"100-continue"
-        elif name == b"te":
-            self.accepts_trailers = b"trailers" in value.lower()
-        elif name == b"proxy-authorization":
-            if self.proxy_authorization is not None:
-                raise MalformedRequest("The request has more than one Proxy-Authorization field. Send one.")
-            self.proxy_authorization = value
-        elif self._connection is None:  # proxy-connection: what clients of the nineties say instead
-            self._connection = value
-
-    def settle(self) -> None:
-        """Draws the conclusions that need every field.
-
-        Raises:
-            MalformedRequest: the fields contradict each other.
-        """
-        if self.chunked and (self.length is not None or self.minor == 0):
-            raise MalformedRequest(_FRAMING)
-        if self.host is None and self.minor == 1:
-            raise MalformedRequest("The request has no Host field, which HTTP/1.1 requires (RFC 9112 §3.2).")
-        self.upgrade = None
-        self.nominated = _NOTHING
-        if self._connection is not None:
-            options = _connection_options(self._connection)
-            self.keeps_alive = b"close" not in options if self.minor else b"keep-alive" in options
-            if b"upgrade" in options:
-                self.upgrade = self._upgrade
-            self.nominated = (options - HOP_BY_HOP - _NEVER_NOMINATED) - _KNOWN_OPTIONS
 
     @property
     def has_content(self) -> bool:
         """Whether content follows the head (RFC 9112 §6.3: a request without either field has none)."""
         return self.chunked or bool(self.length)
 
+    def take_special(self, special: frozenset[bytes]) -> None:
+        """Reads the fields that the relay decides by.
 
-class ResponseHead:
+        Raises:
+            MalformedRequest: they contradict each other.
+        """
+        if b"host" in special:
+            self.host = self._only(b"host")
+            if len(special) == 1:
+                return
+        elif self.minor == 1:
+            raise MalformedRequest("The request has no Host field, which HTTP/1.1 requires (RFC 9112 §3.2).")
+        self.take_framing(special)
+        # Proxy-Connection is what clients of the nineties say instead.
+        for name in (b"connection", b"proxy-connection"):
+            if name in special:
+                options = self.take_connection(name)
+                # RFC 9110 §7.8: Upgrade in a request of HTTP/1.0 is to be ignored.
+                if b"upgrade" in options and b"upgrade" in special and self.minor:
+                    self.upgrade = self.value(b"upgrade")
+                break
+        if b"expect" in special:
+            self.expects_continue = self.value(b"expect").lower() == b"100-continue"
+        if b"te" in special:
+            self.accepts_trailers = b"trailers" in self.value(b"te").lower()
+        if b"proxy-authorization" in special:
+            self.proxy_authorization = self._only(b"proxy-authorization")
+
+    def _only(self, name: bytes) -> bytes:
+        if self.names.count(name) > 1:
+            raise MalformedRequest(
+                f"The request has more than one {name.decode('ascii').title()} field (RFC 9110 §5.3). Send exactly one."
+            )
+        return self.value(name)
+
+
+class ResponseHead(Head):
     """A validated response head.
 
     Attributes:
         status: the status code, 100 to 999.
-        status_line: as it goes to the client: the upstream's own, in the proxy's HTTP version, without CRLF.
-        minor: the upstream's HTTP/1.x version, 0 or 1.
-        names, lines: as in `RequestHead`.
-        length: Content-Length in bytes; None without one.
-        chunked: whether the content is framed by the chunked coding.
-        keeps_alive: whether the upstream will take another request on the connection.
-        nominated: lower-case names that Connection declares to be hop-by-hop, beyond the known ones.
+        status_line: as it goes to the client: the upstream's own, in the proxy's HTTP version, with CRLF.
         hop_by_hop: whether any field line ends at this hop.
         challenges: the values of WWW-Authenticate, in order.
     """
 
-    __slots__ = (
-        "_connection",
-        "challenges",
-        "chunked",
-        "hop_by_hop",
-        "keeps_alive",
-        "length",
-        "lines",
-        "minor",
-        "names",
-        "nominated",
-        "status",
-        "status_line",
-    )
+    hop_by_hop = False
 
-    lines: list[bytes]
-
-    def __init__(self, status: int, status_line: bytes, minor: int) -> None:
+    def __init__(self, status: int, status_line: bytes, minor: int, fields: bytes) -> None:
+        Head.__init__(self, minor, fields)
         self.status = status
         self.status_line = status_line
-        self.minor = minor
-        self.names: list[bytes] = []
-        self.length: int | None = None
-        self.chunked = False
-        self.keeps_alive = minor == 1
-        self.nominated = _NOTHING
-        self.hop_by_hop = False
-        self.challenges: tuple[bytes, ...] = ()
-        self._connection: bytes | None = None
 
-    def on_header(self, name: bytes, value: bytes) -> None:
-        """Takes one field from llhttp; remembers what the relay decides by."""
-        name = name.lower()
-        self.names.append(name)
-        if name in _RESPONSE_SPECIAL:
-            self._on_special(name, value)
-        elif name in HOP_BY_HOP:
-            self.hop_by_hop = True
+    @property
+    def challenges(self) -> list[bytes]:
+        """The values of WWW-Authenticate, in order."""
+        return self.values(b"www-authenticate")
 
-    def _on_special(self, name: bytes, value: bytes) -> None:
-        if name == b"content-length":
-            self.length = _parse_length(value)
-        elif name == b"transfer-encoding":
-            self.chunked = _is_chunked(value)
-        elif name == b"www-authenticate":
-            self.challenges += (value,)
-        else:
-            self.hop_by_hop = True
-            if name == b"connection":
-                self._connection = value if self._connection is None else self._connection + b"," + value
-
-    def settle(self) -> None:
-        """Draws the conclusions that need every field.
+    def take_special(self, special: frozenset[bytes]) -> None:
+        """Reads the fields that the relay decides by.
 
         Raises:
-            MalformedRequest: the fields contradict each other; the caller knows that it was a response.
+            MalformedRequest: they contradict each other; the caller knows that it was a response.
         """
-        if self.chunked and (self.length is not None or self.minor == 0):
-            raise MalformedRequest(_FRAMING)
+        self.take_framing(special)
         if (self.status < 200 or self.status == 204) and (self.chunked or self.length):
             raise MalformedRequest("A response that has no content declares some (RFC 9112 §6.3).")
-        if self._connection is not None:
-            options = _connection_options(self._connection)
-            self.keeps_alive = b"close" not in options if self.minor else b"keep-alive" in options
-            self.nominated = (options - HOP_BY_HOP - _NEVER_NOMINATED) - _KNOWN_OPTIONS
+        self.hop_by_hop = not HOP_BY_HOP.isdisjoint(special)
+        if b"connection" in special:
+            self.take_connection(b"connection")
 
 
-_NOTHING: Final[frozenset[bytes]] = frozenset()
-_KNOWN_OPTIONS: Final = frozenset((b"close", b"keep-alive", b"upgrade", b"te", b""))
-_FRAMING: Final = (
-    "The message is framed in two ways at once, or by a coding its version does not have (RFC 9112 §6.1, §6.3)."
-)
-
-
-def _connection_options(value: bytes) -> frozenset[bytes]:
-    return frozenset(option.strip(b" \t") for option in value.lower().split(b","))
-
-
-def _parse_length(value: bytes) -> int:
-    # llhttp has refused a second field, lists and signs; this bounds the digits.
-    if not _LENGTH.fullmatch(value):
-        raise MalformedRequest("Content-Length is not a number of up to 18 digits (RFC 9110 §8.6).")
-    return int(value)
-
-
-def _is_chunked(value: bytes) -> bool:
-    # Other transfer codings are refused: none is in use, and each is a way to disagree about where a message ends.
-    if value.lower() != b"chunked":
-        raise MalformedRequest("Transfer-Encoding is not exactly 'chunked', the only coding this proxy relays.")
-    return True
+@lru_cache(maxsize=64)
+def _read_options(value: bytes) -> tuple[frozenset[bytes], frozenset[bytes]]:
+    """Returns the options of a Connection field, and those of them that name fields which end at this hop."""
+    options = frozenset(option.strip(b" \t") for option in value.lower().split(b","))
+    return options, options - HOP_BY_HOP - _NEVER_NOMINATED - _KNOWN_OPTIONS
 
 
 def parse_request_head(raw: bytes, *, target_bytes: int, field_count: int) -> RequestHead:
@@ -302,25 +270,18 @@ def parse_request_head(raw: bytes, *, target_bytes: int, field_count: int) -> Re
         raise TargetTooLong(
             f"The request target has {len(target)} bytes; the limit is {target_bytes} (limits.target_bytes)."
         )
-    head = RequestHead(method, target, 1 if minor == b"1" else 0)
-    lines = raw.split(b"\r\n")
-    if len(lines) - 3 > field_count:
-        raise FieldsTooLarge(
-            f"The request has {len(lines) - 3} fields; the limit is {field_count} (limits.field_count)."
-        )
-    parser = httptools.HttpRequestParser(head)
+    rest = raw[match.end() :]
+    head = RequestHead(method, target, 1 if minor == b"1" else 0, rest[:-2])
     try:
-        parser.feed_data(b"POST / HTTP/1.1\r\n" + raw[match.end() :])
+        httptools.HttpRequestParser(head).feed_data(_REQUEST_START + rest)
     except httptools.HttpParserUpgrade:
         pass  # llhttp stops where an upgrade would begin: at the end of the head, which is all it was given
-    except httptools.HttpParserCallbackError as error:
-        raise _own(error) from None
     except httptools.HttpParserError:
         raise MalformedRequest(diagnose_head(raw, request=True)) from None
-    head.lines = lines[1:-2]
-    if len(head.lines) != len(head.names):
-        raise MalformedRequest(diagnose_head(raw, request=True))
-    head.settle()
+    names = head.names
+    if len(names) > field_count:
+        raise FieldsTooLarge(f"The request has {len(names)} fields; the limit is {field_count} (limits.field_count).")
+    head.take_special(_REQUEST_SPECIAL.intersection(names))
     return head
 
 
@@ -339,34 +300,26 @@ def parse_response_head(raw: bytes, *, field_count: int) -> ResponseHead:
     match = _STATUS_LINE.match(raw)
     if match is None:
         raise UpstreamProtocolError(diagnose_head(raw, request=False))
-    head = ResponseHead(int(match[2]), b"HTTP/1.1" + raw[8 : match.end() - 2], 1 if match[1] == b"1" else 0)
-    lines = raw.split(b"\r\n")
-    if len(lines) - 3 > field_count:
-        raise UpstreamProtocolError(
-            f"The response has {len(lines) - 3} fields; the limit is {field_count} (limits.field_count)."
-        )
-    parser = httptools.HttpResponseParser(head)
+    end = match.end()
+    rest = raw[end:]
+    minor = 1 if raw[7] == _ONE else 0
+    head = ResponseHead(int(match[1]), raw[:end] if minor else b"HTTP/1.1" + raw[8:end], minor, rest[:-2])
     try:
-        parser.feed_data(b"HTTP/1.1 200 \r\n" + raw[match.end() :])
-        head.lines = lines[1:-2]
-        head.settle()
-    except httptools.HttpParserCallbackError as error:
-        raise UpstreamProtocolError(_own(error).detail) from None
-    except MalformedRequest as error:
-        raise UpstreamProtocolError(error.detail) from None
+        httptools.HttpResponseParser(head).feed_data(_RESPONSE_START + rest)
     except httptools.HttpParserError:
         raise UpstreamProtocolError(diagnose_head(raw, request=False)) from None
-    if len(head.lines) != len(head.names):
-        raise UpstreamProtocolError(diagnose_head(raw, request=False))
+    names = head.names
+    if len(names) > field_count:
+        raise UpstreamProtocolError(
+            f"The response has {len(names)} fields; the limit is {field_count} (limits.field_count)."
+        )
+    special = _RESPONSE_SPECIAL.intersection(names)
+    if special or head.status < 200:
+        try:
+            head.take_special(special)
+        except MalformedRequest as error:
+            raise UpstreamProtocolError(error.detail) from None
     return head
-
-
-def _own(error: BaseException) -> ProxyError:
-    """Returns the error that one of our callbacks raised through llhttp."""
-    cause = error.__context__ or error.__cause__
-    if isinstance(cause, ProxyError):
-        return cause
-    return MalformedRequest("The head cannot be read.")
 
 
 def format_request_head(
@@ -384,14 +337,23 @@ def format_request_head(
     """
     if head.nominated:
         drop |= head.nominated
-    kept = [line for name, line in zip(head.names, head.lines, strict=True) if name not in drop]
-    if head.host != host:
-        kept = _with_host(head, host, drop)
+    if drop.isdisjoint(head.names):
+        fields = head.fields
+        if head.host != host:
+            fields = b"\r\n".join(_with_host(head, host, drop)) + b"\r\n"
+    else:
+        kept = _with_host(head, host, drop) if head.host != host else _without(head, drop)
+        fields = b"\r\n".join(kept) + b"\r\n" if kept else b""
     if upgrades and head.upgrade is not None:
-        kept.append(b"Connection: Upgrade\r\nUpgrade: " + head.upgrade)
+        fields += b"Connection: Upgrade\r\nUpgrade: " + head.upgrade + b"\r\n"
     elif head.accepts_trailers:
-        kept.append(b"Connection: TE\r\nTE: trailers")
-    return b"%b %b HTTP/1.1\r\n%b\r\n%b\r\n" % (head.method, target, b"\r\n".join(kept), added)
+        fields += b"Connection: TE\r\nTE: trailers\r\n"
+    return b"%b %b HTTP/1.1\r\n%b%b\r\n" % (head.method, target, fields, added)
+
+
+def _without(head: Head, drop: frozenset[bytes]) -> list[bytes]:
+    """Returns the field lines whose names are not to be dropped."""
+    return [line for name, line in zip(head.names, head.lines, strict=True) if name not in drop]
 
 
 def _with_host(head: RequestHead, host: bytes, drop: frozenset[bytes]) -> list[bytes]:
@@ -413,16 +375,14 @@ def format_response_head(head: ResponseHead, connection: bytes, *, chunked: bool
         connection: a complete Connection field line with CRLF, or nothing.
         chunked: whether a chunked response stays so; False for an HTTP/1.0 client, which does not know the coding.
     """
+    fields = head.fields
     if head.hop_by_hop or not chunked:
-        drop = HOP_BY_HOP | head.nominated
+        drop = HOP_BY_HOP | head.nominated if head.nominated else HOP_BY_HOP
         if not chunked:
             drop |= {b"transfer-encoding", b"trailer"}
-        lines = [line for name, line in zip(head.names, head.lines, strict=True) if name not in drop]
-    else:
-        lines = head.lines
-    if not lines:
-        return b"%b\r\n%b\r\n" % (head.status_line, connection)
-    return b"%b\r\n%b\r\n%b\r\n" % (head.status_line, b"\r\n".join(lines), connection)
+        kept = _without(head, drop)
+        fields = b"\r\n".join(kept) + b"\r\n" if kept else b""
+    return b"%b%b%b\r\n" % (head.status_line, fields, connection)
 
 
 _START_OF_REQUEST: Final = re.compile(
