@@ -11,7 +11,7 @@ import pytest
 
 from proxy.config.faults import ConfigurationFaults
 from proxy.config.loading import load_settings
-from proxy.config.settings import Cloud, AssertionAlgorithm, ListenerMode, OtherHosts, Settings
+from proxy.config.settings import AssertionAlgorithm, Cloud, ListenerMode, OtherHosts, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -192,7 +192,9 @@ def test_named_files_have_to_be_there(tmp_path: Path) -> None:
     assert f"no file {tmp_path}/keys/clientapp.pem" in caught.value.faults[0].message
     assert "is a directory" in caught.value.faults[1].message
     (tmp_path / "keys" / "clientapp.pem").touch()
-    assert _load(tmp_path, _GOOD, check_files=True).credentials["orders"].certificate.exists()
+    certificate = _load(tmp_path, _GOOD, check_files=True).credentials["orders"].certificate
+    assert certificate is not None
+    assert certificate.exists()
 
 
 @pytest.fixture

@@ -1,0 +1,243 @@
+"""The keys of a credential: what belongs to which, and what each becomes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxy.config.faults import ConfigurationFaults
+from proxy.config.loading import load_settings
+from proxy.errors import ConfigurationError
+from proxy.identity.certificate_creation import create_certificate
+from proxy.identity.proof.key_vault import VaultKey, parse_vault_key
+from proxy.identity.sources import TokenSources, resource_url, token_url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.config.settings import Settings
+
+TENANT = "11111111-1111-1111-1111-111111111111"
+
+
+def _load(directory: Path, credential: list[str], target: str = "scope: api://orders/.default") -> Settings:
+    lines = [
+        "listeners:",
+        "  - address: 127.0.0.1:8080",
+        "state_directory: state",
+        "credentials:",
+        "  other:",
+        f"    tenant_id: {TENANT}",
+        "    client_id: other",
+        "    federated_token_file: token",
+        "  mine:",
+        "    client_id: me",
+        *[f"    {line}" for line in credential],
+        "routes:",
+        "  - hosts: [api.example.com]",
+        "    credential: mine",
+        *([f"    {target}"] if target else []),
+    ]
+    file = directory / "config.yaml"
+    file.write_text("\n".join(lines))
+    return load_settings(file, {"HOME": str(directory)}, check_files=False)
+
+
+CERTIFICATE = [f"tenant_id: {TENANT}", "certificate: c.pem"]
+VAULT = [f"tenant_id: {TENANT}", "key_vault_key: https://v.vault.azure.net/keys/k"]
+
+BAD: dict[str, tuple[list[str], str, str]] = {
+    "no_proof": ([f"tenant_id: {TENANT}"], "mine", "how does it prove who it is"),
+    "two_proofs": ([*CERTIFICATE, "client_secret: x"], "mine.client_secret", "certificate already says"),
+    "certificate_twice": ([*CERTIFICATE, "certificates: [{certificate: d.pem}]"], "mine.certificates", "remove one"),
+    "federated_and_secret": (
+        [f"tenant_id: {TENANT}", "federated_token_file: t", "client_secret: x"],
+        "mine.client_secret",
+        "remove one",
+    ),
+    "key_without_certificate": ([*VAULT, "private_key: k.pem"], "mine.private_key", "belongs to certificate"),
+    "key_beside_signer": (
+        [*CERTIFICATE, "signer_command: [x]", "private_key: k"],
+        "mine.private_key",
+        "signer command holds",
+    ),
+    "signer_without_certificate": (
+        [f"tenant_id: {TENANT}", "federated_token_file: t", "signer_command: [x]"],
+        "mine.signer_command",
+        "belongs to certificate",
+    ),
+    "signer_and_vault": ([*VAULT, "certificate: c", "signer_command: [x]"], "mine.signer_command", "both sign"),
+    "vault_user_without_vault": (
+        [*CERTIFICATE, "key_vault_credential: other"],
+        "mine.key_vault_credential",
+        "key_vault_key",
+    ),
+    "vault_user_unknown": (
+        [*VAULT, "key_vault_credential: nobody"],
+        "mine.key_vault_credential",
+        "no credential has this name",
+    ),
+    "vault_user_itself": ([*VAULT, "key_vault_credential: mine"], "mine.key_vault_credential", "needs a vault itself"),
+    "vault_users_twice": (
+        [*VAULT, "key_vault_credential: other", "managed_identity_client_id: x"],
+        "mine.managed_identity_client_id",
+        "both say who uses the vault",
+    ),
+    "vault_not_https": ([f"tenant_id: {TENANT}", "key_vault_key: http://v/keys/k"], "mine.key_vault_key", "https"),
+    "cloud_unknown": ([*CERTIFICATE, "cloud: germany"], "mine.cloud", "public"),
+    "cloud_and_authority": (
+        [*CERTIFICATE, "cloud: china", "authority: https://a.example"],
+        "mine.cloud",
+        "where to sign in",
+    ),
+    "cloud_elsewhere": (
+        ["token_endpoint: https://a.example/token", "certificate: c", "cloud: china"],
+        "mine.cloud",
+        "belongs to tenant_id",
+    ),
+    "parameter_of_ours": (
+        [*CERTIFICATE, "token_parameters: {scope: x}"],
+        "mine.token_parameters.scope",
+        "writes this parameter",
+    ),
+    "parameter_not_a_name": (
+        [*CERTIFICATE, "token_parameters: {'a b': x}"],
+        "mine.token_parameters['a b']",
+        "parameter name",
+    ),
+    "capability_unknown": ([*CERTIFICATE, "client_capabilities: [cp2]"], "mine.client_capabilities[0]", "cp1"),
+    "certificates_incomplete": (
+        [f"tenant_id: {TENANT}", "certificates: [{private_key: k}]"],
+        "mine.certificates[0].certificate",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_keys_that_do_not_go_together_are_named(name: str, tmp_path: Path) -> None:
+    lines, path, message = BAD[name]
+
+    with pytest.raises(ConfigurationFaults) as caught:
+        _load(tmp_path, lines)
+
+    found = [fault for fault in caught.value.faults if fault.path == f"credentials.{path}"]
+    assert found, [fault.path for fault in caught.value.faults]
+    assert message in found[0].message
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("scope: api://x/.default\n    resource: https://x", "scope already says"),
+        ("", "what is the token for"),
+        ("resource: a b", "without spaces"),
+    ],
+    ids=["both", "neither", "resource_with_blank"],
+)
+def test_a_route_asks_for_a_scope_or_a_resource(target: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationFaults, match=message):
+        _load(tmp_path, CERTIFICATE, target)
+
+
+@pytest.mark.parametrize(
+    ("lines", "scope_url", "v1_url"),
+    [
+        pytest.param(
+            CERTIFICATE,
+            f"https://login.microsoftonline.com/{TENANT}/oauth2/v2.0/token",
+            f"https://login.microsoftonline.com/{TENANT}/oauth2/token",
+            id="public",
+        ),
+        pytest.param(
+            [*CERTIFICATE, "cloud: usgov"],
+            f"https://login.microsoftonline.us/{TENANT}/oauth2/v2.0/token",
+            f"https://login.microsoftonline.us/{TENANT}/oauth2/token",
+            id="usgov",
+        ),
+        pytest.param(
+            [*CERTIFICATE, "cloud: china"],
+            f"https://login.partner.microsoftonline.cn/{TENANT}/oauth2/v2.0/token",
+            f"https://login.partner.microsoftonline.cn/{TENANT}/oauth2/token",
+            id="china",
+        ),
+        pytest.param(
+            [*CERTIFICATE, "authority: https://login.sovereign.example"],
+            f"https://login.sovereign.example/{TENANT}/oauth2/v2.0/token",
+            f"https://login.sovereign.example/{TENANT}/oauth2/token",
+            id="by_url",
+        ),
+        pytest.param(
+            ["token_endpoint: https://a.example/token", "certificate: c.pem"],
+            "https://a.example/token",
+            "https://a.example/token",
+            id="any_other_server",
+        ),
+    ],
+)
+def test_the_cloud_decides_where_tokens_come_from(
+    lines: list[str], scope_url: str, v1_url: str, tmp_path: Path
+) -> None:
+    credential = _load(tmp_path, lines).credentials["mine"]
+
+    assert token_url(credential) == scope_url
+    assert resource_url(credential) == v1_url
+
+
+def test_a_secret_does_not_show(tmp_path: Path) -> None:
+    settings = _load(tmp_path, [f"tenant_id: {TENANT}", "client_secret: s3cr3t", "token_parameters: {key: s3cr3t}"])
+
+    assert "s3cr3t" not in repr(settings)
+
+
+@pytest.mark.parametrize(
+    ("url", "key"),
+    [
+        ("https://v.vault.azure.net/keys/k", VaultKey("https://v.vault.azure.net", "k", "")),
+        ("https://v.vault.azure.net/keys/k/", VaultKey("https://v.vault.azure.net", "k", "")),
+        ("https://v.vault.azure.net/keys/k/0123", VaultKey("https://v.vault.azure.net", "k", "0123")),
+        ("https://localhost:8443/keys/k", VaultKey("https://localhost:8443", "k", "")),
+    ],
+)
+def test_a_vault_key_is_read_from_its_identifier(url: str, key: VaultKey) -> None:
+    assert parse_vault_key(url) == key
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://v.vault.azure.net/", "https://v.vault.azure.net/secrets/k", "https://v/keys/", "http://v/keys/k", "k"],
+)
+def test_what_is_no_vault_key_is_refused(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="key_vault_key"):
+        parse_vault_key(url)
+
+
+@pytest.mark.parametrize(
+    ("host", "resource"),
+    [
+        ("v.vault.azure.net", "https://vault.azure.net"),
+        ("v.vault.usgovcloudapi.net", "https://vault.usgovcloudapi.net"),
+        ("v.vault.azure.cn", "https://vault.azure.cn"),
+        ("localhost:8443", "https://vault.azure.net"),
+    ],
+)
+def test_a_vaults_tokens_are_those_of_its_cloud(host: str, resource: str) -> None:
+    assert parse_vault_key(f"https://{host}/keys/k").resource == resource
+
+
+def test_an_expired_certificate_is_left_out_where_another_is_good(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, now in (("old.pem", datetime(2020, 1, 1, tzinfo=UTC)), ("new.pem", datetime.now(UTC))):
+        (tmp_path / name).write_bytes(b"".join(create_certificate("client", 1, 2048, now)))
+    lines = [f"tenant_id: {TENANT}", "certificates: [{certificate: old.pem}, {certificate: new.pem}]"]
+
+    sources = TokenSources.from_settings(_load(tmp_path, lines))
+
+    assert len(sources.statistics().credentials["mine"].expirations) == 1
+    assert "old.pem: the certificate expired" in caplog.text
+    (tmp_path / "new.pem").write_bytes((tmp_path / "old.pem").read_bytes())
+    with pytest.raises(ConfigurationError, match="expired"):
+        TokenSources.from_settings(_load(tmp_path, lines))
