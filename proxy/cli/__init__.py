@@ -13,7 +13,7 @@ from typing import Final
 import click
 
 from proxy import __version__
-from proxy.errors import ProxyError
+from proxy.errors import ConfigurationError, ProxyError
 
 # Command: (module, object, one line of help). The help stands here so that `--help` imports none of the modules.
 _COMMANDS: Final = {
@@ -24,6 +24,7 @@ _COMMANDS: Final = {
     "token": ("proxy.cli.access_token", "token", "Print an access token, or its claims."),
     "cert": ("proxy.cli.cert", "cert", "Make or show the certificate that proves who the proxy is."),
     "ca": ("proxy.cli.ca", "ca", "Show or export the CA that clients must trust for https URLs."),
+    "explain": ("proxy.cli.explain", "explain", "Explain an AADSTS code, or what becomes of a request for a URL."),
 }
 
 
@@ -55,9 +56,9 @@ def group() -> None:
 
 
 def main() -> None:
-    """Runs the command line; errors of our own become one message and exit code 2."""
+    """Runs the command line; errors of our own become one message: exit code 2 for the configuration's, 1 for others."""
     try:
         group(prog_name="apim-auth-proxy")
     except ProxyError as error:
         click.echo(f"{error.title}:\n{error}", err=True)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, ConfigurationError) else 1)

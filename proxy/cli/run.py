@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from proxy.config.loading import load_settings
+from proxy.server import Server
 
 if TYPE_CHECKING:
     from proxy.config.settings import Settings
@@ -32,7 +33,7 @@ def run(config: Path) -> None:
 def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
     """Returns uvloop's loop where the platform has it; None: asyncio's own."""
     try:
-        import uvloop
+        import uvloop  # noqa: PLC0415  # not on every platform
     except ImportError:
         return None
     loop: type[asyncio.AbstractEventLoop] = uvloop.Loop
@@ -40,8 +41,6 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
 
 
 async def _serve(settings: Settings) -> None:
-    from proxy.server import Server
-
     server = Server(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

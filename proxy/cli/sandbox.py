@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from proxy.sandbox import SandboxError, serve
+
 
 @click.command()
 @click.option(
@@ -22,6 +24,7 @@ def sandbox(directory: Path) -> None:
     Once they accept connections, DIR holds config.yaml, clientapp.pem, ca.pem and sandbox.json, and one line
     `sandbox ready` is printed.
     """
-    from proxy.sandbox import serve
-
-    asyncio.run(serve(directory))
+    try:
+        asyncio.run(serve(directory))
+    except SandboxError as error:
+        raise click.ClickException(str(error)) from None

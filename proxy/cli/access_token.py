@@ -1,0 +1,102 @@
+"""`token`: print an access token, or what is in it. Does I/O through `proxy.identity`."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from proxy.cli.options import config_option, json_option
+from proxy.cli.terminal import say, silence_logging, write_json
+from proxy.config.faults import suggest
+from proxy.config.loading import load_settings
+from proxy.doctor.claims import decode_access_token
+from proxy.doctor.online import build_sources, target_of
+from proxy.errors import MalformedRequest
+from proxy.identity.credential import Target
+from proxy.policy.authority import HTTPS_PORT, parse_authority
+from proxy.policy.routing import RouteTable, parse_host_pattern
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from proxy.config.settings import Settings
+
+
+@click.command()
+@config_option
+@click.option("--host", metavar="HOST", help="A host of a route, HOST or HOST:PORT: the token its requests get.")
+@click.option("--credential", metavar="NAME", help="A credential's name in the configuration; with --scope.")
+@click.option("--scope", metavar="SCOPE", help="What to ask the token for: api://orders/.default")
+@click.option(
+    "--claims", is_flag=True, help="Print what the token says, decoded and not verified, in place of the token."
+)
+@json_option
+def token(
+    config: Path, host: str | None, credential: str | None, scope: str | None, claims: bool, as_json: bool
+) -> None:
+    """Print an access token to stdout, and nothing else, for a host of the routes or for a credential and a scope.
+
+    It is a new one, obtained as the proxy does; whoever has it can call the API until it expires.
+    """
+    if (host is None) == (credential is None) or (credential is None) != (scope is None):
+        raise click.UsageError("Say which token: either --host HOST, or --credential NAME with --scope SCOPE.")
+    silence_logging()
+    settings = load_settings(config, os.environ)
+    name, target = _find_route(settings, host) if host is not None else _find_credential(settings, credential, scope)
+    value, life_s = asyncio.run(_obtain(settings, name, target))
+    if claims:
+        _write_claims(value)
+    elif as_json:
+        write_json(
+            {
+                "access_token": value,
+                "token_type": "Bearer",
+                "expires_in": int(life_s),
+                "credential": name,
+                "target": str(target),
+            }
+        )
+    else:
+        click.echo(value)
+
+
+def _find_route(settings: Settings, host: str) -> tuple[str, Target]:
+    try:
+        authority = parse_authority(host.encode("utf-8", "surrogatepass"), HTTPS_PORT)
+    except MalformedRequest as problem:
+        raise click.BadParameter(problem.detail, param_hint="--host") from None
+    table = RouteTable(
+        (parse_host_pattern(text), index) for index, route in enumerate(settings.routes) for text in route.hosts
+    )
+    found = table.find(authority)
+    if found is None:
+        known = ", ".join(text for route in settings.routes for text in route.hosts)
+        raise click.BadParameter(f"no route names {authority}; there are: {known}", param_hint="--host")
+    return settings.routes[found].credential, target_of(settings.routes[found])
+
+
+def _find_credential(settings: Settings, credential: str | None, scope: str | None) -> tuple[str, Target]:
+    if credential is None or credential not in settings.credentials:
+        hint = suggest(credential or "", settings.credentials)
+        raise click.BadParameter(f"no credential has this name; {hint}", param_hint="--credential")
+    return credential, Target(scope=scope)
+
+
+async def _obtain(settings: Settings, name: str, target: Target) -> tuple[str, float]:
+    sources = build_sources(settings, name)
+    try:
+        obtained = await sources.source_for(name, target).acquire()
+        return obtained.value, obtained.expires_at_mono - obtained.obtained_at_mono
+    finally:
+        await sources.close()
+
+
+def _write_claims(value: str) -> None:
+    decoded = decode_access_token(value)
+    if decoded is None:
+        raise click.ClickException("The access token is opaque: it is no JWT, so there is nothing to show of it.")
+    write_json({"header": dict(decoded.header), "claims": dict(decoded.claims)})
+    say("Decoded for diagnosis; the signature was not verified.")

@@ -1,0 +1,177 @@
+"""`cert new`, `cert show`: the certificate that proves who the proxy is. Writes and reads files."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from proxy.cli.options import json_option
+from proxy.cli.terminal import say, write_json, write_rows
+from proxy.doctor.certificate_report import read_certificate
+from proxy.errors import ConfigurationError
+from proxy.identity.certificate import load_certificate, read_password
+from proxy.identity.certificate_creation import create_certificate
+
+if TYPE_CHECKING:
+    from proxy.doctor.certificate_report import CertificateReport
+    from proxy.identity.certificate import PublicCertificate
+
+_FILE = click.Path(path_type=Path, dir_okay=False)
+_EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
+
+
+@click.group()
+def cert() -> None:
+    """Make or show the certificate that proves who the proxy is."""
+
+
+@cert.command()
+@click.option(
+    "--subject-name", default="clientapp", show_default=True, metavar="NAME", help="The common name; for people."
+)
+@click.option("--days", type=click.IntRange(1, 36_500), default=365, show_default=True, help="How long it is valid.")
+@click.option(
+    "--key-bits", type=click.Choice(["2048", "3072", "4096"]), default="2048", show_default=True, help="RSA key size."
+)
+@click.option(
+    "--out-certificate", type=_FILE, default=Path("clientapp.crt"), show_default=True, metavar="FILE", help="PEM."
+)
+@click.option(
+    "--out-key", type=_FILE, default=Path("clientapp.key"), show_default=True, metavar="FILE", help="PEM, mode 0600."
+)
+@click.option("--password-file", type=_EXISTING, metavar="FILE", help="Encrypt the key with the password in this file.")
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@json_option
+def new(
+    subject_name: str,
+    days: int,
+    key_bits: str,
+    out_certificate: Path,
+    out_key: Path,
+    password_file: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Make an RSA key and a self-signed certificate for it, and say what to upload where."""
+    if out_certificate.absolute() == out_key.absolute():
+        raise click.UsageError("--out-certificate and --out-key name one file; only the certificate is to be uploaded.")
+    for file in (out_certificate, out_key):
+        if file.exists() and not force:
+            raise click.ClickException(f"{file} exists already. Name another file, or overwrite it with --force.")
+    try:
+        password = read_password(password_file)
+        now = datetime.now(UTC)
+        certificate_pem, key_pem = create_certificate(subject_name, days, int(key_bits), now, password)
+    except ConfigurationError as problem:
+        raise click.ClickException(problem.detail) from None
+    _write_file(out_key, key_pem, 0o600, replace=force)
+    _write_file(out_certificate, certificate_pem, 0o644, replace=force)
+    made = load_certificate(out_certificate, out_key, password, now=now)
+    if as_json:
+        write_json({"certificate": str(out_certificate), "private_key": str(out_key), **_facts(made)})
+    else:
+        write_rows(
+            [
+                ("certificate", f"{out_certificate} (upload this one)"),
+                ("private key", f"{out_key} (mode 0600; it stays here)"),
+                *_rows(made),
+            ]
+        )
+    _say_what_next(out_certificate, out_key, password_file)
+
+
+@cert.command()
+@click.argument("file", type=_EXISTING)
+@click.option("--private-key", type=_EXISTING, metavar="FILE", help="The key's file, where it is not in FILE.")
+@click.option("--password-file", type=_EXISTING, metavar="FILE", help="Holds the password of an encrypted key or PFX.")
+@json_option
+def show(file: Path, private_key: Path | None, password_file: Path | None, as_json: bool) -> None:
+    """Show a certificate: subject, validity, key, and its thumbprints as the Azure portal prints them.
+
+    FILE is PEM, DER or PFX. Exit code 1 if it cannot be used: expired, or not fitting its key.
+    """
+    try:
+        report = read_certificate(file, private_key, read_password(password_file), datetime.now(UTC))
+    except ConfigurationError as problem:
+        raise click.ClickException(problem.detail) from None
+    if as_json:
+        write_json(
+            {
+                "file": str(file),
+                **_facts(report.certificate),
+                "days_left": report.days_left,
+                "private_key": report.private_key,
+                "problems": list(report.problems),
+            }
+        )
+    else:
+        write_rows([("file", str(file)), *_rows(report.certificate, report)])
+    for sentence in report.problems:
+        say(f"Error: {sentence}")
+    sys.exit(1 if report.problems else 0)
+
+
+def _rows(certificate: PublicCertificate, report: CertificateReport | None = None) -> list[tuple[str, str]]:
+    validity = f"{certificate.not_before:%Y-%m-%d} to {certificate.not_after:%Y-%m-%d}"
+    key = ""
+    if report is not None:
+        left = f"{report.days_left} days left" if report.days_left >= 0 else "expired"
+        validity += f" ({left})"
+        key = {"not here": "not in this file; name it with --private-key to see whether it fits"}.get(
+            report.private_key, report.private_key
+        )
+    return [
+        ("subject", certificate.subject),
+        ("valid", validity),
+        ("key", f"RSA {certificate.key_bits} bits"),
+        ("private key fits" if key == "fits" else "private key", "yes" if key == "fits" else key),
+        ("SHA-1 thumbprint", certificate.sha1_hex),
+        ("SHA-256 thumbprint", certificate.sha256_hex),
+        ("x5t", f"{certificate.x5t} (SHA-1 in base64url, for RS256 assertions)"),
+        ("x5t#S256", f"{certificate.x5t_s256} (SHA-256 in base64url, for PS256 assertions)"),
+    ]
+
+
+def _facts(certificate: PublicCertificate) -> dict[str, object]:
+    return {
+        "subject": certificate.subject,
+        "not_before": certificate.not_before.isoformat(),
+        "not_after": certificate.not_after.isoformat(),
+        "key_type": "RSA",
+        "key_bits": certificate.key_bits,
+        "sha1": certificate.sha1_hex,
+        "sha256": certificate.sha256_hex,
+        "x5t": certificate.x5t,
+        "x5t#S256": certificate.x5t_s256,
+    }
+
+
+def _say_what_next(certificate: Path, key: Path, password_file: Path | None) -> None:
+    say("")
+    say("Upload the certificate (never the key) to the application's registration:")
+    say("  Entra ID > App registrations > your client > Certificates & secrets > Certificates > Upload certificate")
+    say(f"  or: az ad app credential reset --id CLIENT_ID --cert @{certificate} --append")
+    say("The portal then lists the SHA-1 thumbprint above. In the configuration, under the credential:")
+    say(f"  certificate: {certificate}")
+    say(f"  private_key: {key}")
+    if password_file is not None:
+        say(f"  password_file: {password_file}")
+
+
+def _write_file(file: Path, content: bytes, mode: int, *, replace: bool) -> None:
+    """Write a file that nobody else can read at any moment of it; an existing one is replaced whole, or left alone."""
+    target = file.with_name(f".{file.name}.{secrets.token_hex(4)}") if replace else file
+    try:
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(content)
+        if replace:
+            target.replace(file)
+    except OSError as problem:
+        raise click.ClickException(f"{file} cannot be written: {problem.strerror}.") from None

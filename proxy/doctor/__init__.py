@@ -1,0 +1,18 @@
+"""What is wrong here, and what to do about it: looks at a configuration and at everything it depends on.
+
+    findings       what was looked at, what was found, what to do
+    offline        all that can be told without asking anyone: the order of the four below
+    credentials      certificates, keys, passwords, expiry
+    routes           hosts, credentials nobody uses, files of trusted roots
+    ca               the interception CA, and whether it fits the routes
+    listeners        addresses that are free, or taken by whom
+    online         all that has to be asked for: token endpoint, token, API
+    connection       one TLS connection in three steps, each with its own ways to fail
+    exchange         one HTTP exchange over it
+    claims           what an access token says
+    verdict          whose a response is: the gateway's, about token or subscription key, or the API's own
+    certificate_report   one certificate for people: thumbprints in the portal's form
+    route_report         what would become of a request for a URL
+
+Looks and never changes anything. What it sends on the network is what the proxy itself would send.
+"""

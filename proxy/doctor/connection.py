@@ -1,0 +1,220 @@
+"""One TLS connection for diagnosis, in three steps that fail each in their own words: name, TCP, TLS. Does network I/O.
+
+Invariant: nothing is ever sent over a connection whose certificate did not verify.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
+
+from cryptography import x509
+
+from proxy.policy.authority import HTTPS_PORT
+
+if TYPE_CHECKING:
+    from proxy.policy.authority import Authority
+
+TIMEOUT_S: Final = 10.0
+"""For each of the three steps."""
+
+# OpenSSL's X509_V_ERR_*; Python names none of them.
+_NOT_YET_VALID: Final = 9
+_EXPIRED: Final = 10
+_NAME_MISMATCH: Final = frozenset({62, 64})
+_NAMES_SHOWN: Final = 6
+
+
+class ProbeFailed(Exception):  # noqa: N818  # what happened, as everywhere in the error tree
+    """A step failed.
+
+    Attributes:
+        message: what happened, a sentence.
+        advice: what to do next.
+    """
+
+    def __init__(self, message: str, advice: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.advice = advice
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An open, verified TLS connection; whoever opened it closes `writer`.
+
+    Attributes:
+        reader: what comes.
+        writer: what goes.
+        address: the IP address that answered.
+        connected_s: how long name resolution and TCP took.
+        handshake_s: how long TLS took.
+        tls: the protocol version.
+        expires: the end of the server's certificate.
+    """
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    address: str
+    connected_s: float
+    handshake_s: float
+    tls: str
+    expires: datetime
+
+
+async def open_connection(authority: Authority, dial: Authority | None, context: ssl.SSLContext) -> Connection:
+    """Return a connection to `dial`, or to the authority itself, whose certificate verifies for the authority's host.
+
+    Raises:
+        ProbeFailed: with the step that failed and what to do.
+    """
+    target = dial or authority
+    begun = time.monotonic()
+    reader, writer = await _connect(target, await _resolve(target))
+    connected = time.monotonic()
+    address = str(writer.get_extra_info("peername")[0])
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            await writer.start_tls(context, server_hostname=authority.host)
+    except ssl.SSLCertVerificationError as refusal:
+        writer.transport.abort()
+        raise await _describe_distrust(authority, target, refusal) from None
+    except (TimeoutError, OSError, ssl.SSLError):
+        writer.transport.abort()
+        raise ProbeFailed(
+            f"{target} accepts the connection, and does not complete a TLS handshake.",
+            "Is it a TLS port? A proxy or firewall between here and there may cut the handshake.",
+        ) from None
+    protocol = writer.get_extra_info("ssl_object")
+    return Connection(
+        reader,
+        writer,
+        address,
+        connected - begun,
+        time.monotonic() - connected,
+        str(protocol.version()),
+        datetime.fromtimestamp(ssl.cert_time_to_seconds(protocol.getpeercert()["notAfter"]), UTC),
+    )
+
+
+async def _resolve(target: Authority) -> list[str]:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError):
+        raise ProbeFailed(
+            f"The name {target.host} does not resolve.",
+            "Check its spelling and this machine's DNS; for a private endpoint, let `dial` name its address.",
+        ) from None
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+async def _connect(target: Authority, addresses: list[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return the first connection that opens; all addresses together have `TIMEOUT_S`."""
+    refused = False
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            for address in addresses:
+                try:
+                    return await asyncio.open_connection(address, target.port)
+                except ConnectionRefusedError:
+                    refused = True
+                except OSError:
+                    continue
+    except TimeoutError:
+        raise ProbeFailed(
+            f"{target} ({', '.join(addresses)}) does not answer.",
+            "A firewall may drop the connection: allow this machine to reach that port.",
+        ) from None
+    if refused:
+        raise ProbeFailed(
+            f"{target} ({', '.join(addresses)}) refuses the connection.",
+            "Nothing listens there, or a firewall rejects it: check host, port and `dial`.",
+        )
+    raise ProbeFailed(
+        f"{target} ({', '.join(addresses)}) cannot be reached.", "Check this machine's network, routes and firewall."
+    )
+
+
+async def _describe_distrust(
+    authority: Authority, target: Authority, refusal: ssl.SSLCertVerificationError
+) -> ProbeFailed:
+    shown = await _read_certificate(authority, target)
+    if refusal.verify_code == _EXPIRED:
+        return ProbeFailed(
+            f"The certificate of {authority} has expired{_describe_end(shown)}.",
+            "Its operator has to renew it; if it has not expired, correct this machine's clock.",
+        )
+    if refusal.verify_code == _NOT_YET_VALID:
+        return ProbeFailed(
+            f"The certificate of {authority} is not valid yet by this machine's clock.",
+            "Correct this machine's clock (NTP).",
+        )
+    if refusal.verify_code in _NAME_MISMATCH:
+        return ProbeFailed(
+            f"The server at {target} shows a certificate for other names than {authority.host}{_describe_names(shown)}.",
+            "Check the host's spelling and DNS entry, and `dial`: another server may answer there.",
+        )
+    return ProbeFailed(
+        f"The certificate of {authority} is not trusted{_describe_issuer(shown)}.",
+        "If that is your organisation's own CA, or a device that inspects TLS, name its certificate in `ca_file`.",
+    )
+
+
+async def _read_certificate(authority: Authority, target: Authority) -> x509.Certificate | None:
+    """Return the certificate that did not verify, to say more about it. Sends nothing but the handshake."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # to look at the certificate, never to speak over the connection
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            _, writer = await asyncio.open_connection(
+                target.host, target.port, ssl=context, server_hostname=authority.host if not authority.is_ip else None
+            )
+        try:
+            der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+        finally:
+            writer.transport.abort()
+        return x509.load_der_x509_certificate(der) if der else None
+    except (OSError, ValueError, TimeoutError):
+        return None
+
+
+def _describe_end(shown: x509.Certificate | None) -> str:
+    return f" on {shown.not_valid_after_utc:%Y-%m-%d}" if shown is not None else ""
+
+
+def _describe_issuer(shown: x509.Certificate | None) -> str:
+    if shown is None:
+        return ""
+    if shown.issuer == shown.subject:
+        return ": it is self-signed"
+    return f": it was issued by {_printable(shown.issuer.rfc4514_string())}"
+
+
+def _describe_names(shown: x509.Certificate | None) -> str:
+    if shown is None:
+        return ""
+    try:
+        names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (x509.ExtensionNotFound, ValueError):
+        return ""
+    texts = [str(name.value) for name in names if isinstance(name, x509.DNSName | x509.IPAddress)]
+    more = ", …" if len(texts) > _NAMES_SHOWN else ""
+    return f": {_printable(', '.join(texts[:_NAMES_SHOWN]))}{more}"
+
+
+def _printable(text: str) -> str:
+    """Return a stranger's text as one line."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text[:300])
+
+
+def describe_port(authority: Authority) -> str:
+    """Return the authority as people write it: without the port where it is 443."""
+    return authority.host_field(HTTPS_PORT).decode("ascii")

@@ -1,0 +1,157 @@
+"""Whether a credential can prove who the proxy is: its files, its keys, its dates. Reads the files.
+
+What an identity platform makes of it is for `proxy.doctor.online`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import TYPE_CHECKING, Final
+
+from proxy.doctor.findings import error, ok, warning
+from proxy.errors import ConfigurationError
+from proxy.identity.certificate import (
+    ExpiredCertificateError,
+    load_certificate,
+    load_public_certificate,
+    permission_warning,
+    read_password,
+)
+from proxy.identity.https_client import create_tls_context
+from proxy.identity.proof.building import list_certificates
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from proxy.config.settings import CertificateSettings, CredentialSettings
+    from proxy.doctor.findings import Finding
+    from proxy.identity.certificate import PublicCertificate
+
+EXPIRY_WARNINGS_DAYS: Final = (1, 7, 14, 30)
+"""Days before a certificate's end at which it is warned of; the last gives time for a change with an approval."""
+
+_ROTATE: Final = (
+    "Make a new pair with `apim-auth-proxy cert new`, upload its certificate beside the old one, then change the "
+    "configuration."
+)
+
+
+def check_credential(name: str, settings: CredentialSettings, now: datetime) -> Iterator[Finding]:
+    """Yield what there is to say about a credential without asking its token endpoint.
+
+    Args:
+        name: its key in the configuration.
+        settings: the credential; files that do not exist are passed over, because loading the configuration reports them.
+        now: aware.
+    """
+    subject = f"credential {name}"
+    if settings.signer_command or settings.key_vault_key is not None:
+        if settings.certificate is not None and settings.certificate.is_file():
+            yield from _check_public(subject, settings.certificate, now)
+    else:
+        yield from _check_certificates(subject, list_certificates(settings), now)
+    if settings.key_vault_key is not None:
+        yield ok(subject, f"It signs with a key that stays in its vault, {settings.key_vault_key}.")
+    if settings.federated_token_file is not None:
+        yield ok(subject, f"It proves itself by the token in {settings.federated_token_file}.")
+    if settings.client_secret is not None:
+        yield warning(
+            subject,
+            "It proves itself by a client secret, which travels with every token request.",
+            "A certificate never leaves this machine: `apim-auth-proxy cert new`.",
+        )
+    if settings.ca_file is not None and settings.ca_file.is_file():
+        yield check_ca_file(subject, settings.ca_file)
+
+
+def _check_certificates(subject: str, listed: Sequence[CertificateSettings], now: datetime) -> Iterator[Finding]:
+    """Yield findings on each pair of a credential; an expired one is left out, as long as another one is not."""
+    findings: list[Finding] = []
+    usable, expired = 0, []
+    for index, entry in enumerate(listed):
+        name = subject if len(listed) == 1 else f"{subject}, certificates[{index}]"
+        files = [file for file in (entry.certificate, entry.private_key, entry.password_file) if file is not None]
+        if not all(file.is_file() for file in files):
+            continue
+        try:
+            password = read_password(entry.password_file)
+            loaded = load_certificate(entry.certificate, entry.private_key, password, now=now)
+        except ExpiredCertificateError as problem:
+            expired.append((name, problem.detail))
+        except ConfigurationError as problem:
+            findings.append(error(name, problem.detail))
+        else:
+            usable += 1
+            findings += [_describe(name, loaded, "and its key fits"), _show_thumbprints(name, loaded)]
+            findings.append(judge_expiry(name, loaded, now))
+        findings += _check_modes(name, entry)
+    yield from findings
+    for name, detail in expired:
+        yield warning(name, detail, "It is left out; the other one is used.") if usable else error(name, detail)
+
+
+def _check_modes(subject: str, entry: CertificateSettings) -> Iterator[Finding]:
+    for file in (entry.private_key or entry.certificate, entry.password_file):
+        found = permission_warning(file) if file is not None else None
+        if found is not None:
+            yield warning(subject, found)
+
+
+def _check_public(subject: str, certificate: Path, now: datetime) -> Iterator[Finding]:
+    try:
+        loaded = load_public_certificate(certificate, now=now)
+    except ConfigurationError as problem:
+        yield error(subject, problem.detail)
+        return
+    yield _describe(subject, loaded, "whose key is held elsewhere")
+    yield _show_thumbprints(subject, loaded)
+    yield judge_expiry(subject, loaded, now)
+
+
+def _describe(subject: str, certificate: PublicCertificate, of_its_key: str) -> Finding:
+    return ok(
+        subject,
+        f"Certificate {certificate.subject}, RSA {certificate.key_bits} bits, {of_its_key}.",
+        certificate_subject=certificate.subject,
+        key_bits=certificate.key_bits,
+    )
+
+
+def _show_thumbprints(subject: str, certificate: PublicCertificate) -> Finding:
+    return ok(
+        subject,
+        f"Thumbprints as the portal shows them: SHA-1 {certificate.sha1_hex}, SHA-256 {certificate.sha256_hex}.",
+        sha1=certificate.sha1_hex,
+        sha256=certificate.sha256_hex,
+        x5t=certificate.x5t,
+        x5t_s256=certificate.x5t_s256,
+    )
+
+
+def judge_expiry(subject: str, certificate: PublicCertificate, now: datetime) -> Finding:
+    """Return what there is to say about a certificate's end."""
+    days = days_left(certificate.not_after, now)
+    threshold = next((limit for limit in EXPIRY_WARNINGS_DAYS if days <= limit), None)
+    until = f"{certificate.not_after:%Y-%m-%d}"
+    if threshold is None:
+        return ok(subject, f"The certificate is valid until {until}, {days} days from now.", days_left=days)
+    when = {0: "within a day", 1: "tomorrow"}.get(days, f"in {days} days")
+    return warning(
+        subject, f"The certificate expires {when}, on {until}.", _ROTATE, days_left=days, threshold=threshold
+    )
+
+
+def days_left(end: datetime, now: datetime) -> int:
+    """Return whole days from now to the end; negative once it is past."""
+    return (end - now) // timedelta(days=1)
+
+
+def check_ca_file(subject: str, ca_file: Path) -> Finding:
+    """Return whether a file of trusted roots can be used."""
+    try:
+        create_tls_context(ca_file)
+    except ConfigurationError as problem:
+        return error(subject, problem.detail)
+    return ok(subject, f"{ca_file} holds certificates, which are trusted beside the system's roots.")

@@ -1,0 +1,71 @@
+"""All that can be told of a configuration without asking anyone on the network, in the order in which it matters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.config.faults import ConfigurationFaults
+from proxy.config.loading import load_settings
+from proxy.doctor.ca import check_ca
+from proxy.doctor.credentials import check_credential
+from proxy.doctor.findings import error, ok
+from proxy.doctor.listeners import check_listeners
+from proxy.doctor.routes import check_routes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from proxy.config.settings import Settings
+    from proxy.doctor.findings import Finding
+
+
+def check_configuration(path: Path, environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
+    """Return the settings, as far as there are any, and what is wrong with them.
+
+    Where nothing but the files they name is missing, the settings are returned all the same, so that the rest can be
+    looked at.
+    """
+    try:
+        settings = load_settings(path, environ)
+    except ConfigurationFaults as faults:
+        findings = [_describe_fault(path, fault.path, fault.line, fault.message) for fault in faults.faults]
+        try:
+            return load_settings(path, environ, check_files=False), findings
+        except ConfigurationFaults:
+            return None, findings
+    counts = ", ".join(
+        _count(len(items), noun)
+        for items, noun in (
+            (settings.listeners, "listener"),
+            (settings.credentials, "credential"),
+            (settings.routes, "route"),
+        )
+    )
+    return settings, [ok("configuration", f"{path} loads: {counts}.")]
+
+
+def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> Iterator[Finding]:
+    """Yield everything there is to say about the settings of a configuration.
+
+    Args:
+        settings: as loaded; files that are missing are passed over, because loading reports them.
+        hosts: the routed hosts, without ports.
+        now: aware.
+    """
+    for name, credential in settings.credentials.items():
+        yield from check_credential(name, credential, now)
+    yield from check_routes(settings)
+    yield from check_ca(settings.state_directory, hosts, now)
+    yield from check_listeners(settings)
+
+
+def _describe_fault(file: Path, path: str, line: int, message: str) -> Finding:
+    where = f"{file}:{line}" if line else str(file)
+    sentence = f"{where}: {path}: {message}." if path else f"{where}: {message}."
+    return error("configuration", sentence, file=str(file), line=line, key=path)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

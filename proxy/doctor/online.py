@@ -1,0 +1,214 @@
+"""All that has to be asked for: is the token endpoint there, does it give a token, what is in it, what does the API say to it?
+
+Does network I/O, and sends nothing that the proxy itself would not send: one token request for each credential and scope, one
+GET to each literal host of the routes.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlsplit
+
+from proxy.doctor.claims import decode_access_token, judge_claims
+from proxy.doctor.connection import ProbeFailed, describe_port, open_connection
+from proxy.doctor.credentials import days_left
+from proxy.doctor.exchange import get
+from proxy.doctor.findings import Level, error, ok, warning
+from proxy.doctor.verdict import judge_response
+from proxy.errors import ConfigurationError, IdentityError
+from proxy.identity.credential import Target
+from proxy.identity.https_client import create_tls_context
+from proxy.identity.sources import TokenSources, token_url
+from proxy.policy.authority import HTTPS_PORT, parse_authority
+from proxy.policy.routing import parse_host_pattern
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator
+    from datetime import datetime
+
+    from proxy.config.settings import CredentialSettings, RouteSettings, Settings
+    from proxy.doctor.connection import Connection
+    from proxy.doctor.findings import Finding
+    from proxy.identity.credential import CredentialStatistics
+    from proxy.policy.authority import Authority
+
+# Entra ID tolerates five minutes; our assertions are back-dated by two.
+_SKEW_NOTED_S: Final = 30.0
+_SKEW_REFUSED_S: Final = 300.0
+_SERVER_CERTIFICATE_DAYS: Final = 14
+
+
+async def check_online(settings: Settings, path: str, now: datetime) -> AsyncIterator[Finding]:
+    """Yield what the token endpoints and APIs of a configuration say, as it is found.
+
+    Args:
+        settings: loaded; what is wrong with its files is for the offline part to say.
+        path: the origin-form target each API is called with.
+        now: aware.
+    """
+    tokens: dict[tuple[str, Target], str] = {}
+    for name, credential in settings.credentials.items():
+        try:
+            sources = build_sources(settings, name)
+        except ConfigurationError:
+            continue
+        try:
+            reached = await _reach_token_endpoint(f"credential {name}", credential, now)
+            yield reached
+            if reached.level is not Level.ERROR:
+                async for finding in _request_tokens(settings, name, sources, tokens):
+                    yield finding
+                statistics = sources.statistics().credentials[name]
+                if statistics.proof_in_use:
+                    yield ok(f"credential {name}", f"The token endpoint accepts {statistics.proof_in_use}.")
+                yield _judge_skew(f"credential {name}", statistics)
+        finally:
+            await sources.close()
+    for route in settings.routes:
+        access_token = tokens.get((route.credential, target_of(route)))
+        async for finding in _check_route(settings, route, access_token, path, now):
+            yield finding
+
+
+def build_sources(settings: Settings, name: str) -> TokenSources:
+    """Return the token sources of one credential alone, so that it does not suffer from another's faults.
+
+    Raises:
+        ConfigurationError: its files cannot be used.
+    """
+    wanted = {name, settings.credentials[name].key_vault_credential}
+    return TokenSources.from_settings(
+        settings.model_copy(
+            update={
+                "credentials": {key: value for key, value in settings.credentials.items() if key in wanted},
+                "routes": tuple(route for route in settings.routes if route.credential in wanted),
+            }
+        )
+    )
+
+
+def target_of(route: RouteSettings) -> Target:
+    """Return what a route's tokens are asked for with."""
+    return Target(scope=route.scope, resource=route.resource)
+
+
+async def _reach_token_endpoint(subject: str, settings: CredentialSettings, now: datetime) -> Finding:
+    parts = urlsplit(token_url(settings))
+    authority = parse_authority(parts.netloc.encode("ascii"), HTTPS_PORT)
+    try:
+        connection = await open_connection(authority, None, create_tls_context(settings.ca_file))
+    except ProbeFailed as failed:
+        return error(subject, f"The token endpoint cannot be used. {failed.message}", failed.advice)
+    connection.writer.transport.abort()
+    return _describe_connection(subject, f"Token endpoint {describe_port(authority)}", connection, now)
+
+
+async def _request_tokens(
+    settings: Settings, name: str, sources: TokenSources, tokens: dict[tuple[str, Target], str]
+) -> AsyncIterator[Finding]:
+    """Yield findings, and put each token obtained into `tokens`."""
+    subject = f"credential {name}"
+    targets = dict.fromkeys(target_of(route) for route in settings.routes if route.credential == name)
+    for target in targets:
+        try:
+            token = await sources.source_for(name, target).acquire()
+        except IdentityError as refusal:
+            yield error(subject, f"No access token for {target}. {refusal.detail}", code=refusal.code)
+            continue
+        tokens[name, target] = token.value
+        decoded = decode_access_token(token.value)
+        life_s = token.expires_at_mono - token.obtained_at_mono
+        if decoded is None:
+            yield ok(subject, f"Access token for {target} obtained; it is opaque, good for {life_s / 60:.0f} min.")
+            continue
+        is_entra = settings.credentials[name].tenant_id is not None
+        for finding in judge_claims(subject, decoded, str(target), life_s, is_entra=is_entra):
+            yield finding
+
+
+def _judge_skew(subject: str, statistics: CredentialStatistics) -> Finding:
+    skew_s = statistics.clock_skew_s
+    if skew_s is None:
+        return ok(subject, "The token endpoint does not say what time it is, so the clocks could not be compared.")
+    skew = round(skew_s, 1)
+    if abs(skew_s) < _SKEW_NOTED_S:
+        return ok(subject, "This machine's clock agrees with the identity platform's.", clock_skew_s=skew)
+    corrected = statistics.clock_correction_s != 0
+    message = (
+        f"This machine's clock is {abs(skew_s):.0f} s {'behind' if skew_s > 0 else 'ahead of'} the identity platform's."
+    )
+    message += " Assertions are dated by the platform's clock, so tokens can be had." if corrected else ""
+    advice = "Synchronise it (NTP): `timedatectl status`."
+    if abs(skew_s) >= _SKEW_REFUSED_S and not corrected:
+        return error(subject, message, advice, clock_skew_s=skew)
+    return warning(subject, message, advice, clock_skew_s=skew)
+
+
+async def _check_route(
+    settings: Settings, route: RouteSettings, access_token: str | None, path: str, now: datetime
+) -> AsyncIterator[Finding]:
+    try:
+        context = create_tls_context(route.ca_file)
+    except ConfigurationError:
+        return
+    is_entra = settings.credentials[route.credential].tenant_id is not None
+    for text in route.hosts:
+        pattern = parse_host_pattern(text)
+        if pattern.is_wildcard:
+            yield ok(f"host {text}", "A wildcard stands for many hosts; none of them was called.")
+            continue
+        call = _Call(f"host {text}", pattern.authority, route, context)
+        async for finding in call.check(access_token, path, now, is_entra=is_entra):
+            yield finding
+
+
+class _Call:
+    """One call of one host."""
+
+    def __init__(self, subject: str, authority: Authority, route: RouteSettings, context: ssl.SSLContext) -> None:
+        self._subject = subject
+        self._authority = authority
+        self._route = route
+        self._context = context
+        self._dial = parse_authority(route.dial.encode("ascii"), None) if route.dial is not None else None
+
+    async def check(
+        self, access_token: str | None, path: str, now: datetime, *, is_entra: bool
+    ) -> AsyncIterator[Finding]:
+        try:
+            connection = await open_connection(self._authority, self._dial, self._context)
+        except ProbeFailed as failed:
+            yield error(self._subject, failed.message, failed.advice)
+            return
+        try:
+            yield _describe_connection(self._subject, f"API {describe_port(self._authority)}", connection, now)
+            if access_token is None:
+                yield warning(
+                    self._subject, "It was not called: there is no access token for it.", "See its credential above."
+                )
+                return
+            yield await self._judge(connection, access_token, path, is_entra=is_entra)
+        except ProbeFailed as failed:
+            yield error(self._subject, failed.message, failed.advice)
+        finally:
+            connection.writer.transport.abort()
+
+    async def _judge(self, connection: Connection, access_token: str, path: str, *, is_entra: bool) -> Finding:
+        fields = {name: value.get_secret_value() for name, value in self._route.set_headers.items()}
+        fields["Authorization"] = f"Bearer {access_token}"
+        response = await get(connection, self._authority.host_field(HTTPS_PORT), path, fields)
+        names = frozenset(name.lower() for name in self._route.set_headers)
+        decoded = decode_access_token(access_token)
+        return judge_response(f"{self._subject}, GET {path}", response, decoded, names, is_entra=is_entra)
+
+
+def _describe_connection(subject: str, what: str, connection: Connection, now: datetime) -> Finding:
+    days = days_left(connection.expires, now)
+    message = (
+        f"{what} reached at {connection.address}: TCP {connection.connected_s * 1_000:.0f} ms, "
+        f"{connection.tls} {connection.handshake_s * 1_000:.0f} ms, certificate valid for {days} more days."
+    )
+    if days < _SERVER_CERTIFICATE_DAYS:
+        return warning(subject, message, "Its operator should renew the certificate soon.", address=connection.address)
+    return ok(subject, message, address=connection.address)
