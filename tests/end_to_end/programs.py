@@ -1,0 +1,321 @@
+"""Runs the product's commands as a user runs them: as processes, known by what they print, ended by signals. Does I/O."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+import yaml
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import IO, Self
+
+Configuration: TypeAlias = "dict[str, object]"
+
+COMMAND = str(Path(sys.executable).with_name("apim-auth-proxy"))
+ROOT = Path(__file__).resolve().parents[2]
+# Far above what anything takes; reached only by what hangs.
+PATIENCE_S = 30.0
+
+_PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
+_CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
+
+
+def environment(**changes: str) -> dict[str, str]:
+    """Returns this process's environment without any proxy or CA of the machine's, and with the changes."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name.lower() not in _PROXY_VARIABLES and name not in _CA_VARIABLES
+    }
+    return kept | changes
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What a program that has ended left behind."""
+
+    status: int
+    stdout: bytes
+    stderr: str
+
+
+def run_program(
+    arguments: Sequence[str | Path],
+    *,
+    stdin: bytes = b"",
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+) -> Finished:
+    """Runs a program to its end."""
+    done = subprocess.run(
+        [str(argument) for argument in arguments],
+        input=stdin,
+        capture_output=True,
+        env=environment() if environ is None else dict(environ),
+        cwd=directory,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    return Finished(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
+
+
+class Program:
+    """A program that runs until it is told to stop.
+
+    Args:
+        arguments: program and arguments.
+        output: a directory for what it prints, kept as NAME.stdout and NAME.stderr.
+        name: of those files.
+    """
+
+    def __init__(self, arguments: Sequence[str | Path], output: Path, name: str) -> None:
+        self._lines: list[str] = []
+        self._news = threading.Condition()
+        self._ended = 0
+        self.process = subprocess.Popen(
+            [str(argument) for argument in arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env=environment(),
+            text=True,
+            encoding="utf-8",
+            errors="replace",
+        )
+        self._readers = [
+            threading.Thread(target=self._read, args=(stream, output / f"{name}.{kind}"), daemon=True)
+            for kind, stream in (("stdout", self.process.stdout), ("stderr", self.process.stderr))
+        ]
+        for reader in self._readers:
+            reader.start()
+
+    @property
+    def lines(self) -> list[str]:
+        """What it has printed so far, on both streams."""
+        with self._news:
+            return list(self._lines)
+
+    def wait_for(self, found: Callable[[list[str]], object], patience_s: float = PATIENCE_S) -> None:
+        """Waits until the printed lines hold what is looked for."""
+        with self._news:
+            happened = self._news.wait_for(lambda: found(self._lines) or self._ended == 2, patience_s)
+            assert happened, f"Nothing of the kind within {patience_s} s, but:\n" + "\n".join(self._lines[-20:])
+            assert found(self._lines), "It ended:\n" + "\n".join(self._lines[-20:])
+
+    def wait_for_line(self, part: str) -> str:
+        """Returns the first line that holds a text, waiting for it."""
+        self.wait_for(lambda lines: any(part in line for line in lines))
+        return next(line for line in self.lines if part in line)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        self.process.send_signal(number)
+
+    def wait(self, patience_s: float = PATIENCE_S) -> int:
+        """Waits for its end; returns its exit status."""
+        status = self.process.wait(patience_s)
+        for reader in self._readers:
+            reader.join(patience_s)
+        return status
+
+    def stop(self) -> int:
+        """Ends it the polite way, or by force where that fails; returns its exit status."""
+        if self.process.poll() is None:
+            self.signal(signal.SIGTERM)
+        try:
+            return self.wait()
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.wait()
+            raise
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self.process.poll() is None:
+            self.stop()
+
+    def _read(self, stream: IO[str] | None, copy: Path) -> None:
+        assert stream is not None
+        with stream, copy.open("w", encoding="utf-8") as kept:
+            for line in stream:
+                kept.write(line)
+                with self._news:
+                    self._lines.append(line.rstrip("\n"))
+                    self._news.notify_all()
+        with self._news:
+            self._ended += 1
+            self._news.notify_all()
+
+
+class ProxyProgram(Program):
+    """`apim-auth-proxy run`, ready to serve.
+
+    Args:
+        configuration: written to a file in the directory.
+        directory: the program's own.
+        output: where what it prints and what its admin site says is kept.
+        name: tells it apart there.
+
+    Attributes:
+        ca_file: the anchor that clients must trust for https URLs.
+    """
+
+    def __init__(self, configuration: Configuration, directory: Path, output: Path, name: str) -> None:
+        self.config_file = write_configuration(configuration, directory)
+        self._metrics_copy = output / f"{name}.metrics"
+        super().__init__([COMMAND, "run", "--config", self.config_file], output, name)
+        try:
+            self.wait_for_line("apim-auth-proxy: ready")
+        except BaseException:
+            self.process.kill()
+            self.process.wait()
+            raise
+        self.ca_file = directory / "state" / "ca.pem"
+
+    def address(self, mode: str) -> str:
+        """Returns ``host:port`` of the first listener of a mode."""
+        return next(found[1] for line in self.lines if (found := re.search(rf"listening on (\S+) \({mode}\)", line)))
+
+    @property
+    def forward(self) -> str:
+        """URL of the forward listener: the value of HTTP_PROXY."""
+        return f"http://{self.address('forward')}"
+
+    @property
+    def reverse(self) -> str:
+        """URL of the reverse listener."""
+        return f"http://{self.address('reverse')}"
+
+    def ask_admin(self, path: str) -> bytes:
+        """Returns what the admin site answers with status 200."""
+        line = next(line for line in self.lines if "health and metrics on" in line)
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(line.rpartition(" ")[2] + path, timeout=PATIENCE_S) as response:
+            content: bytes = response.read()
+        return content
+
+    @property
+    def exchanges(self) -> list[dict[str, object]]:
+        """The access lines written so far."""
+        return [json.loads(line) for line in self.lines if line.startswith('{"time"') and '"method"' in line]
+
+    def wait_for_exchange(self, **fields: object) -> dict[str, object]:
+        """Returns the first access line with these values, waiting for it."""
+
+        def fits(line: str) -> bool:
+            return line.startswith('{"time"') and fields.items() <= json.loads(line).items()
+
+        self.wait_for(lambda lines: any(map(fits, lines)), patience_s=10.0)
+        return next(json.loads(line) for line in self.lines if fits(line))
+
+    def stop(self) -> int:
+        """Keeps a copy of its metrics, then ends it."""
+        if self.process.poll() is None:
+            self._metrics_copy.write_bytes(self.ask_admin("/metrics"))
+        return super().stop()
+
+
+def write_configuration(configuration: Configuration, directory: Path) -> Path:
+    """Writes a configuration file, readable by its owner only: it holds a subscription key."""
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "config.yaml"
+    path.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
+    path.chmod(0o600)
+    return path
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a sandbox is and what it expects, as its ``sandbox.json`` says."""
+
+    tenant_id: str
+    client_id: str
+    authority: str
+    token_endpoint: str
+    scope: str
+    api_url: str
+    api_alias: str
+    subscription_key: str
+    certificate: str
+    ca_file: str
+
+    @classmethod
+    def read(cls, directory: Path) -> Place:
+        """Reads a sandbox's directory."""
+        facts = json.loads((directory / "sandbox.json").read_text(encoding="utf-8"))
+        return cls(**{name: facts[name] for name in cls.__slots__})
+
+    @property
+    def api_authority(self) -> str:
+        """``localhost:PORT`` of the API."""
+        return self.api_url.removeprefix("https://")
+
+    @property
+    def alias_host(self) -> str:
+        """The API's other name, which has no port."""
+        return self.api_alias.removeprefix("https://")
+
+    @property
+    def port(self) -> str:
+        """The port the API listens on."""
+        return self.api_url.rpartition(":")[2]
+
+
+def configuration(
+    place: Place,
+    *,
+    credential: Mapping[str, object] | None = None,
+    route: Mapping[str, object] | None = None,
+    **changes: object,
+) -> Configuration:
+    """Returns a configuration with a forward and a reverse listener on free ports, and one route to the sandbox's API.
+
+    Args:
+        place: the sandbox.
+        credential, route: keys set in the credential and in the route; None removes a key.
+        changes: top-level keys.
+    """
+    usual_credential: dict[str, object] = {
+        "tenant_id": place.tenant_id,
+        "client_id": place.client_id,
+        "certificate": place.certificate,
+        "authority": place.authority,
+        "ca_file": place.ca_file,
+    }
+    usual_route: dict[str, object] = {
+        "hosts": [place.api_authority, place.alias_host],
+        "credential": "orders-client",
+        "scope": place.scope,
+        "set_headers": {"Ocp-Apim-Subscription-Key": place.subscription_key},
+        "dial": f"127.0.0.1:{place.port}",
+        "ca_file": place.ca_file,
+    }
+    return {
+        "listeners": [
+            {"address": "127.0.0.1:0"},
+            {"address": "127.0.0.1:0", "mode": "reverse", "upstream": place.api_url},
+        ],
+        "credentials": {"orders-client": _merge(usual_credential, credential)},
+        "routes": [_merge(usual_route, route)],
+        "admin": {"address": "127.0.0.1:0"},
+        "state_directory": "state",
+        "timeouts": {"drain_s": 5},
+    } | changes
+
+
+def _merge(usual: Mapping[str, object], changes: Mapping[str, object] | None) -> dict[str, object]:
+    merged = {**usual, **(changes or {})}
+    return {name: value for name, value in merged.items() if value is not None}
