@@ -1,0 +1,109 @@
+"""The documents say what is so: links lead somewhere, configurations load, commands exist, the table of errors is complete."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from proxy.config.settings import Settings
+from proxy.errors import ProxyError
+
+ROOT: Final = Path(__file__).parent.parent
+DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+
+NAMES: Final = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
+README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def anchors(text: str) -> set[str]:
+    """The fragments that a rendered document has, as GitHub makes them of its headings."""
+    headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_link_inside_the_project_leads_somewhere(name: str) -> None:
+    document = ROOT / name
+    text = document.read_text(encoding="utf-8")
+    for link in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)):
+        if re.match(r"[a-z]+:", link):
+            continue
+        path, _, fragment = link.partition("#")
+        target = document.parent / path if path else document
+        assert target.exists(), f"{name} links to {link}, which does not exist"
+        if fragment:
+            assert fragment in anchors(target.read_text(encoding="utf-8")), f"{name} links to {link}: no such heading"
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/azure-setup.md"])
+def test_every_whole_configuration_in_a_document_loads(name: str, tmp_path: Path) -> None:
+    whole = [block for block in blocks((ROOT / name).read_text(encoding="utf-8"), "yaml") if "credentials:" in block]
+    assert whole
+    for block in whole:
+        _load(block, tmp_path)
+
+
+def test_the_readme_names_every_section_of_the_configuration() -> None:
+    table = README[README.index("## Configuration") : README.index("## Who said that?")]
+    assert [name for name in Settings.model_fields if f"`{name}`" not in table] == []
+
+
+def _load(text: str, directory: Path) -> Settings:
+    """Loads a configuration whose files exist; what is in them is for other tests."""
+    from proxy.config.loading import load_settings
+
+    for credential in yaml.safe_load(text)["credentials"].values():
+        for key in ("certificate", "private_key"):
+            if key in credential:
+                (directory / credential[key]).touch(mode=0o600)
+    path = directory / "config.yaml"
+    path.write_text(text, encoding="utf-8")
+    return load_settings(path, {"HOME": str(directory)})
+
+
+def raised_errors() -> list[type[ProxyError]]:
+    """The classes of the error tree that stand somewhere in the code as a call: those a client can get to see."""
+    code = "\n".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "proxy").rglob("*.py") if path.name != "errors.py"
+    )
+    found: list[type[ProxyError]] = []
+    waiting = [ProxyError]
+    while waiting:
+        kind = waiting.pop()
+        waiting.extend(kind.__subclasses__())
+        if re.search(rf"\b{kind.__name__}\(", code) and kind.__name__ != "ConfigurationError":
+            found.append(kind)
+    return found
+
+
+def test_the_readme_lists_every_error_a_client_can_get() -> None:
+    kinds = raised_errors()
+    assert len(kinds) > 10
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:4]] for line in README.splitlines() if line.startswith("|")]
+    for kind in kinds:
+        assert [str(kind.status), kind.proxy_status, kind.title] in rows, f"the README has no row for {kind.__name__}"
+
+
+def test_the_readme_lists_the_commands_that_there_are() -> None:
+    from proxy.cli import group
+
+    table = README[README.index("## Commands") : README.index("## Configuration")]
+    listed = {
+        name.split()[0] for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for name in row.split("`")[1::2]
+    }
+    assert listed == set(group.list_commands(None))  # type: ignore[arg-type]  # the list depends on no context
+
+
+@pytest.mark.parametrize("target", ["demo", "test", "image", "image-test", "check", "help"])
+def test_the_make_targets_the_documents_name_exist(target: str) -> None:
+    text = "".join(document.read_text(encoding="utf-8") for document in DOCUMENTS)
+    assert f"make {target}" in text
+    assert re.search(rf"^{target}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
