@@ -18,7 +18,7 @@ from proxy.errors import ConfigurationError, ProxyError
 # Command: (module, object, one line of help). The help stands here so that `--help` imports none of the modules.
 _COMMANDS: Final = {
     "run": ("proxy.cli.run", "run", "Serve until SIGTERM or SIGINT, then drain."),
-    "demo": ("proxy.cli.demo", "demo", "Play the whole flow on this machine and narrate it."),
+    "demo": ("proxy.cli.demo.command", "demo", "Play the whole flow on this machine and narrate it."),
     "sandbox": ("proxy.cli.sandbox", "sandbox", "Run a local identity platform, gateway and API."),
     "check": ("proxy.cli.check", "check", "Say what is wrong with a configuration, and what to do about it."),
     "token": ("proxy.cli.access_token", "token", "Print an access token, or its claims."),

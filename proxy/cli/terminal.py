@@ -31,11 +31,10 @@ class Symbols:
     cross: str
     arrow: str
     rule: str
-    ellipsis: str
 
 
-_UNICODE = Symbols(tick="✔", cross="✘", arrow="→", rule="─", ellipsis="…")
-_ASCII = Symbols(tick="ok", cross="FAILED", arrow="->", rule="-", ellipsis="...")
+_UNICODE = Symbols(tick="✔", cross="✘", arrow="→", rule="─")
+_ASCII = Symbols(tick="ok", cross="FAILED", arrow="->", rule="-")
 
 
 def symbols(stream: TextIO) -> Symbols:

@@ -1,0 +1,68 @@
+"""The command `demo`. Does I/O through the stage."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+
+import click
+
+from proxy.cli.demo.narrator import Narrator
+from proxy.cli.demo.scenes import Play, picture
+from proxy.cli.demo.stage import DemoError, Stage
+from proxy.cli.terminal import silence_logging, symbols
+from proxy.errors import ProxyError
+from proxy.sandbox import SandboxError
+
+
+@click.command()
+@click.option(
+    "--client",
+    type=click.Choice(["auto", "curl", "python"]),
+    default="auto",
+    show_default=True,
+    help="The program that calls the API; auto takes curl where there is one.",
+)
+def demo(client: str) -> None:
+    """Play the whole flow on this machine, narrated: no cloud account, nothing to install, a few seconds.
+
+    An identity platform, API Management with an API, the proxy and a client that cannot do OAuth, all on free loopback ports.
+    Exit code 0 only if every step held.
+    """
+    silence_logging()
+    try:
+        exit_code = asyncio.run(_play(client))
+    except asyncio.CancelledError:
+        raise click.ClickException("Told to stop before the end.") from None
+    sys.exit(exit_code)
+
+
+async def _play(client: str) -> int:
+    task = asyncio.current_task()
+    with contextlib.suppress(NotImplementedError):  # Windows: there the process is simply ended
+        # Like Ctrl-C, so that nothing is left behind: neither the proxy nor the directory.
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lambda: task.cancel() if task else None)
+    narrator = Narrator(sys.stdout)
+    narrator.title("apim-auth-proxy demo: from a certificate to an API call, all on this machine")
+    narrator.picture(picture(arrows=symbols(sys.stdout).tick != "ok"))
+    try:
+        async with Stage() as stage:
+            try:
+                await Play(stage, narrator, client).perform()
+            except (DemoError, ProxyError, SandboxError) as error:
+                narrator.failed(str(error))
+                if stage.proxy.last_lines:
+                    narrator.tell("What the proxy said last:")
+                    narrator.plain(stage.proxy.last_lines)
+                return 1
+    except SandboxError as error:
+        narrator.failed(str(error))
+        return 1
+    narrator.heading("Every step held.")
+    narrator.tell(
+        "To play with it yourself: `apim-auth-proxy sandbox --directory DIR` in one terminal, `apim-auth-proxy run --config "
+        "DIR/config.yaml` in another. For your own API: `apim-auth-proxy cert new`, then config.example.yaml."
+    )
+    return 0
