@@ -16,7 +16,7 @@ What does I/O:
     token_endpoint   one token endpoint: a form out, a token back
     https_client     the HTTP client beneath
     certificate      the files of a key pair, read, judged and thumbprinted; certificate_creation makes one
-    rotation         watches those files
+    rotation         watches those files; suspension notices that the machine slept
     managed_identity tokens of the machine's own identity, for key vaults
     proof/           the ways to prove who we are, behind one interface
 """

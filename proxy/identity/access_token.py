@@ -5,7 +5,7 @@ Invariant: ``refresh_at_mono < usable_until_mono < expires_at_mono``, and no ``r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from proxy.identity.lifetime import flight_margin_s, refresh_after_s
 
@@ -21,6 +21,7 @@ class AccessToken:
         refresh_at_mono: stale from here on.
         expires_at_mono: expired from here on.
         usable_until_mono: not put on a request from here on.
+        proof: name of the proof it was obtained with, such as a certificate's thumbprint.
     """
 
     field_line: bytes
@@ -29,13 +30,20 @@ class AccessToken:
     refresh_at_mono: float
     expires_at_mono: float
     usable_until_mono: float
+    proof: str = ""
 
     def __repr__(self) -> str:
         return f"<AccessToken expires_at_mono={self.expires_at_mono:.0f}>"
 
 
 def create_access_token(
-    value: str, *, requested_at_mono: float, expires_in_s: float, refresh_in_s: float | None, jitter: float
+    value: str,
+    *,
+    requested_at_mono: float,
+    expires_in_s: float,
+    refresh_in_s: float | None,
+    jitter: float,
+    proof: str = "",
 ) -> AccessToken:
     """Return a token with its moments worked out.
 
@@ -45,6 +53,7 @@ def create_access_token(
         expires_in_s: over zero.
         refresh_in_s: the platform's suggestion, or None.
         jitter: 0 to 1.
+        proof: name of the proof it was obtained with.
     """
     expires_at_mono = requested_at_mono + expires_in_s
     return AccessToken(
@@ -54,4 +63,16 @@ def create_access_token(
         refresh_at_mono=requested_at_mono + refresh_after_s(expires_in_s, refresh_in_s, jitter),
         expires_at_mono=expires_at_mono,
         usable_until_mono=expires_at_mono - flight_margin_s(expires_in_s),
+        proof=proof,
+    )
+
+
+def age_token(token: AccessToken, seconds: float) -> AccessToken:
+    """Return the token as it is after time that the monotonic clock did not count."""
+    return replace(
+        token,
+        obtained_at_mono=token.obtained_at_mono - seconds,
+        refresh_at_mono=token.refresh_at_mono - seconds,
+        expires_at_mono=token.expires_at_mono - seconds,
+        usable_until_mono=token.usable_until_mono - seconds,
     )

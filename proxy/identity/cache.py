@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.identity.access_token import age_token
 from proxy.identity.lifetime import backoff_s
 
 if TYPE_CHECKING:
@@ -173,6 +174,11 @@ class TokenCache:
         if claims is not None:
             self.claims = claims
         return True
+
+    def age(self, seconds: float) -> None:
+        """Let the token grow older by time that the monotonic clock did not count."""
+        if self.token is not None:
+            self.token = age_token(self.token, seconds)
 
     def forgive(self) -> None:
         """Forget failures: what caused them may have been changed. Tokens stay."""

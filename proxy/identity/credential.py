@@ -50,12 +50,13 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token as the endpoint gave it, and when the request for it was sent."""
+    """A token as the endpoint gave it, when the request for it was sent, and the name of the proof it was given for."""
 
     value: str = field(repr=False)
     requested_at_mono: float
     expires_in_s: float
     refresh_in_s: float | None
+    proof: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,9 @@ class Credential:
         self._count("ok", "")
         self._follow_clock()
         self._log_success(target, response, proof)
-        return IssuedToken(response.access_token, requested_at_mono, response.expires_in_s, response.refresh_in_s)
+        return IssuedToken(
+            response.access_token, requested_at_mono, response.expires_in_s, response.refresh_in_s, proof.name
+        )
 
     def _remember(self, proof: Proof) -> None:
         if proof.name != self._in_use:

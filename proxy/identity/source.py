@@ -31,7 +31,7 @@ logger = logging.getLogger("proxy.identity")
 # After a failure the next flight is a probe: long enough for an endpoint that works again, too short to queue behind
 # one that does not.
 PATIENCE_S = 2.0
-# Two proofs at ten seconds each, and a signer's five. Nothing may hold a flight for ever.
+# A signer's ten seconds and two requests of ten each. Nothing may hold a flight for ever.
 FLIGHT_LIMIT_S = 30.0
 # When an authority's pause ends, the sources that share it come back spread over this.
 _SPREAD_S = 1.0
@@ -183,6 +183,12 @@ class TokenSource:
         self._keeps_fresh = True
         self._tick()
 
+    def wake(self, slept_s: float) -> None:
+        """Age the token by the time that the machine slept, which the monotonic clock did not count."""
+        self._cache.age(slept_s)
+        if self._keeps_fresh and not self._is_closed:
+            self._tick()
+
     def forgive(self) -> None:
         """Forget failures, as when something about the credential has changed. Tokens stay."""
         self._cache.forgive()
@@ -196,7 +202,8 @@ class TokenSource:
         """
         self._cache.renewal_wanted = self._obtained
         self.forgive()
-        self._begin_if_due(self._clock())
+        if self._obtained:
+            self._begin_if_due(self._clock())
 
     def statistics(self) -> SourceStatistics:
         """Return a snapshot."""
@@ -282,6 +289,7 @@ class TokenSource:
             expires_in_s=issued.expires_in_s,
             refresh_in_s=issued.refresh_in_s,
             jitter=self._jitter(),
+            proof=issued.proof,
         )
         if self._clock() >= token.usable_until_mono:
             raise IdentityPlatformUnavailable(

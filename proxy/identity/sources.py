@@ -21,6 +21,7 @@ from proxy.identity.proof.building import create_proofs, list_proof_files
 from proxy.identity.proof.vault_access import VaultAccess
 from proxy.identity.rotation import POLL_S, RotationWatch, Watched, warn_of_expiry
 from proxy.identity.source import SourceStatistics, TokenSource
+from proxy.identity.suspension import watch_suspension
 from proxy.identity.token_endpoint import TokenEndpoint
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class TokenSources:
             self._tasks = [
                 asyncio.create_task(self._watch.run(), name="certificate files"),
                 asyncio.create_task(warn_of_expiry(self._expirations), name="certificate expiry"),
+                asyncio.create_task(watch_suspension(self._wake), name="suspension"),
             ]
         sources = [source for (name, _), source in self._sources.items() if name not in self._lazy]
         for source in sources:
@@ -190,6 +192,10 @@ class TokenSources:
             source.forgive()
         for source in [source for source in sources if source.obtained][:1]:
             source.renew()
+
+    def _wake(self, slept_s: float) -> None:
+        for source in self._sources.values():
+            source.wake(slept_s)
 
     def _expirations(self) -> dict[str, datetime]:
         return {

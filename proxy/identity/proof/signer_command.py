@@ -4,8 +4,8 @@ For keys that may not leave their place: an HSM, a TPM, a PKCS#11 token, a cloud
 signing input from stdin until its end, finds the algorithm in the environment variable ``SIGNING_ALGORITHM`` (``PS256`` or
 ``RS256``), and writes the signature to stdout, raw or as base64 or base64url text. Its stderr is ours.
 
-Invariants: one answer in bounded time; whatever the command does, it and its children are gone afterwards; a signature that
-does not verify under the certificate is never sent.
+Invariants: one answer in bounded time; whatever the command does, it and its process group are gone afterwards; a signature
+that does not verify under the certificate is never sent.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import binascii
 import contextlib
 import os
 import signal
-from typing import TYPE_CHECKING
+from io import FileIO
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.errors import IdentityError
 from proxy.identity.certificate import verify_signature
@@ -80,24 +81,24 @@ class CommandSigner:
         )
 
     async def _run(self, signing_input: bytes, algorithm: str) -> bytes:
-        try:
-            process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env={**os.environ, "SIGNING_ALGORITHM": algorithm},
-                start_new_session=True,
-            )
-        except OSError:
-            raise self._failed("cannot be started; check its path and mode") from None
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                output = await _converse(process, signing_input)
-                status = await process.wait()
-        except TimeoutError:
-            raise self._failed(f"did not answer within {self._timeout_s:g} s") from None
-        finally:
-            await _end(process)
+        with contextlib.ExitStack() as ends:
+            question = _open_pipe(ends)
+            answer = _open_pipe(ends)
+            if not _fill(question, signing_input):
+                raise self._failed("would have to read more than a pipe holds; leave out the certificate chain")
+            try:
+                process = await _start(self._command, question.reader, answer.writer, algorithm)
+            except OSError:
+                raise self._failed("cannot be started; check its path and mode") from None
+            answer.writer.close()
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    output = await _read(answer.reader)
+                    status = 0 if len(output) > _OUTPUT_LIMIT_BYTES else await process.wait()
+            except TimeoutError:
+                raise self._failed(f"did not answer within {self._timeout_s:g} s") from None
+            finally:
+                await _end(process)
         if len(output) > _OUTPUT_LIMIT_BYTES:
             raise self._failed("writes more than a signature to stdout")
         if status != 0:
@@ -109,33 +110,79 @@ class CommandSigner:
         return IdentityError(f"The signer command {self._command[0]} {what}.", code="signer_failed")
 
 
-async def _converse(process: asyncio.subprocess.Process, signing_input: bytes) -> bytes:
-    """Write the input and read the output, at most one byte over the limit."""
-    if process.stdin is None or process.stdout is None:
-        raise AssertionError("both pipes were asked for")
-    with contextlib.suppress(ConnectionError):  # It may answer, or fail, without reading.
-        process.stdin.write(signing_input)
-        await process.stdin.drain()
-    process.stdin.close()
+class _Pipe(NamedTuple):
+    """Both ends, unbuffered. Ours and not the event loop's: uvloop's are sockets, which nobody can open as /dev/stdin."""
+
+    reader: FileIO
+    writer: FileIO
+
+
+def _open_pipe(ends: contextlib.ExitStack) -> _Pipe:
+    reader, writer = os.pipe()
+    return _Pipe(ends.enter_context(FileIO(reader, "r")), ends.enter_context(FileIO(writer, "w")))
+
+
+def _fill(pipe: _Pipe, content: bytes) -> bool:
+    """Write before anybody reads, and close the writer; False: the pipe is too small (64 KiB, for a few KiB normally)."""
+    with pipe.writer:
+        os.set_blocking(pipe.writer.fileno(), False)
+        return pipe.writer.write(content) == len(content)
+
+
+async def _start(command: Sequence[str], stdin: FileIO, stdout: FileIO, algorithm: str) -> asyncio.subprocess.Process:
+    """Start the command, or leave nothing of it behind.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    starting = asyncio.ensure_future(
+        asyncio.create_subprocess_exec(
+            *command,
+            stdin=stdin,
+            stdout=stdout,
+            env={**os.environ, "SIGNING_ALGORITHM": algorithm},
+            start_new_session=True,
+        )
+    )
+    try:
+        return await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # It may run already, though nobody has been told yet.
+        await asyncio.wait({starting})
+        if not starting.cancelled() and starting.exception() is None:
+            await _end(starting.result())
+        raise
+
+
+async def _read(reader: FileIO) -> bytes:
+    """Return all output until its end, or until it is over the limit."""
+    loop = asyncio.get_running_loop()
+    finished = loop.create_future()
     output = bytearray()
-    while len(output) <= _OUTPUT_LIMIT_BYTES and (chunk := await process.stdout.read(_OUTPUT_LIMIT_BYTES + 1)):
-        output += chunk
-    if len(output) > _OUTPUT_LIMIT_BYTES:
-        _kill(process)
+
+    def take() -> None:
+        chunk = reader.read(_OUTPUT_LIMIT_BYTES)
+        if chunk is None:  # Woken up for nothing.
+            return
+        output.extend(chunk)
+        if (not chunk or len(output) > _OUTPUT_LIMIT_BYTES) and not finished.done():
+            finished.set_result(None)
+
+    os.set_blocking(reader.fileno(), False)
+    loop.add_reader(reader.fileno(), take)
+    try:
+        await finished
+    finally:
+        loop.remove_reader(reader.fileno())
     return bytes(output)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the command with everything it started, and reap it: no orphan, no zombie."""
-    _kill(process)
-    # Killed, it ends at once. Not awaited itself, so that a cancelled request still reaps it; bounded, because a process
-    # that left the group may keep the pipe open.
-    await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=_REAP_S)
-
-
-def _kill(process: asyncio.subprocess.Process) -> None:
+    """End the command with everything in its process group, and reap it: no orphan, no zombie."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
+    # Killed, it ends at once. Waited for without being awaited itself, so that a cancelled request still reaps it.
+    await asyncio.wait({asyncio.ensure_future(process.wait())}, timeout=_REAP_S)
 
 
 def _readings(output: bytes) -> list[bytes]:
