@@ -11,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import (
+    ClientRefused,
     ContentTooLarge,
     FieldsTooLarge,
     MalformedRequest,
@@ -25,6 +26,7 @@ from proxy.relay.chunked import ChunkedReader
 from proxy.relay.connect import TunnelRequest, begin_tunnel
 from proxy.relay.exchange import Exchange
 from proxy.relay.head import check_partial_request, parse_request_head
+from proxy.relay.presence import QUESTION, is_gone, watch_presence
 from proxy.relay.record import ExchangeRecord
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
+        "_asked",
+        "_blocked_bytes",
         "_buffer",
         "_chunks",
         "_held",
@@ -88,6 +92,8 @@ class ClientConnection(asyncio.Protocol):
         self._chunks: ChunkedReader | None = None
         self._held = False
         self._write_blocked = False
+        self._blocked_bytes = 0
+        self._asked = False
 
     # The transport's events.
 
@@ -129,13 +135,18 @@ class ClientConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """The client has ended sending: it may still read (RFC 9112 §9.6), unless it left a request unfinished."""
-        if self.exchange is None or self._state == _LINGERING:
+        if self.exchange is None and self._state == _HEAD and self._buffer:
+            self._read_on()  # a request that came before the end, and whose turn it is now
+        if self._state == _LINGERING or (self.exchange is None and not self._write_blocked):
             return False
-        if not self.exchange.request_complete:
+        if self.exchange is not None and not self.exchange.request_complete:
             exchange, self.exchange = self.exchange, None
             exchange.on_client_lost()
             return False
         self.half_closed = True
+        if not self._write_blocked:
+            self.deadline = self.relay.now
+        watch_presence(self.transport)
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature  # asyncio's signature
@@ -148,32 +159,51 @@ class ClientConnection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """Back-pressure: the client reads more slowly than the upstream sends."""
         self._write_blocked = True
+        self._blocked_bytes = self.transport.get_write_buffer_size()
         self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
         if self.exchange is not None and self.exchange.upstream is not None:
-            self.exchange.upstream.transport.pause_reading()
-            self.exchange.upstream.deadline = inf
+            self.exchange.upstream.hold_reading()
 
     def resume_writing(self) -> None:
         """Ends back-pressure."""
         self._write_blocked = False
-        self.deadline = inf
-        if self.exchange is not None and self.exchange.upstream is not None:
-            self.exchange.upstream.transport.resume_reading()
-            self.exchange.upstream.deadline = self.relay.now + self.relay.timeouts.body_idle_s
+        exchange = self.exchange
+        if exchange is None:
+            if self._state == _PIPELINED:
+                self._await_request()
+            return
+        if self.half_closed:
+            self.deadline = self.relay.now
+        elif self._state == _CONTENT:
+            self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
+        else:
+            self.deadline = inf
+        if exchange.upstream is not None:
+            exchange.upstream.release_reading()
 
     def on_deadline(self) -> None:
         """Gives up on a client that sends nothing, or takes nothing."""
         exchange = self.exchange
-        if exchange is not None and self._write_blocked:
-            self.exchange = None
-            exchange.on_client_lost()
-            abort_visibly(self.transport)
+        if self._state == _LINGERING:
+            waiting = self.transport.get_write_buffer_size()
+            if waiting < self._blocked_bytes:
+                self._blocked_bytes = waiting
+                self.deadline = self.relay.now + _FLUSH_S
+            else:
+                self.transport.abort()
+        elif self._write_blocked:
+            self._check_progress()
+        elif exchange is not None and self.half_closed:
+            self._check_presence(exchange)
         elif exchange is not None:
-            self.exchange = None
+            upstream = exchange.upstream
+            if upstream is not None and upstream.deadline > self.relay.now and upstream.answered:
+                self.deadline = upstream.deadline  # the other direction moves, so this one may be waiting for it
+                return
             exchange.fail(RequestTimeout("The request's content stopped arriving (timeouts.body_idle_s)."))
         elif self._state == _HEAD and self._buffer:
             self._refuse(RequestTimeout("The request's head did not arrive in time (timeouts.head_s)."))
-        elif self.transport.is_closing() or self._state == _LINGERING:
+        elif self.transport.is_closing():
             self.transport.abort()
         else:
             self.transport.close()
@@ -184,7 +214,7 @@ class ClientConnection(asyncio.Protocol):
     @property
     def ends_after_exchange(self) -> bool:
         """Whether this connection takes no further request."""
-        return self.half_closed or self.relay.draining
+        return self.relay.draining or (self.half_closed and not self._buffer)
 
     def write(self, data: bytes) -> None:
         """Sends response bytes."""
@@ -202,6 +232,8 @@ class ClientConnection(asyncio.Protocol):
         if self._held:
             self._held = False
             self.transport.resume_reading()
+            if self._state == _CONTENT:
+                self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
 
     def take_buffer(self) -> bytes:
         """Returns what was read behind the request, for the protocol that follows a 101 response."""
@@ -213,13 +245,22 @@ class ClientConnection(asyncio.Protocol):
         """The exchange is over: waits for the next request, or ends."""
         self.exchange = None
         if close or self.ends_after_exchange:
-            self._close(linger=not request_complete)
-            return
+            # Closing with unread bytes would reset the connection, and could take the response with it (RFC 9112 §9.6).
+            self._close(linger=not request_complete or self._held or bool(self._buffer))
+        elif self._write_blocked:
+            self._state = _PIPELINED  # the next response could not be written yet, so its request waits
+        else:
+            self._await_request()
+
+    def _await_request(self) -> None:
         self._state = _HEAD
+        self._asked = False
         self.deadline = self.relay.now + self.relay.timeouts.client_idle_s
         self.release_reading()
         if self._buffer:
             asyncio.get_running_loop().call_soon(self._read_on)
+        elif self.half_closed:
+            self._close(linger=False)
 
     def on_exchange_failed(self, error: ProxyError, *, request_complete: bool) -> None:
         """The exchange ended before its response began: answers in the proxy's own name."""
@@ -240,6 +281,12 @@ class ClientConnection(asyncio.Protocol):
         if self._state == _HEAD and not self.transport.is_closing():
             data, self._buffer = self._buffer, b""
             self.data_received(data)
+            if not self.half_closed:
+                return
+            if self.exchange is not None:
+                self.deadline = self.relay.now
+            elif self._state == _HEAD:
+                self._close(linger=False)  # the rest of this request will never come
 
     def _keep(self, data: bytes) -> None:
         self._buffer += data
@@ -281,6 +328,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _begin(self, head: RequestHead, rest: bytes) -> bytes:
         destination, target = self.entry.locate(self.relay, head)
+        if head.method == b"TRACE" and destination.tokens is not None:
+            raise ClientRefused("TRACE is not passed on: the response would show the access token (RFC 9110 §9.3.8).")
         body_bytes = self.relay.limits.body_bytes
         if body_bytes is not None and head.length is not None and head.length > body_bytes:
             raise ContentTooLarge(
@@ -300,7 +349,8 @@ class ClientConnection(asyncio.Protocol):
             self._state = _PIPELINED
             self.deadline = inf
             exchange.request_complete = True
-        exchange.start()
+        if self.exchange is exchange:  # unless its content was refused already
+            exchange.start()
         return rest
 
     def _read_content(self, data: bytes) -> bytes:
@@ -387,12 +437,12 @@ class ClientConnection(asyncio.Protocol):
     def _close(self, *, linger: bool) -> None:
         self._buffer = b""
         self._chunks = None
+        self._state = _LINGERING
+        self._blocked_bytes = self.transport.get_write_buffer_size()
         if linger and not self.half_closed:
-            self._state = _LINGERING
             self.deadline = self.relay.now + _LINGER_S
             self.release_reading()
             self.transport.write_eof()
         else:
-            self._state = _LINGERING
             self.deadline = self.relay.now + _FLUSH_S
             self.transport.close()

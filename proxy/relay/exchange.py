@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from proxy.relay.upstream import UpstreamConnection
 
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
-# RFC 9110 §9.2.2. TRACE is idempotent as well, and echoes the token it was sent with: see `ClientConnection`.
+# RFC 9110 §9.2.2. TRACE is idempotent as well, and refused: see `ClientConnection`.
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 # A gateway's refusal is under 200 bytes; an API's own 401 may be a page.
 _HELD_BYTES: Final = 16_384
@@ -63,6 +63,7 @@ class Exchange:
         "_kept",
         "_kept_bytes",
         "_pending",
+        "_pending_bytes",
         "_received_bytes",
         "_replayed",
         "_reused",
@@ -99,6 +100,7 @@ class Exchange:
         self._token: AccessToken | None = None
         self._task: asyncio.Task[None] | None = None
         self._pending: list[bytes] = []
+        self._pending_bytes = 0
         self._kept: list[bytes] | None = []
         self._kept_bytes = 0
         self._attempts = 0
@@ -158,7 +160,8 @@ class Exchange:
             self.upstream.transport.write(wire)
         elif not self.response_complete:
             self._pending.append(wire)
-            if sum(map(len, self._pending)) > self.client.relay.limits.buffer_bytes:
+            self._pending_bytes += len(wire)
+            if self._pending_bytes > self.client.relay.limits.buffer_bytes:
                 self.client.hold_reading()
 
     def _spawn(self, work: object) -> None:
@@ -209,7 +212,7 @@ class Exchange:
             destination.host_field,
             destination.drop,
             added,
-            upgrades=request.upgrade is not None and request.upgrade.lower() == b"websocket",
+            upgrades=self._upgrades,
         )
         self.upstream = connection
         self._attempts += 1
@@ -221,6 +224,7 @@ class Exchange:
         if self._pending:
             head += b"".join(self._pending)
             self._pending = []
+            self._pending_bytes = 0
             self.client.release_reading()
         connection.transport.write(head)
         if self.request_complete:
@@ -231,6 +235,11 @@ class Exchange:
         self.upstream = None
         self._pending = list(self._kept or ())
         self._spawn(self._prepare(new=new))
+
+    @property
+    def _upgrades(self) -> bool:
+        """Whether the client asks for the one protocol that is passed on (RFC 6455 §4.1)."""
+        return self.request.upgrade is not None and self.request.upgrade.lower() == b"websocket"
 
     # The response.
 
@@ -243,7 +252,7 @@ class Exchange:
 
     def on_upgraded(self, connection: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
         """Passes 101 down and joins the two connections (RFC 9110 §7.8)."""
-        if self.request.upgrade is None or not self.request_complete:
+        if not self._upgrades or not self.request_complete:
             connection.detach()
             self.fail(UpstreamClosed("The upstream switched protocols (101) although nobody asked it to."))
             return
@@ -344,8 +353,7 @@ class Exchange:
             self._finish_upstream(fit=fit)
         elif fit and not self._closes_client:
             # The upload goes on to an upstream that has answered already: it said it would keep the connection.
-            connection.exchange = self
-            connection.deadline = self.client.relay.now + self.client.relay.timeouts.body_idle_s
+            connection.finish_upload(self)
             return
         else:
             self._closes_client = True
@@ -371,7 +379,7 @@ class Exchange:
             self._let_go()
             return False
         self.upstream = None
-        if fit:
+        if fit and connection.fit:
             connection.reused = True
             self._destination.pool.release(connection)
         else:
@@ -470,7 +478,7 @@ class Exchange:
         if connection is None:
             return
         connection.exchange = None
-        if fit and not connection.transport.is_closing():
+        if fit and connection.fit:
             connection.reused = True
             connection.pool.release(connection)
         else:

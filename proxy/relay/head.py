@@ -20,7 +20,8 @@ import httptools
 from proxy.errors import FieldsTooLarge, MalformedRequest, TargetTooLong, UpstreamProtocolError
 
 # RFC 9110 §5.6.2 token; any byte but space, controls and "#" in a target: what is legal there is the upstream's to say.
-_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+) ([^\x00-\x20\x7f#]+) HTTP/1\.([01])\r\n")
+# No registered method has more than 18 letters; an end to it lets a client hear at once that it speaks something else.
+_REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([^\x00-\x20\x7f#]+) HTTP/1\.([01])\r\n")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 _LENGTH_DIGITS: Final = 18
 _ONE: Final = 0x31

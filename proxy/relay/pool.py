@@ -7,7 +7,7 @@ import ssl
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import Overloaded, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
+from proxy.errors import Overloaded, UpstreamClosed, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
 from proxy.relay.secure import SecureTransport
 from proxy.relay.upstream import UpstreamConnection
 
@@ -80,6 +80,8 @@ class UpstreamPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Takes back a connection that is fit for another exchange."""
+        if connection.paused:
+            connection.release_reading()
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -114,7 +116,7 @@ class UpstreamPool:
         self._waiters.append(waiter)
         try:
             async with asyncio.timeout(self.relay.timeouts.connect_s):
-                return await waiter
+                connection = await waiter
         except TimeoutError:
             raise Overloaded(
                 f"All {self.relay.limits.upstream_connections} connections to {self._dial} are in use "
@@ -127,6 +129,8 @@ class UpstreamPool:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 self.release(waiter.result())
             raise
+        # It may have been closed between being handed over and being taken.
+        return await self.acquire() if connection.transport.is_closing() else connection
 
     async def _open(self) -> UpstreamConnection:
         self.size += 1
@@ -142,6 +146,9 @@ class UpstreamPool:
         except BaseException:
             self._give_up()
             raise
+        if connection.transport.is_closing():
+            self._give_up()
+            raise UpstreamClosed(f"{self._dial} closed the connection as soon as it was open.")
         connection.opened = True
         self.relay.upstreams.add(connection)
         self.relay.counters.upstream_connections += 1

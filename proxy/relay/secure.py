@@ -31,7 +31,18 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         established: whether the handshake is complete.
     """
 
-    __slots__ = ("_closing", "_incoming", "_on_failure", "_outgoing", "_protocol", "_transport", "established", "tls")
+    __slots__ = (
+        "_closing",
+        "_cut",
+        "_ended",
+        "_incoming",
+        "_on_failure",
+        "_outgoing",
+        "_protocol",
+        "_transport",
+        "established",
+        "tls",
+    )
 
     _transport: asyncio.Transport
 
@@ -53,6 +64,8 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         self._on_failure = on_failure
         self.established = False
         self._closing = False
+        self._ended = False
+        self._cut: Exception | None = None
 
     # The protocol below.
 
@@ -69,18 +82,20 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         self._read()
 
     def eof_received(self) -> bool:
-        """Tells the protocol above of a cut; a proper end has been handed up by `_read` before."""
-        self._incoming.write_eof()
+        """Tells the protocol above of a cut; a proper end has been handed up by `_read` before.
+
+        OpenSSL is not asked: whether it takes a missing close_notify for an end depends on how it was built.
+        """
         if not self.established:
             self._fail(ConnectionResetError("closed during the TLS handshake"))
-        elif not self._closing:
-            self._read()
-        return False
+        elif not self._ended and not self._closing:
+            self._break(ConnectionResetError("closed without close_notify"))
+        return self._ended and not self._closing
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Passes the news on, once."""
         if self.established:
-            self._protocol.connection_lost(exc)
+            self._protocol.connection_lost(exc or self._cut)
         else:
             self._fail(exc or ConnectionResetError("closed during the TLS handshake"))
 
@@ -187,31 +202,38 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
 
     def _read(self) -> None:
         pieces: list[bytes] = []
-        ended: Exception | bool = False
+        end: ssl.SSLError | None = None
         try:
             while True:
                 piece = self.tls.read(_READ_BYTES)
                 if not piece:
-                    ended = True
+                    end = ssl.SSLZeroReturnError()
                     break
                 pieces.append(piece)
                 if not self._incoming.pending:
                     break
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLZeroReturnError:
-            ended = True
         except ssl.SSLError as error:
-            ended = error
+            end = error
         if self._outgoing.pending:
             self._flush()
         if pieces:
             self._protocol.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if ended is True:
-            if not self._closing and not self._protocol.eof_received():
+        if end is not None and not self._closing:
+            self._on_end(end)
+
+    def _on_end(self, end: ssl.SSLError) -> None:
+        if not isinstance(end, ssl.SSLZeroReturnError):
+            self._break(end)
+        elif not self._ended:
+            self._ended = True
+            if not self._protocol.eof_received():
                 self.close()
-        elif ended:
-            self.abort()
+
+    def _break(self, cut: Exception) -> None:
+        self._cut = cut
+        self.abort()
 
     def _flush(self) -> None:
         if self._outgoing.pending:

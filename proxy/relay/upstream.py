@@ -27,6 +27,7 @@ _LENGTH: Final = 1
 _CHUNKED: Final = 2
 _UNTIL_CLOSE: Final = 3
 _NOTHING: Final = 4
+_UPLOAD: Final = 5
 
 # A server that sends interim responses without end is broken; real ones send one or two.
 _INTERIM_RESPONSES: Final = 32
@@ -42,6 +43,7 @@ class UpstreamConnection(asyncio.Protocol):
         reused: whether it has served an exchange before this one.
         answered: whether a byte of the response to this exchange has arrived.
         opened: whether it was counted as open, so that its end must be counted too.
+        paused: whether reading is stopped, because the client does not take what has been read.
         on_connected: called once when the connection is ready to be written to.
     """
 
@@ -53,11 +55,13 @@ class UpstreamConnection(asyncio.Protocol):
         "_keeps_alive",
         "_mode",
         "_remaining",
+        "_stalled",
         "answered",
         "deadline",
         "exchange",
         "on_connected",
         "opened",
+        "paused",
         "pool",
         "reused",
         "transport",
@@ -72,7 +76,9 @@ class UpstreamConnection(asyncio.Protocol):
         self.reused = False
         self.answered = False
         self.opened = False
+        self.paused = False
         self.on_connected: Callable[[], object] | None = None
+        self._stalled = False
         self._mode = _HEAD
         self._buffer = b""
         self._remaining = 0
@@ -100,8 +106,32 @@ class UpstreamConnection(asyncio.Protocol):
 
     def await_response(self) -> None:
         """Starts the wait for the response: the request has been written whole."""
-        if not self.answered:
-            self.deadline = self.pool.relay.now + self.pool.relay.timeouts.response_s
+        timeouts = self.pool.relay.timeouts
+        self.deadline = self.pool.relay.now + (timeouts.response_s if self._mode == _HEAD else timeouts.body_idle_s)
+
+    def finish_upload(self, exchange: Exchange) -> None:
+        """Takes the rest of a request whose response is complete; nothing may be read until it has ended."""
+        self.exchange = exchange
+        self._mode = _UPLOAD
+        self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
+
+    @property
+    def fit(self) -> bool:
+        """Whether it may serve another exchange, as far as its transport is concerned: open, and nothing left to write."""
+        return not self._stalled and not self.transport.is_closing()
+
+    def hold_reading(self) -> None:
+        """Stops reading the response: the client does not take it as fast as it comes."""
+        self.paused = True
+        self.transport.pause_reading()
+        self.deadline = inf
+
+    def release_reading(self) -> None:
+        """Goes on reading the response."""
+        if self.paused:
+            self.paused = False
+            self.transport.resume_reading()
+            self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
 
     def data_received(self, data: bytes) -> None:
         """Takes response bytes."""
@@ -141,21 +171,28 @@ class UpstreamConnection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Back-pressure: the upstream takes the request more slowly than the client sends it."""
+        self._stalled = True
         if self.exchange is not None:
+            self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
             self.exchange.client.hold_reading()
 
     def resume_writing(self) -> None:
         """Ends back-pressure."""
+        self._stalled = False
         if self.exchange is not None:
+            if self.exchange.request_complete:
+                self.await_response()
             self.exchange.client.release_reading()
 
     def on_deadline(self) -> None:
-        """Gives up on a silent upstream."""
-        exchange, self.exchange = self.exchange, None
+        """Gives up on a silent upstream; one that still receives its request may be silent."""
+        exchange = self.exchange
         if exchange is None:
             self.transport.close()
+        elif not exchange.request_complete and not self._stalled and exchange.client.deadline > self.pool.relay.now:
+            self.deadline = exchange.client.deadline
         else:
-            self.transport.abort()
+            self.detach()
             exchange.on_upstream_silent()
 
     def detach(self) -> None:
@@ -238,6 +275,9 @@ class UpstreamConnection(asyncio.Protocol):
             complete = self._read_chunks(exchange, data, prefix)
         elif mode == _UNTIL_CLOSE:
             exchange.on_response_content(prefix, data)
+        elif mode == _UPLOAD:
+            self.detach()
+            exchange.on_upstream_lost(self)
         else:
             complete = True
             self._keeps_alive = self._keeps_alive and not data
