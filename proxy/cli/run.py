@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from proxy import event_loop
 from proxy.config.loading import load_settings
 from proxy.server import Server
 
@@ -22,22 +23,18 @@ if TYPE_CHECKING:
 @click.option(
     "--config", "config", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The configuration file."
 )
-def run(config: Path) -> None:
+@click.option(
+    "--workers",
+    type=click.IntRange(1, 64),
+    metavar="N",
+    help="Relay processes, in place of the configuration's `workers`.",
+)
+def run(config: Path, workers: int | None) -> None:
     """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0."""
     settings = load_settings(config, os.environ)
-    new_loop = _loop_factory()
-    with asyncio.Runner(loop_factory=new_loop) as runner:
-        runner.run(_serve(settings))
-
-
-def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
-    """Returns uvloop's loop where the platform has it; None: asyncio's own."""
-    try:
-        import uvloop  # noqa: PLC0415  # not on every platform
-    except ImportError:
-        return None
-    loop: type[asyncio.AbstractEventLoop] = uvloop.Loop
-    return loop
+    if workers is not None:
+        settings = settings.model_copy(update={"workers": workers})
+    event_loop.run(_serve(settings))
 
 
 async def _serve(settings: Settings) -> None:

@@ -134,10 +134,10 @@ def _canonical(host: str) -> str:
 def _make_entry(ca: InterceptionCA, host: str, now: float) -> _Entry:
     leaf = mint(ca, host, datetime.fromtimestamp(now, UTC))
     renew_at = now + (leaf.not_after.timestamp() - now) * _RENEW_AFTER
-    return _Entry(_make_context(leaf.pem()), renew_at)
+    return _Entry(create_server_context(leaf.pem()), renew_at)
 
 
-def _make_context(pem: bytes) -> ssl.SSLContext:
+def create_server_context(pem: bytes) -> ssl.SSLContext:
     """Return a server context that shows these certificates.
 
     Session tickets are on, as OpenSSL has them by default: a client that returns resumes without a signature from us.

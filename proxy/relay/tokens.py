@@ -1,0 +1,39 @@
+"""The one interface through which the relay asks for access tokens. Its implementations are in the process, or over a socket.
+
+Defines types only: `proxy.identity.source` keeps the tokens of a single process, `proxy.workers.tokens` those of a relay process
+whose control process holds the keys.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from proxy.identity.access_token import AccessToken
+    from proxy.identity.credential import Target
+
+
+class Source(Protocol):
+    """The access token of one (credential, scope); what each method promises is written at `TokenSource`."""
+
+    def peek(self, now_mono: float) -> AccessToken | None:
+        """Returns a usable token or None, at once."""
+        ...
+
+    async def acquire(self) -> AccessToken:
+        """Waits for a usable token; raises `IdentityError`."""
+        ...
+
+    def rejected(
+        self, token: AccessToken, now_mono: float, claims: str | None = None, *, certain: bool = False
+    ) -> bool:
+        """Reports that an upstream refused a token; returns whether another is to be had."""
+        ...
+
+
+class Sources(Protocol):
+    """Hands out sources."""
+
+    def source_for(self, credential: str, target: Target) -> Source:
+        """Returns the one source of a credential and a target."""
+        ...

@@ -1,0 +1,70 @@
+"""One end of the socket pair between control and a relay process. Does I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from proxy.workers.messages import BrokenFrames, FrameReader, Message, format_frame
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable
+
+logger = logging.getLogger("proxy.workers")
+
+_Incoming = TypeVar("_Incoming")
+
+
+class Channel(asyncio.Protocol, Generic[_Incoming]):
+    """Sends messages, and hands over those that arrive.
+
+    Args:
+        adapter: reads the other side's messages.
+        on_message: called with each.
+        on_closed: called once when the other side is gone, or has sent what it never would.
+    """
+
+    def __init__(
+        self, adapter: TypeAdapter[_Incoming], on_message: Callable[[_Incoming], None], on_closed: Callable[[], None]
+    ) -> None:
+        self._adapter = adapter
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._frames = FrameReader()
+        self._transport: asyncio.Transport | None = None
+
+    async def open(self, end: socket.socket) -> None:
+        """Takes over one end of a socket pair."""
+        await asyncio.get_running_loop().create_connection(lambda: self, sock=end)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Is ready to send."""
+        self._transport = transport  # type: ignore[assignment]  # a socket pair gives a full transport
+
+    def data_received(self, data: bytes) -> None:
+        """Takes frames."""
+        try:
+            for frame in self._frames.feed(data):
+                self._on_message(self._adapter.validate_json(frame))
+        except (BrokenFrames, ValidationError):
+            logger.error("a message between the proxy's processes could not be read; the process is replaced")  # noqa: TRY400
+            self.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """The other side is gone."""
+        self._transport = None
+        self._on_closed()
+
+    def send(self, message: Message) -> None:
+        """Sends a message; one to a process that is gone is dropped."""
+        if self._transport is not None:
+            self._transport.write(format_frame(message))
+
+    def close(self) -> None:
+        """Closes this end."""
+        if self._transport is not None:
+            self._transport.close()

@@ -1,0 +1,327 @@
+"""The control process: holds every key, obtains the tokens, starts relay processes and replaces those that die. Does I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+import socket
+import sys
+import time
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import ConfigurationError, IdentityError, IdentityPlatformUnavailable
+from proxy.identity.credential import Target
+from proxy.operations.snapshot import WorkerSnapshot, parse_snapshot, sum_snapshots
+from proxy.workers.channel import Channel
+from proxy.workers.messages import (
+    TO_CONTROL,
+    Answered,
+    Begin,
+    Drain,
+    Failed,
+    Figures,
+    Leaf,
+    Message,
+    Rejected,
+    Stale,
+    Started,
+    ToControl,
+    Token,
+    Want,
+    WantLeaf,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from proxy.config.settings import Settings
+    from proxy.identity.access_token import AccessToken
+    from proxy.identity.source import TokenSource
+    from proxy.identity.sources import TokenSources
+
+logger = logging.getLogger("proxy.workers")
+
+CHANNEL_VARIABLE: Final = "APIM_AUTH_PROXY_CHANNEL"
+
+# How often control looks for a renewed token; a renewal is minutes ahead of the expiry.
+_LOOK_S: Final = 0.25
+# A relay process that dies at once is started again after this, doubling up to the limit; one that lived is at once.
+_RESTART_S: Final = 0.5
+_RESTART_LIMIT_S: Final = 30.0
+_LIVED_S: Final = 10.0
+_START_LIMIT_S: Final = 30.0
+# Tokens a relay process may still complain about.
+_REMEMBERED: Final = 16
+
+
+class SharedSource:
+    """A token source as control shares it: each token with a serial number, by which relay processes speak of it."""
+
+    def __init__(self, source: TokenSource, index: int) -> None:
+        self.index = index
+        self.source = source
+        self._serials = itertools.count()
+        self._known: OrderedDict[int, AccessToken] = OrderedDict()
+        self._current: AccessToken | None = None
+        self.message: Token | None = None
+
+    def look(self, now_mono: float) -> bool:
+        """Notices the current token; returns whether it is another than before."""
+        token = self.source.peek(now_mono)
+        if token is None or token is self._current:
+            return False
+        self._take(token)
+        return True
+
+    def reject(self, message: Rejected, now_mono: float) -> None:
+        """Passes a complaint on to the source."""
+        token = self._known.get(message.serial)
+        if token is not None:
+            self.source.rejected(token, now_mono, message.claims, certain=message.certain)
+
+    def _take(self, token: AccessToken) -> None:
+        self._current = token
+        serial = next(self._serials)
+        self._known[serial] = token
+        if len(self._known) > _REMEMBERED:
+            self._known.popitem(last=False)
+        self.message = Token(
+            source=self.index,
+            serial=serial,
+            value=token.value,
+            obtained_at_mono=token.obtained_at_mono,
+            refresh_at_mono=token.refresh_at_mono,
+            expires_at_mono=token.expires_at_mono,
+            usable_until_mono=token.usable_until_mono,
+        )
+
+
+class RelayProcess:
+    """One relay process as control sees it.
+
+    Attributes:
+        number: from 0; a replacement has its predecessor's.
+        process: the operating system's.
+        channel: to it.
+        started: set once its listeners are open.
+        snapshot: the figures it last sent.
+        born_at_mono: when it was started.
+    """
+
+    def __init__(self, number: int, on_message: Callable[[RelayProcess, ToControl], None]) -> None:
+        self.number = number
+        self.channel: Channel[ToControl] = Channel(TO_CONTROL, lambda message: on_message(self, message), lambda: None)
+        self.started = asyncio.Event()
+        self.snapshot = WorkerSnapshot()
+        self.born_at_mono = time.monotonic()
+        self.process: asyncio.subprocess.Process | None = None
+
+    async def start(self) -> None:
+        """Starts the process, with one end of a socket pair and nothing else of ours."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "proxy.workers.worker",
+                pass_fds=(theirs.fileno(),),
+                stdin=asyncio.subprocess.DEVNULL,
+                env={**os.environ, CHANNEL_VARIABLE: str(theirs.fileno())},
+                start_new_session=True,  # a terminal's Ctrl-C is for control, which passes it on as a drain
+            )
+        ours.setblocking(False)
+        await self.channel.open(ours)
+
+
+class Control:
+    """All relay processes of a proxy.
+
+    Args:
+        settings: what they serve.
+        ports: the port of each of their listeners, which they share.
+        tokens: the sources they draw on.
+        mint: returns a leaf certificate for a host as PEM with chain and key; raises `ConfigurationError` for other hosts.
+        literal_hosts: the hosts whose leaves they get at once.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        ports: Sequence[int],
+        tokens: TokenSources,
+        mint: Callable[[str], bytes],
+        literal_hosts: Sequence[str],
+    ) -> None:
+        self._settings = settings
+        self._ports = tuple(ports)
+        self._mint = mint
+        self._literal_hosts = literal_hosts
+        self._processes: dict[int, RelayProcess] = {}
+        self._retired = WorkerSnapshot()
+        self.is_draining = False
+        self._tasks: set[asyncio.Task[None]] = set()
+        keys = dict.fromkeys((route.credential, target_of(route.scope, route.resource)) for route in settings.routes)
+        self._sources = [
+            SharedSource(tokens.source_for(credential, target), index)
+            for index, (credential, target) in enumerate(keys)
+        ]
+
+    async def start(self) -> None:
+        """Starts all relay processes and waits until their listeners are open.
+
+        Raises:
+            ConfigurationError: one of them did not get that far.
+        """
+        self._spawn(self._look_for_tokens())
+        for number in range(self._settings.workers):
+            self._spawn(self._keep_running(number))
+        give_up_at = time.monotonic() + _START_LIMIT_S
+        while not self._all_started():
+            if time.monotonic() > give_up_at:
+                raise ConfigurationError(
+                    f"The relay processes did not start within {_START_LIMIT_S:g} s; what they say stands above."
+                )
+            await asyncio.sleep(0.02)  # once, at start
+
+    async def drain(self) -> None:
+        """Lets every relay process finish, and waits for its end."""
+        self.is_draining = True
+        ends = []
+        for process in self._processes.values():
+            process.channel.send(Drain())
+            if process.process is not None:
+                ends.append(asyncio.create_task(process.process.wait()))
+        if ends:
+            _, late = await asyncio.wait(ends, timeout=self._settings.timeouts.drain_s + 5)
+            if late:
+                self.kill()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def kill(self) -> None:
+        """Ends every relay process at once."""
+        for process in self._processes.values():
+            if process.process is not None and process.process.returncode is None:
+                process.process.kill()
+
+    def snapshots(self) -> list[WorkerSnapshot]:
+        """Returns what each relay process has counted, and what those that have ended had."""
+        return [self._retired, *(process.snapshot for process in self._processes.values())]
+
+    def pids(self) -> list[int]:
+        """Returns the process ids of the relay processes."""
+        return [one.process.pid for one in self._processes.values() if one.process is not None]
+
+    def _all_started(self) -> bool:
+        ready = [process for process in self._processes.values() if process.started.is_set()]
+        return len(ready) == self._settings.workers
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _keep_running(self, number: int) -> None:
+        delay_s = _RESTART_S
+        while True:
+            process = self._processes[number] = RelayProcess(number, self._on_message)
+            await process.start()
+            process.channel.send(self._begin(number))
+            for source in self._sources:
+                if source.message is not None:
+                    process.channel.send(source.message)
+            if process.process is None:
+                return
+            status = await process.process.wait()
+            process.channel.close()
+            self._retired = sum_snapshots((self._retired, process.snapshot.retired()))
+            process.snapshot = WorkerSnapshot()
+            if self.is_draining:
+                return
+            lived = time.monotonic() - process.born_at_mono > _LIVED_S
+            delay_s = 0.0 if lived else min(delay_s * 2, _RESTART_LIMIT_S)
+            logger.error("relay process %d ended (status %d); another takes its place", number, status)
+            await asyncio.sleep(delay_s)
+            delay_s = max(delay_s, _RESTART_S)
+
+    def _begin(self, number: int) -> Begin:
+        return Begin(
+            settings=describe_settings(self._settings),
+            ports=self._ports,
+            leaves={host: self._mint(host).decode("ascii") for host in self._literal_hosts},
+            number=number,
+        )
+
+    async def _look_for_tokens(self) -> None:
+        while True:
+            for source in self._sources:
+                self._share(source)
+            await asyncio.sleep(_LOOK_S)
+
+    def _share(self, source: SharedSource) -> None:
+        if source.look(time.monotonic()) and source.message is not None:
+            for process in self._processes.values():
+                process.channel.send(source.message)
+
+    def _on_message(self, process: RelayProcess, message: ToControl) -> None:
+        match message:
+            case Started():
+                process.started.set()
+            case Figures():
+                process.snapshot = parse_snapshot(message.snapshot.encode())
+            case Want() if message.source < len(self._sources):
+                self._spawn(self._give_token(process, self._sources[message.source], message.request))
+            case Stale() if message.source < len(self._sources):
+                self._share(self._sources[message.source])
+            case Rejected() if message.source < len(self._sources):
+                self._sources[message.source].reject(message, time.monotonic())
+            case WantLeaf():
+                self._give_leaf(process, message)
+
+    async def _give_token(self, process: RelayProcess, source: SharedSource, request: int) -> None:
+        answer: Message
+        try:
+            await source.source.acquire()
+        except IdentityError as error:
+            answer = Failed(
+                request=request,
+                is_outage=isinstance(error, IdentityPlatformUnavailable),
+                detail=error.detail,
+                code=error.code,
+                retry_after_s=error.retry_after_s,
+            )
+        else:
+            self._share(source)
+            if source.message is not None:
+                process.channel.send(source.message)
+            answer = Answered(request=request)
+        process.channel.send(answer)
+
+    def _give_leaf(self, process: RelayProcess, message: WantLeaf) -> None:
+        try:
+            pem: str | None = self._mint(message.host).decode("ascii")
+        except ConfigurationError:
+            pem = None
+        process.channel.send(Leaf(host=message.host, pem=pem))
+
+
+def target_of(scope: str | None, resource: str | None) -> Target:
+    """Returns what a route asks tokens for."""
+    return Target(scope=scope, resource=resource)
+
+
+def describe_settings(settings: Settings) -> dict[str, object]:
+    """Returns the settings as JSON values, for a relay process: with the fields it sets on requests, without other secrets."""
+    described: dict[str, object] = settings.model_dump(mode="json")
+    described["routes"] = [
+        {
+            **route.model_dump(mode="json"),
+            "set_headers": {name: value.get_secret_value() for name, value in route.set_headers.items()},
+        }
+        for route in settings.routes
+    ]
+    return described

@@ -1,0 +1,169 @@
+"""What control and relay processes say to each other: JSON objects, each behind its length. Pure: does no I/O.
+
+JSON and not pickle: the process that reads holds the private keys, and what it reads comes from the one that faces clients.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+_LENGTH_BYTES: Final = 4
+# The largest is the configuration: the file it comes from is limited to 1 MiB.
+_FRAME_BYTES: Final = 4_194_304
+
+
+class Message(BaseModel):
+    """The base of every message."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Begin(Message):
+    """Control → relay, first of all: what to serve.
+
+    Attributes:
+        settings: the configuration as `proxy.workers.worker` reads it back.
+        ports: of the listeners, in the configuration's order; a free port has been chosen by now.
+        leaves: for each literal routed host, its leaf certificate, chain and key as PEM.
+        number: of the relay process, from 0.
+    """
+
+    kind: Literal["begin"] = "begin"
+    settings: dict[str, object]
+    ports: tuple[int, ...]
+    leaves: dict[str, str]
+    number: int
+
+
+class Token(Message):
+    """Control → relay: a source's current token. Moments are seconds of the clock both processes share (CLOCK_MONOTONIC)."""
+
+    kind: Literal["token"] = "token"
+    source: int
+    serial: int
+    value: str = Field(repr=False)
+    obtained_at_mono: float
+    refresh_at_mono: float
+    expires_at_mono: float
+    usable_until_mono: float
+
+
+class Answered(Message):
+    """Control → relay: a request is answered; the token it asked for was sent just before."""
+
+    kind: Literal["answered"] = "answered"
+    request: int
+
+
+class Failed(Message):
+    """Control → relay: a request failed. The fields are those of `proxy.errors.ProxyError`."""
+
+    kind: Literal["failed"] = "failed"
+    request: int
+    is_outage: bool
+    detail: str
+    code: str
+    retry_after_s: int | None
+
+
+class Leaf(Message):
+    """Control → relay: the leaf certificate asked for, as PEM with chain and key; None where the host is not routed."""
+
+    kind: Literal["leaf"] = "leaf"
+    host: str
+    pem: str | None = Field(repr=False)
+
+
+class Drain(Message):
+    """Control → relay: stop accepting, finish what is in flight, exit."""
+
+    kind: Literal["drain"] = "drain"
+
+
+class Started(Message):
+    """Relay → control: the listeners are open."""
+
+    kind: Literal["started"] = "started"
+
+
+class Want(Message):
+    """Relay → control: a token is needed and there is none."""
+
+    kind: Literal["want"] = "want"
+    source: int
+    request: int
+
+
+class Stale(Message):
+    """Relay → control: a token that should be renewed is in use."""
+
+    kind: Literal["stale"] = "stale"
+    source: int
+
+
+class Rejected(Message):
+    """Relay → control: an upstream refused a token."""
+
+    kind: Literal["rejected"] = "rejected"
+    source: int
+    serial: int
+    claims: str | None
+    certain: bool
+
+
+class WantLeaf(Message):
+    """Relay → control: a leaf certificate is needed for a host."""
+
+    kind: Literal["want_leaf"] = "want_leaf"
+    host: str
+
+
+class Figures(Message):
+    """Relay → control: what has been counted so far, as `proxy.operations.snapshot.format_snapshot` writes it."""
+
+    kind: Literal["figures"] = "figures"
+    snapshot: str
+
+
+ToRelay = Annotated[Begin | Token | Answered | Failed | Leaf | Drain, Field(discriminator="kind")]
+ToControl = Annotated[Started | Want | Stale | Rejected | WantLeaf | Figures, Field(discriminator="kind")]
+
+TO_RELAY: Final[TypeAdapter[ToRelay]] = TypeAdapter(ToRelay)
+TO_CONTROL: Final[TypeAdapter[ToControl]] = TypeAdapter(ToControl)
+
+
+class BrokenFrames(Exception):  # noqa: N818  # a verdict on the other process, which is then replaced
+    """What arrived is not what the other process would send."""
+
+
+def format_frame(message: Message) -> bytes:
+    """Returns a message with its length in front: four bytes, big-endian."""
+    content = message.model_dump_json().encode()
+    return len(content).to_bytes(_LENGTH_BYTES) + content
+
+
+class FrameReader:
+    """Cuts a stream of bytes into frames."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Returns the contents of the frames that are complete by now.
+
+        Raises:
+            BrokenFrames: a frame is larger than any message.
+        """
+        self._buffer += data
+        frames = []
+        while len(self._buffer) >= _LENGTH_BYTES:
+            end = _LENGTH_BYTES + int.from_bytes(self._buffer[:_LENGTH_BYTES])
+            if end > _FRAME_BYTES:
+                raise BrokenFrames
+            if len(self._buffer) < end:
+                break
+            frames.append(bytes(self._buffer[_LENGTH_BYTES:end]))
+            del self._buffer[:end]
+        return frames

@@ -1,0 +1,149 @@
+"""Access tokens in a relay process: the newest of each source, as control sent them. Does I/O through its channel.
+
+The relay asks here what it asks `proxy.identity.source` in a single process, and cannot tell the difference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING
+
+from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.identity.access_token import AccessToken
+from proxy.identity.credential import Target
+from proxy.workers.messages import Failed, Rejected, Stale, Token, Want
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.config.settings import Settings
+    from proxy.workers.messages import Message
+
+
+class RemoteSource:
+    """One source's token."""
+
+    def __init__(self, owner: RemoteSources, index: int) -> None:
+        self._owner = owner
+        self._index = index
+        self._token: AccessToken | None = None
+        self._serial = -1
+        self._stale_reported = -1
+
+    def peek(self, now_mono: float) -> AccessToken | None:
+        """See `proxy.identity.source.TokenSource.peek`."""
+        token = self._token
+        if token is None or now_mono >= token.usable_until_mono:
+            return None
+        if now_mono >= token.refresh_at_mono and self._stale_reported != self._serial:
+            self._stale_reported = self._serial
+            self._owner.send(Stale(source=self._index))
+        return token
+
+    async def acquire(self) -> AccessToken:
+        """See `proxy.identity.source.TokenSource.acquire`. Control has the flights; here is only the waiting.
+
+        Raises:
+            IdentityError: control says why.
+        """
+        await self._owner.ask(lambda request: Want(source=self._index, request=request))
+        if self._token is None:
+            raise IdentityPlatformUnavailable("No access token is to be had now.", retry_after_s=1)
+        return self._token
+
+    def rejected(
+        self,
+        token: AccessToken,
+        now_mono: float,  # noqa: ARG002  # control's clock decides
+        claims: str | None = None,
+        *,
+        certain: bool = False,
+    ) -> bool:
+        """See `proxy.identity.source.TokenSource.rejected`.
+
+        Control decides whether the token is to blame; until it has sent one, this process has none.
+        """
+        if token is self._token:
+            self._token = None
+            self._owner.send(Rejected(source=self._index, serial=self._serial, claims=claims, certain=certain))
+        return True
+
+    def take(self, message: Token) -> None:
+        """Takes the token that control sent."""
+        if message.serial == self._serial and self._token is not None:
+            return
+        self._serial = message.serial
+        self._token = AccessToken(
+            field_line=b"Authorization: Bearer " + message.value.encode("ascii") + b"\r\n",
+            value=message.value,
+            obtained_at_mono=message.obtained_at_mono,
+            refresh_at_mono=message.refresh_at_mono,
+            expires_at_mono=message.expires_at_mono,
+            usable_until_mono=message.usable_until_mono,
+        )
+
+
+class RemoteSources:
+    """All sources, numbered as control numbers them: by the routes, each (credential, target) once.
+
+    Args:
+        send: sends a message to control.
+    """
+
+    def __init__(self, send: Callable[[Message], None]) -> None:
+        self.send = send
+        self._by_target: dict[tuple[str, Target], RemoteSource] = {}
+        self._by_index: list[RemoteSource] = []
+        self._requests = itertools.count()
+        self._waiting: dict[int, asyncio.Future[None]] = {}
+
+    def number(self, settings: Settings) -> None:
+        """Numbers the sources of a configuration, before the first token arrives."""
+        for route in settings.routes:
+            self.source_for(route.credential, Target(scope=route.scope, resource=route.resource))
+
+    def source_for(self, credential: str, target: Target) -> RemoteSource:
+        """Returns the source of a (credential, target); see `proxy.identity.sources.TokenSources.source_for`."""
+        found = self._by_target.get((credential, target))
+        if found is None:
+            found = self._by_target[credential, target] = RemoteSource(self, len(self._by_index))
+            self._by_index.append(found)
+        return found
+
+    async def ask(self, make: Callable[[int], Message]) -> None:
+        """Sends a request and waits until control has answered it.
+
+        Raises:
+            IdentityError: the request failed.
+        """
+        request = next(self._requests)
+        answered = self._waiting[request] = asyncio.get_running_loop().create_future()
+        self.send(make(request))
+        try:
+            await answered
+        finally:
+            self._waiting.pop(request, None)
+
+    def take_token(self, message: Token) -> None:
+        """Takes a token."""
+        self._by_index[message.source].take(message)
+
+    def answer(self, request: int) -> None:
+        """Wakes who waits for a request; it may have gone."""
+        waiting = self._waiting.get(request)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(None)
+
+    def fail(self, message: Failed) -> None:
+        """Tells who waits for a request that it failed."""
+        waiting = self._waiting.get(message.request)
+        if waiting is not None and not waiting.done():
+            kind: type[IdentityError] = IdentityPlatformUnavailable if message.is_outage else CredentialRejected
+            waiting.set_exception(kind(message.detail, retry_after_s=message.retry_after_s, code=message.code))
+
+    def abandon(self) -> None:
+        """Fails everyone who waits: control is gone."""
+        for waiting in self._waiting.values():
+            if not waiting.done():
+                waiting.set_exception(IdentityPlatformUnavailable("The proxy is stopping.", retry_after_s=1))

@@ -1,0 +1,120 @@
+"""A relay process: gets its configuration, tokens and leaves over a socket pair, and serves. Started by `control`. Does I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+from typing import Final
+
+from proxy.config.settings import Settings
+from proxy.errors import ConfigurationError
+from proxy.event_loop import run
+from proxy.operations.event_log import EventLog
+from proxy.operations.snapshot import format_snapshot
+from proxy.relay_server import RelayServer
+from proxy.workers.channel import Channel
+from proxy.workers.contexts import RemoteContexts
+from proxy.workers.control import CHANNEL_VARIABLE
+from proxy.workers.messages import (
+    TO_RELAY,
+    Answered,
+    Begin,
+    Drain,
+    Failed,
+    Figures,
+    Leaf,
+    Started,
+    Token,
+    ToRelay,
+)
+from proxy.workers.tokens import RemoteSources
+
+_FIGURES_S: Final = 0.5
+
+
+class Worker:
+    """One relay process, from its first message to its end."""
+
+    def __init__(self) -> None:
+        self._channel: Channel[ToRelay] = Channel(TO_RELAY, self._on_message, self._on_closed)
+        self._sources = RemoteSources(self._channel.send)
+        self._contexts: RemoteContexts | None = None
+        self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
+        self._stop = asyncio.Event()
+
+    async def serve(self, end: socket.socket) -> None:
+        """Serves until control says to drain, or is gone.
+
+        Raises:
+            ConfigurationError: the listeners cannot be opened.
+        """
+        await self._channel.open(end)
+        begin = await self._begin
+        settings = Settings.model_validate(begin.settings)
+        contexts = self._contexts = RemoteContexts(self._channel.send, begin.leaves)
+        front = RelayServer(settings, self._sources, contexts.context_for, contexts.fetch)
+        await front.start(begin.ports)
+        self._channel.send(Started())
+        while not self._stop.is_set():
+            self._report(front)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), _FIGURES_S)
+        await front.stop()
+        self._report(front)
+
+    def stop(self) -> None:
+        """Begins to drain."""
+        self._stop.set()
+
+    def _report(self, front: RelayServer) -> None:
+        self._channel.send(Figures(snapshot=format_snapshot(front.snapshot()).decode()))
+
+    def _on_message(self, message: ToRelay) -> None:
+        match message:
+            case Begin():
+                # Sources are numbered by the routes, and tokens may follow at once.
+                self._sources.number(Settings.model_validate(message.settings))
+                self._begin.set_result(message)
+            case Token():
+                self._sources.take_token(message)
+            case Answered():
+                self._sources.answer(message.request)
+            case Failed():
+                self._sources.fail(message)
+            case Leaf():
+                if self._contexts is not None:
+                    self._contexts.take(message)
+            case Drain():
+                self.stop()
+
+    def _on_closed(self) -> None:
+        """Without control there will be no more tokens: what is in flight may finish."""
+        self._sources.abandon()
+        self.stop()
+        if not self._begin.done():
+            self._begin.cancel()
+
+
+async def _main() -> None:
+    events = EventLog()
+    worker = Worker()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, worker.stop)
+    end = socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE)))
+    end.setblocking(False)
+    try:
+        await worker.serve(end)
+    except ConfigurationError as error:
+        sys.stderr.write(f"apim-auth-proxy: {error}\n")
+        sys.exit(2)
+    finally:
+        events.close()
+
+
+if __name__ == "__main__":
+    run(_main())
