@@ -1,67 +1,79 @@
-"""`python -m benchmarks`: runs the cells, prints the table. Does I/O."""
+"""`python -m benchmarks`: runs the cells, prints the table, writes it down. Does I/O."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
+from pathlib import Path
 
-from benchmarks.cells import CELLS, Cell
-from benchmarks.figures import Result, Round, judge, sum_up
-from benchmarks.processes import BenchmarkError
-from benchmarks.report import format_cell
-from benchmarks.rivals import Rival, start_rival
-from benchmarks.stage import Stage, open_stage
+from benchmarks.cells import CELLS
+from benchmarks.figures import judge
+from benchmarks.machine import describe_machine
+from benchmarks.packages import install_debian_programs
+from benchmarks.processes import DEBIAN_PACKAGES, BenchmarkError
+from benchmarks.report import Row, format_results, format_row, format_summary
+from benchmarks.run import run_cell
+from benchmarks.stage import open_stage
 
 
 def main() -> int:
-    """Returns the exit code: 0 if every cell could be measured."""
+    """Returns the exit code: 0 if everything could be measured, 2 for a wrong argument; targets do not count."""
     options = _parse_arguments()
-    cells = [cell for cell in CELLS if not options.cells or cell.name in options.cells]
-    faults = 0
-    for cell in cells:
-        wanted = [name for name in cell.rivals if not options.rivals or name in options.rivals]
-        try:
-            with open_stage() as stage:
-                results = _run_cell(stage, cell, wanted, options)
-        except BenchmarkError as error:
-            print(f"{cell.name}: {error}", file=sys.stderr)
-            faults += 1
+    unknown = set(options.cells) - {cell.name for cell in CELLS}
+    if unknown:
+        print(f"There is no cell called {', '.join(sorted(unknown))}.", file=sys.stderr)
+        return 2
+    install_debian_programs(list(DEBIAN_PACKAGES))
+    complaints: list[str] = []
+
+    def complain(text: str) -> None:
+        complaints.append(text)
+        print(text, file=sys.stderr, flush=True)
+
+    rows: list[Row] = []
+    for cell in CELLS:
+        if options.cells and cell.name not in options.cells:
             continue
-        print(format_cell(cell, results, judge(results, cell.targets)), flush=True)
-    return 1 if faults else 0
+        names = [name for name in cell.rivals if not options.rivals or name in (*options.rivals, cell.baseline)]
+        try:
+            with open_stage(options.command) as stage:
+                results = run_cell(
+                    stage, cell, names, rounds=options.rounds, seconds=options.seconds, complain=complain
+                )
+        except BenchmarkError as error:
+            complain(f"{cell.name}: {error}")
+            continue
+        rows.append(Row(cell, results, judge(results, cell.targets, cell.subject)))
+        print(format_row(rows[-1]), flush=True)
+    print(format_summary(rows))
+    if options.output is not None:
+        _write(options.output, rows, complaints, options)
+    return 1 if complaints else 0
 
 
-def _run_cell(stage: Stage, cell: Cell, names: list[str], options: argparse.Namespace) -> list[Result]:
-    with contextlib.ExitStack() as stack:
-        rivals: list[Rival] = []
-        for name in names:
-            rival = start_rival(name, stage, options.command)
-            if rival.program is not None:
-                stack.enter_context(rival.program)
-            cell.check(stage, rival)
-            cell.run(stage, rival, 1.0)
-            rivals.append(rival)
-        rounds: dict[str, list[Round]] = {rival.name: [] for rival in rivals}
-        for _ in range(options.rounds):
-            for rival in rivals:
-                rounds[rival.name].append(cell.run(stage, rival, options.seconds))
-        return [sum_up(name, each) for name, each in rounds.items()]
+def _write(directory: Path, rows: list[Row], complaints: list[str], options: argparse.Namespace) -> None:
+    from benchmarks.chart import draw_chart  # noqa: PLC0415  # needs a charting library, which the rest does without
+
+    machine = [
+        *describe_machine(),
+        f"{options.rounds} rounds of about {options.seconds:g} s for each proxy in each cell",
+    ]
+    (directory / "results.md").write_text(format_results(rows, machine, complaints))
+    (directory / "chart.svg").write_text(draw_chart(rows))
 
 
 def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="The cost of a request, side by side.")
-    parser.add_argument(
-        "--cells",
-        type=_names,
-        default=[],
-        help=f"which rows, comma-separated; there are: {', '.join(c.name for c in CELLS)}",
-    )
-    parser.add_argument("--rivals", type=_names, default=[], help="which proxies, comma-separated")
+    cells = ", ".join(cell.name for cell in CELLS)
+    parser.add_argument("--cells", type=_names, default=[], help=f"which rows, comma-separated: {cells}")
+    parser.add_argument("--rivals", type=_names, default=[], help="which proxies, comma-separated; ours is called ours")
     parser.add_argument("--rounds", type=int, default=3, help="how often each is measured, in turn")
     parser.add_argument("--seconds", type=float, default=3.0, help="about how long one round lasts")
+    parser.add_argument("--output", type=Path, help="a directory to write results.md and chart.svg into")
     parser.add_argument(
-        "--command", default=f"{sys.executable} -m proxy", help="what starts our proxy, less `run --config FILE`"
+        "--command",
+        default=f"{sys.executable} -m proxy",
+        help="what starts our proxy, less `run --config FILE`: another build of it, say",
     )
     return parser.parse_args()
 

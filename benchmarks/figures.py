@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ class Round:
         per_s: requests (or connections, messages) a second.
         p50_us, p99_us: latency as the client saw it; None where it was not measured.
         busy: the share of its core that the proxy used; None where it was not measured.
+        note: what else there is to say.
     """
 
     figure: float
@@ -26,6 +27,7 @@ class Round:
     p50_us: float | None = None
     p99_us: float | None = None
     busy: float | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ class Result:
         low, high: the smallest and the largest.
         rounds: how many there were.
         per_s, p50_us, p99_us, busy: medians of what `Round` has under these names.
+        note: of the last round.
     """
 
     rival: str
@@ -49,6 +52,7 @@ class Result:
     p50_us: float | None
     p99_us: float | None
     busy: float | None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +98,31 @@ def sum_up(rival: str, rounds: Sequence[Round]) -> Result:
         p50_us=_median([one.p50_us for one in rounds]),
         p99_us=_median([one.p99_us for one in rounds]),
         busy=_median([one.busy for one in rounds]),
+        note=rounds[-1].note,
     )
 
 
-def judge(results: Sequence[Result], targets: Sequence[Target], ours: str = "ours") -> list[Verdict]:
+def subtract(results: Sequence[Result], baseline: str) -> list[Result]:
+    """Returns the results less the baseline's figure, without the baseline."""
+    base = next((result.figure for result in results if result.rival == baseline), None)
+    if base is None:
+        return []
+    return [
+        replace(result, figure=result.figure - base, low=result.low - base, high=result.high - base)
+        for result in results
+        if result.rival != baseline
+    ]
+
+
+def judge(results: Sequence[Result], targets: Sequence[Target], subject: str = "ours") -> list[Verdict]:
     """Returns a verdict for each target whose proxies were measured."""
     figures = {result.rival: result.figure for result in results}
     verdicts = []
     for target in targets:
-        if ours not in figures or (target.rival is not None and not figures.get(target.rival)):
+        if subject not in figures or (target.rival is not None and not figures.get(target.rival)):
             continue
         base = 1.0 if target.rival is None else figures[target.rival]
-        verdicts.append(Verdict(target, figures[ours] / base))
+        verdicts.append(Verdict(target, figures[subject] / base))
     return verdicts
 
 

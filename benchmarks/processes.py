@@ -24,8 +24,16 @@ PROXY_CORE: Final = 0
 LOAD_CORE: Final = 1
 
 _TICKS_PER_S: Final = os.sysconf("SC_CLK_TCK")
+# Program: package.
+DEBIAN_PACKAGES: Final = {
+    "nginx": "nginx-light",
+    "haproxy": "haproxy",
+    "squid": "squid",
+    "wrk": "wrk",
+    "taskset": "util-linux",
+}
 # Daemons live where an ordinary user's PATH does not lead.
-_PATH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
+SEARCH_PATH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 _PORTS: Final = iter(range(18_000, 19_000))
 _START_S: Final = 20.0
 _STOP_S: Final = 5.0
@@ -60,9 +68,11 @@ def find_program(name: str) -> str:
     Raises:
         BenchmarkError: it is not installed.
     """
-    path = shutil.which(name, path=_PATH)
+    path = shutil.which(name, path=SEARCH_PATH)
     if path is None:
-        raise BenchmarkError(f"{name} is not installed.")
+        raise BenchmarkError(
+            f"{name} is not installed. On Debian: apt-get install --no-install-recommends {' '.join(DEBIAN_PACKAGES.values())}"
+        )
     return path
 
 
@@ -80,23 +90,23 @@ class Program:
 
     Args:
         arguments: the program and its arguments.
-        core: the core that it and its descendants run on.
+        cores: the cores that it and its descendants run on.
         log: file for both of its outputs.
         environment: added to ours.
     """
 
     def __init__(
-        self, arguments: Sequence[str], core: int, log: Path, environment: Mapping[str, str] | None = None
+        self, arguments: Sequence[str], cores: Sequence[int], log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
         self.log = log
         self.started_mono = time.monotonic()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                ["taskset", "--cpu-list", str(core), *arguments],
+                ["taskset", "--cpu-list", ",".join(map(str, cores)), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "PATH": _PATH, **(environment or {})},
+                env={**os.environ, "PATH": SEARCH_PATH, **(environment or {})},
             )
 
     def __enter__(self) -> Self:
@@ -173,6 +183,13 @@ class Program:
                     if line.startswith("Rss:"):
                         total += int(line.split()[1]) * 1024
         return total
+
+    def move(self, core: int) -> None:
+        """Has all threads run on another core from now on."""
+        for pid in self.processes():
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                with contextlib.suppress(ProcessLookupError):
+                    os.sched_setaffinity(int(thread.name), {core})
 
     def stop(self) -> None:
         """Ends the program: politely, then for certain. May be called twice."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,7 @@ JSON_BODY: Final = (
     '{"id":"0f8fad5b-d9cb-469f-a165-70867728950e","status":"shipped","customer":"C-2211","total":129.95,'
     '"currency":"EUR","lines":3,"created":"2025-01-01T10:00:00Z","updated":"2025-01-02T11:30:00Z"}'
 )
+RECEIVED_BODY: Final = '{"received":true}'
 MEDIUM_BYTES: Final = 64 * 1024
 LARGE_BYTES: Final = 100_000_000
 HUGE_BYTES: Final = 1_000_000_000
@@ -73,6 +75,12 @@ http {{
       proxy_method GET;
       proxy_pass_request_body off;
     }}
+    location = /socket {{
+      proxy_pass http://127.0.0.1:{echo_port};
+      proxy_http_version 1.1;
+      proxy_set_header Connection upgrade;
+      proxy_set_header Upgrade $http_upgrade;
+    }}
     location = /upload {{
       proxy_pass http://answering/received;
       proxy_http_version 1.1;
@@ -85,7 +93,7 @@ http {{
   server {{
     listen unix:{directory}/upstream.sock;
     root {directory}/files;
-    location = /received {{ return 200 '{{"received":true}}'; }}
+    location = /received {{ return 200 '{received}'; }}
   }}
 }}
 """
@@ -103,6 +111,7 @@ class Stage:
         certificate: PEM with certificate and key, good for `API_HOST`.
         client_certificate: PEM with certificate and RSA key, for the client assertion.
         upstream: the nginx process.
+        command: what starts our proxy, less ``run --config FILE``.
     """
 
     directory: Path
@@ -112,6 +121,7 @@ class Stage:
     certificate: Path
     client_certificate: Path
     upstream: Program
+    command: str
 
 
 def nginx_user() -> str:
@@ -120,14 +130,14 @@ def nginx_user() -> str:
 
 
 @contextlib.contextmanager
-def open_stage() -> Iterator[Stage]:
+def open_stage(command: str) -> Iterator[Stage]:
     """Starts the upstream; ends it, and removes the directory, afterwards."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # squid drops to a user of its own
         _write_files(directory / "files")
         _write_certificates(directory)
-        plain_port, tls_port = free_port(), free_port()
+        plain_port, tls_port, echo_port = free_port(), free_port(), free_port()
         conf = directory / "upstream.conf"
         conf.write_text(
             _UPSTREAM_CONF.format(
@@ -135,13 +145,20 @@ def open_stage() -> Iterator[Stage]:
                 user=nginx_user(),
                 plain_port=plain_port,
                 tls_port=tls_port,
+                echo_port=echo_port,
                 json=JSON_BODY,
+                received=RECEIVED_BODY,
                 token=TOKEN,
             )
         )
         arguments = [find_program("nginx"), "-p", name, "-c", str(conf)]
-        with Program(arguments, LOAD_CORE, directory / "upstream.log") as upstream:
+        echo = [sys.executable, "-m", "benchmarks.websocket_echo", str(echo_port)]
+        with (
+            Program(arguments, [LOAD_CORE], directory / "upstream.log") as upstream,
+            Program(echo, [LOAD_CORE], directory / "echo.log") as echoing,
+        ):
             upstream.wait_for_port(tls_port)
+            echoing.wait_for_port(echo_port)
             yield Stage(
                 directory=directory,
                 plain_port=plain_port,
@@ -150,6 +167,7 @@ def open_stage() -> Iterator[Stage]:
                 certificate=directory / "upstream.pem",
                 client_certificate=directory / "client.pem",
                 upstream=upstream,
+                command=command,
             )
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.processes import LOAD_CORE, BenchmarkError, find_program
@@ -98,15 +99,23 @@ def run_wrk(
     arguments = ["taskset", "--cpu-list", str(LOAD_CORE), find_program("wrk"), "--threads", "1", "--latency"]
     arguments += ["--connections", str(connections), "--duration", f"{max(1, round(seconds))}s", "--timeout", "10s"]
     arguments += ["--script", str(script), f"{'https' if secure else 'http'}://127.0.0.1:{port}/"]
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=seconds + 30)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    used_s = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     try:
-        told = json.loads(done.stderr.splitlines()[-1])
+        return replace(parse_load(json.loads(done.stderr.splitlines()[-1])), client_cpu_s=used_s)
     except (IndexError, ValueError):
         raise BenchmarkError(f"wrk failed: {done.stdout}{done.stderr}") from None
+
+
+def parse_load(told: dict[str, float]) -> Load:
+    """Returns what a load generator printed about its round."""
     return Load(
-        count=told["requests"] - told["failed"],
-        failed=told["failed"],
+        count=int(told["requests"]),
+        failed=int(told["failed"]),
         duration_s=told["duration_us"] / 1e6,
         p50_us=told["p50_us"],
         p99_us=told["p99_us"],
+        client_cpu_s=told.get("client_cpu_us", 0.0) / 1e6,
     )
