@@ -9,4 +9,7 @@ snapshot.py      the counters of one process as a value that can be sent and add
 metrics.py       snapshots as Prometheus metrics
 admission.py     who may read the admin site
 admin.py         the admin site: probes and metrics over HTTP                              (does I/O)
+history.py       the last minutes in samples, for charts
+overview.py      what the page shows, as JSON
+page.py, static/ the page to look at: files, state, server-sent events                     (does I/O)
 """

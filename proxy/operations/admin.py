@@ -4,6 +4,7 @@
     /readyz     200 while requests can be served, else 503 and why not; never speaks of an upstream's health
     /startupz   200 once everything is open
     /metrics    Prometheus metrics
+    /           the page to look at, and what it needs, where there is one (`proxy.operations.page`)
 
 Invariants: it only reads; it answers GET and HEAD; who may read what is `proxy.operations.admission`'s to say.
 """
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from aiohttp.typedefs import Middleware
     from prometheus_client.registry import Collector
 
+    from proxy.operations.page import Page
+
 logger = logging.getLogger("proxy.operations")
 
 Probe: TypeAlias = Callable[[], "tuple[bool, Sequence[str]]"]
@@ -40,7 +43,6 @@ _METHODS: Final = ("GET", "HEAD")
 _KEEP_ALIVE_S: Final = 30.0
 _SHUTDOWN_S: Final = 1.0
 _SECURITY_FIELDS: Final = {
-    "Server": "apim-auth-proxy",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -61,6 +63,7 @@ class AdminSite:
         started: asked for ``/startupz``; by default everything is open by the time this site is.
         token: opens everything to whoever sends it, wherever from.
         server_names: Host values accepted beside loopback names and the address itself.
+        page: served beside the rest; started and closed with the site.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class AdminSite:
         started: Probe = lambda: (True, ()),
         token: str | None = None,
         server_names: Collection[str] = (),
+        page: Page | None = None,
     ) -> None:
         # One address, so that a free port is one port: localhost may stand for two.
         self._host = "127.0.0.1" if host == "localhost" else host
@@ -82,6 +86,7 @@ class AdminSite:
         self._collector = collector
         self._token = token
         self._server_names = frozenset(name.lower() for name in server_names)
+        self._page = page
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> tuple[str, int]:
@@ -101,6 +106,8 @@ class AdminSite:
                 web.get("/metrics", self._answer_metrics),
             ]
         )
+        if self._page is not None:
+            application.add_routes(self._page.routes())
         runner = web.AppRunner(
             application,
             handle_signals=False,
@@ -115,6 +122,8 @@ class AdminSite:
             await runner.cleanup()
             raise
         self._runner = runner
+        if self._page is not None:
+            self._page.start()
         bound: tuple[str, int] = runner.addresses[0][:2]
         return bound
 
@@ -122,6 +131,8 @@ class AdminSite:
         """Stops listening and ends connections within about a second."""
         runner, self._runner = self._runner, None
         if runner is not None:
+            if self._page is not None:
+                await self._page.close()
             await runner.cleanup()
 
     async def _answer_live(self, _: web.Request) -> web.Response:
@@ -194,8 +205,9 @@ def _dump(content: object) -> str:
 
 
 async def _add_fields(_: web.Request, response: web.StreamResponse) -> None:
+    response.headers["Server"] = "apim-auth-proxy"
     for name, value in _SECURITY_FIELDS.items():
-        response.headers[name] = value
+        response.headers.setdefault(name, value)
 
 
 def _is_loopback(host: str) -> bool:

@@ -1,0 +1,180 @@
+"""The page to look at: static files, its state as JSON, and a live tail as server-sent events. Does I/O on the event loop.
+
+    /             the page; /page.css, /page.js and /icon.svg are its parts
+    /api/state    everything it shows, once
+    /api/events   the same every two seconds, and exchanges as they end (text/event-stream)
+
+Invariants: nothing is loaded from elsewhere and no script stands in the page; the number of streams is bounded, and a reader that
+is slow holds up its own stream only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import time
+from dataclasses import dataclass
+from importlib import resources
+from typing import TYPE_CHECKING, Final
+
+from aiohttp import web
+
+from proxy.errors import Overloaded
+from proxy.operations.history import SAMPLE_S, History
+from proxy.operations.log_lines import JsonFormat
+from proxy.operations.metrics import credential_certificates
+from proxy.operations.overview import Overview, describe_overview
+from proxy.operations.snapshot import sum_snapshots
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable, Sequence
+
+    from proxy.identity.sources import IdentityStatistics
+    from proxy.operations.metrics import CertificateExpiry
+    from proxy.operations.overview import RouteSummary
+    from proxy.operations.snapshot import WorkerSnapshot
+    from proxy.relay.record import ExchangeRecord
+
+_TAIL_S: Final = 0.5
+_STREAMS: Final = 16
+# A page that has just been opened begins with this many; the rest of what is remembered would only scroll by.
+_FIRST_EXCHANGES: Final = 50
+_MEDIA_TYPES: Final = {
+    "index.html": "text/html; charset=utf-8",
+    "page.css": "text/css; charset=utf-8",
+    "page.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+}
+_PAGE_FIELDS: Final = {
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; "
+        "form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    )
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PageSources:
+    """Where the page's figures come from; all are asked on the event loop and must not wait.
+
+    Attributes:
+        readiness: as for the admin site.
+        workers: a snapshot of each relay process.
+        identity: the token sources' statistics.
+        certificates: those beside the credentials' own.
+        routes: those of the configuration.
+        tail: as `AccessLog.tail`.
+        errors: as `AccessLog.recent_errors`.
+    """
+
+    readiness: Callable[[], tuple[bool, Sequence[str]]]
+    workers: Callable[[], Sequence[WorkerSnapshot]]
+    identity: Callable[[], IdentityStatistics]
+    certificates: Callable[[], Iterable[CertificateExpiry]]
+    routes: Callable[[], Sequence[RouteSummary]]
+    tail: Callable[[int], tuple[int, list[ExchangeRecord]]]
+    errors: Callable[[], Sequence[ExchangeRecord]]
+
+
+class Page:
+    """The page of one admin site, which starts and closes it."""
+
+    def __init__(self, sources: PageSources) -> None:
+        self._sources = sources
+        self._history = History()
+        self._started_at = time.time()
+        self._format = JsonFormat()
+        self._streams = 0
+        self._sampler: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
+        directory = resources.files("proxy.operations") / "static"
+        self._files = {name: (directory / name).read_bytes() for name in _MEDIA_TYPES}
+
+    def routes(self) -> list[web.RouteDef]:
+        """Returns what an application has to serve."""
+        return [
+            web.get("/", self._file_handler("index.html")),
+            *(web.get(f"/{name}", self._file_handler(name)) for name in _MEDIA_TYPES if name != "index.html"),
+            web.get("/api/state", self._answer_state),
+            web.get("/api/events", self._answer_events),
+        ]
+
+    def start(self) -> None:
+        """Begins to sample; needs the running loop."""
+        self._sampler = asyncio.create_task(self._sample(), name="page samples")
+
+    async def close(self) -> None:
+        """Ends sampling and all streams."""
+        self._closing.set()
+        if self._sampler is not None:
+            self._sampler.cancel()
+            await asyncio.wait({self._sampler})
+
+    async def _sample(self) -> None:
+        while True:
+            self._history.add(sum_snapshots(self._sources.workers()), time.time(), time.monotonic())
+            await asyncio.sleep(SAMPLE_S)
+
+    def _file_handler(self, name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        async def answer(_: web.Request) -> web.Response:
+            return web.Response(body=self._files[name], headers={"Content-Type": _MEDIA_TYPES[name], **_PAGE_FIELDS})
+
+        return answer
+
+    async def _answer_state(self, _: web.Request) -> web.Response:
+        return web.Response(text=self._format_state(), content_type="application/json")
+
+    async def _answer_events(self, request: web.Request) -> web.StreamResponse:
+        if self._streams >= _STREAMS:
+            return web.json_response({"title": Overloaded.title, "status": 503}, status=503)
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
+        self._streams += 1
+        try:
+            await response.prepare(request)
+            if request.method == "GET":
+                with contextlib.suppress(ConnectionResetError):
+                    await self._stream(response)
+        finally:
+            self._streams -= 1
+        return response
+
+    async def _stream(self, response: web.StreamResponse) -> None:
+        position = 0
+        state_due = 0.0
+        while not self._closing.is_set():
+            position, records = self._sources.tail(position)
+            text = ""
+            if records:
+                text += self._format_exchanges(records[-_FIRST_EXCHANGES:])
+            if time.monotonic() >= state_due:
+                state_due = time.monotonic() + SAMPLE_S
+                text += f"event: state\ndata: {self._format_state()}\n\n"
+            # A comment, where there is nothing to say, finds out whether anyone still listens.
+            await response.write(text.encode() or b":\n\n")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._closing.wait(), _TAIL_S)
+
+    def _format_exchanges(self, records: list[ExchangeRecord]) -> str:
+        lines = self._format.format(records).splitlines()
+        return f"event: exchanges\ndata: [{','.join(lines)}]\n\n"
+
+    def _format_state(self) -> str:
+        sources = self._sources
+        ready, missing = sources.readiness()
+        workers = sources.workers()
+        identity = sources.identity()
+        overview = Overview(
+            at=time.time(),
+            started_at=self._started_at,
+            ready=ready,
+            missing=missing,
+            workers=len(workers),
+            total=sum_snapshots(workers),
+            identity=identity,
+            certificates=[*credential_certificates(identity), *sources.certificates()],
+            routes=sources.routes(),
+            samples=self._history.samples,
+            errors=sources.errors(),
+        )
+        return json.dumps(describe_overview(overview), separators=(",", ":"))

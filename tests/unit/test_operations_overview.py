@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from proxy.errors import ProxyError
+from proxy.identity.credential import CredentialStatistics
+from proxy.identity.source import SourceStatistics
+from proxy.identity.sources import IdentityStatistics
+from proxy.operations.history import History, estimate_quantile
+from proxy.operations.metrics import CertificateExpiry, credential_certificates
+from proxy.operations.overview import Overview, RouteSummary, describe_overview
+from proxy.operations.snapshot import HistogramSnapshot, WorkerSnapshot
+from proxy.relay.counters import LATENCY_BOUNDS_S
+from proxy.relay.record import ExchangeRecord
+
+AT = 1_792_836_303.0
+SOURCE = SourceStatistics(
+    credential="orders-client",
+    target="api://orders/.default",
+    obtained=True,
+    usable=True,
+    age_s=100.0,
+    expires_in_s=3_500.0,
+    flights=1,
+    rejections=0,
+    failures=0,
+    failure_code="",
+)
+REFUSED = ExchangeRecord(
+    ended_at=AT,
+    client="127.0.0.1",
+    mode="forward",
+    method=b"GET",
+    authority="contoso.azure-api.net:443",
+    target=b"/orders",
+    status=502,
+    received_bytes=0,
+    sent_bytes=0,
+    duration_s=0.0,
+    upstream_s=None,
+    route="contoso.azure-api.net",
+    token_age_s=None,
+    reused=False,
+    outcome="proxy_configuration_error",
+    code="AADSTS700027",
+)
+
+
+def histogram(*counts: tuple[float, int]) -> HistogramSnapshot:
+    """Counts by upper bound."""
+    buckets = [0] * (len(LATENCY_BOUNDS_S) + 1)
+    for bound, count in counts:
+        buckets[LATENCY_BOUNDS_S.index(bound) if bound in LATENCY_BOUNDS_S else -1] = count
+    return HistogramSnapshot(tuple(buckets))
+
+
+def describe(**parts: Any) -> dict[str, Any]:
+    whole: dict[str, Any] = {
+        "at": AT,
+        "started_at": AT - 60,
+        "ready": True,
+        "missing": (),
+        "workers": 1,
+        "total": WorkerSnapshot(),
+        "identity": IdentityStatistics({}, ()),
+        "certificates": (),
+        "routes": (),
+        "samples": (),
+        "errors": (),
+    }
+    described = describe_overview(Overview(**{**whole, **parts}))
+    parsed = json.loads(json.dumps(described, allow_nan=False))
+    assert isinstance(parsed, dict)
+    return parsed
+
+
+@pytest.mark.parametrize(
+    ("counts", "quantile", "expected"),
+    [
+        ([], 0.5, None),
+        ([(0.01, 10)], 0.5, 0.0075),
+        ([(0.01, 10)], 1.0, 0.01),
+        ([(0.001, 4)], 0.5, 0.0005),
+        ([(0.01, 90), (0.1, 10)], 0.95, 0.075),
+        ([(0.01, 50), (1.0, 50)], 0.5, 0.01),
+        ([("over", 1)], 0.99, 30.0),
+    ],
+)
+def test_quantiles_are_estimated_as_prometheus_does(
+    counts: list[tuple[float, int]], quantile: float, expected: float | None
+) -> None:
+    assert estimate_quantile(histogram(*counts), quantile) == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_sample_is_what_came_between_two_looks() -> None:
+    history = History()
+    history.add(WorkerSnapshot(exchanges={"a": {200: 10, 500: 1}}, duration=histogram((1.0, 11))), AT, 50.0)
+    assert not list(history.samples)
+    later = WorkerSnapshot(
+        exchanges={"a": {200: 14, 204: 2, 500: 1}, "": {0: 1}}, duration=histogram((1.0, 11), (0.01, 7))
+    )
+    history.add(later, AT + 2, 52.0)
+    history.add(later, AT + 4, 54.5)
+    busy, idle = history.samples
+    assert (busy.at, busy.seconds, busy.classes) == (AT + 2, 2.0, {"2xx": 6, "aborted": 1})
+    assert busy.p50_s is not None
+    assert 0.005 <= busy.p50_s <= 0.01
+    assert (idle.seconds, idle.classes, idle.p50_s) == (2.5, {}, None)
+
+
+def test_a_worker_that_was_forgotten_makes_no_negative_sample() -> None:
+    history = History()
+    history.add(WorkerSnapshot(exchanges={"a": {200: 10}}, duration=histogram((1.0, 10))), AT, 1.0)
+    history.add(WorkerSnapshot(exchanges={"a": {200: 3}}, duration=histogram((1.0, 3))), AT + 2, 3.0)
+    assert history.samples[0].classes == {}
+    assert history.samples[0].p99_s is None
+
+
+def test_five_minutes_are_kept() -> None:
+    history = History()
+    for number in range(500):
+        history.add(WorkerSnapshot(), AT + 2 * number, 2.0 * number)
+    assert len(history.samples) == 150
+    assert history.samples[-1].at == AT + 2 * 499
+
+
+def test_a_token_shows_its_times_and_never_itself() -> None:
+    (token,) = describe(identity=IdentityStatistics({}, (SOURCE,)))["tokens"]
+    assert (token["age_s"], token["expires_in_s"], token["usable"]) == (100, 3500, True)
+    # Half of an hour's life, less what jitter takes on average, less its age.
+    assert token["refresh_in_about_s"] == pytest.approx(3600 / 2 * 0.95 - 100)
+    assert set(token) == {
+        "credential", "target", "usable", "age_s", "refresh_in_about_s", "expires_in_s", "failures", "rejections", "code",
+        "cause", "fix",
+    }  # fmt: skip
+
+
+def test_a_token_that_cannot_be_had_is_explained() -> None:
+    failing = SourceStatistics("orders-client", "s", False, False, None, None, 3, 0, 3, "AADSTS700027")
+    (token,) = describe(identity=IdentityStatistics({}, (failing,)))["tokens"]
+    assert (token["age_s"], token["refresh_in_about_s"], token["failures"]) == (None, None, 3)
+    assert "certificate" in token["cause"]
+    assert "az ad app credential" in token["fix"]
+
+
+def test_certificates_count_their_days() -> None:
+    statistics = CredentialStatistics({}, None, 0.0, "", {"certificate 0A": datetime.fromtimestamp(AT + 864_000, UTC)})
+    certificates = [
+        *credential_certificates(IdentityStatistics({"orders-client": statistics}, ())),
+        CertificateExpiry("interception_ca", "", "", AT - 43_200),
+    ]
+    described = describe(certificates=certificates)["certificates"]
+    assert [(one["kind"], one["name"], one["proof"], one["days_left"]) for one in described] == [
+        ("credential", "orders-client", "certificate 0A", 10),
+        ("interception_ca", "", "", -0.5),
+    ]
+
+
+def test_routes_show_their_counts_and_what_no_route_names_comes_after() -> None:
+    routes = [RouteSummary("a", ("a", "*.b"), "orders-client", "s"), RouteSummary("c", ("c",), "other", "t")]
+    total = WorkerSnapshot(exchanges={"a": {200: 2, 201: 1, 404: 1}, "-": {403: 5}, "": {400: 1}})
+    described = describe(routes=routes, total=total)["routes"]
+    assert [(one["hosts"], one["counts"]) for one in described] == [
+        (["a", "*.b"], {"2xx": 3, "4xx": 1}),
+        (["c"], {}),
+        ([], {"4xx": 6}),
+    ]
+
+
+def test_errors_of_one_kind_are_one_entry_with_its_explanation() -> None:
+    errors = [
+        REFUSED,
+        REFUSED._replace(ended_at=AT + 1, outcome="connection_limit_reached", status=503, code=""),
+        REFUSED._replace(ended_at=AT + 2, target=b"/newest\x1b"),
+    ]
+    first, second = describe(errors=errors)["errors"]
+    assert (first["count"], first["at"]) == (2, AT + 2)
+    assert first["what"] == "contoso.azure-api.net:443/newest\\x1B"
+    assert first["title"] == "No access token could be obtained"
+    assert "certificate" in first["cause"]
+    assert (second["count"], second["title"], second["cause"]) == (1, "The proxy is at its limit", None)
+
+
+def test_every_error_the_proxy_answers_with_has_a_title() -> None:
+    kinds, waiting = [], [ProxyError]
+    while waiting:
+        kind = waiting.pop()
+        kinds.append(kind)
+        waiting.extend(kind.__subclasses__())
+    assert len(kinds) > 20
+    for kind in kinds:
+        (entry,) = describe(errors=[REFUSED._replace(status=kind.status, outcome=kind.proxy_status)])["errors"]
+        assert entry["title"] in {one.title for one in kinds if one.status == kind.status}
+
+
+def test_everything_is_named_for_the_page() -> None:
+    total = WorkerSnapshot(exchanges={"a": {200: 2}}, errors={"x": 1}, open_client_connections=3, open_tunnels=1)
+    described = describe(total=total, ready=False, missing=["no access token yet"], workers=4)
+    assert (described["ready"], described["missing"], described["workers"]) == (False, ["no access token yet"], 4)
+    assert described["open"] == {"clients": 3, "upstreams": 0, "tunnels": 1}
+    assert described["totals"]["exchanges"] == 2
