@@ -31,7 +31,7 @@ class CertificateReport:
         file: where it was read from.
         certificate: its public half.
         days_left: whole days to its end; negative once it is past.
-        private_key: ``fits``, ``not here`` or ``does not fit``.
+        private_key: ``fits``, ``not here`` or ``cannot be used`` (a problem says why).
         problems: what keeps it from being used, each a sentence with what to do; empty where nothing does.
     """
 
@@ -54,17 +54,15 @@ def read_certificate(file: Path, private_key: Path | None, password: bytes | Non
     Raises:
         ConfigurationError: there is no RSA certificate to be read in the file.
     """
-    problems: list[str] = []
     try:
         certificate, has_key = _load(file, private_key, password, now)
+        problems: tuple[str, ...] = ()
     except ConfigurationError as problem:
-        problems.append(problem.detail)
         certificate, has_key = _load_regardless(file, private_key, password, problem)
-        # A second reason hides behind the first only where that was the date.
-        fits = "fits" if has_key else "not here" if private_key is None else "does not fit"
-        return CertificateReport(file, certificate, days_left(certificate.not_after, now), fits, tuple(problems))
-    fits = "fits" if has_key else "not here"
-    return CertificateReport(file, certificate, days_left(certificate.not_after, now), fits, ())
+        problems = (problem.detail,)
+    is_alone = private_key is None and not _holds_key(file)
+    key = "fits" if has_key else "not here" if is_alone else "cannot be used"
+    return CertificateReport(file, certificate, days_left(certificate.not_after, now), key, problems)
 
 
 def _load(

@@ -1,0 +1,62 @@
+"""`explain` through the real command line: a code's cause and fix; a URL's route, credential, scope and fields, without values."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.end_to_end.programs import COMMAND, Place, configuration, run_program, write_configuration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("text", ["AADSTS7000229", "7000229", "error AADSTS7000229: The client application is missing"])
+def test_a_code_has_a_cause_and_a_fix(text: str) -> None:
+    done = run_program([COMMAND, "explain", text, "--json"])
+    answer = json.loads(done.stdout)
+    assert (done.status, done.stderr) == (0, "")
+    assert answer["code"] == "AADSTS7000229"
+    assert "service principal" in answer["cause"]
+    assert "az ad sp create" in answer["fix"]
+
+
+def test_a_code_is_explained_in_lines_for_people() -> None:
+    done = run_program([COMMAND, "explain", "AADSTS90033"])
+    labels = [line.split("  ")[0].strip() for line in done.stdout.decode().splitlines()]
+    assert labels == ["code", "cause", "fix", "passing", "see also"]
+
+
+def test_a_url_is_explained_by_the_configuration(place: Place, tmp_path: Path) -> None:
+    config = write_configuration(configuration(place, listeners=[{"address": "127.0.0.1:8080"}]), tmp_path)
+    done = run_program([COMMAND, "explain", f"http://{place.alias_host}/orders?id=1", "--config", config, "--json"])
+    answer = json.loads(done.stdout)
+    assert done.status == 0
+    assert answer["outcome"] == "routed"
+    assert answer["upstream"] == place.api_alias
+    assert answer["route"] == "routes[0]"
+    assert answer["credential"] == "orders-client"
+    assert answer["target"] == place.scope
+    assert answer["fields"] == ["Authorization", "Ocp-Apim-Subscription-Key"]
+    assert answer["dial"] == f"127.0.0.1:{place.port}"
+    assert place.subscription_key not in done.stdout.decode()
+    text = run_program([COMMAND, "explain", f"https://{place.alias_host}/", "--config", config]).stdout.decode()
+    assert "HTTPS_PROXY=http://127.0.0.1:8080" in text
+    assert place.subscription_key not in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "said"),
+    [
+        (["nonsense"], 2, "neither an AADSTS code nor a URL"),
+        (["https://orders.example/"], 2, "--config"),
+        (["AADSTS1234567"], 1, "error?code=1234567"),
+        ([], 2, "CODE_OR_URL"),
+    ],
+)
+def test_what_cannot_be_explained_says_so(arguments: list[str], status: int, said: str) -> None:
+    done = run_program([COMMAND, "explain", *arguments])
+    assert (done.status, done.stdout) == (status, b"")
+    assert said in done.stderr

@@ -1,0 +1,124 @@
+"""What holds for every command: help, exit codes, a message and never a traceback; and a help that is there at once."""
+
+from __future__ import annotations
+
+import re
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.end_to_end.programs import COMMAND, Place, Program, configuration, run_program, write_configuration
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+COMMANDS = {
+    ("run",): ("--config",),
+    ("demo",): ("--client",),
+    ("sandbox",): ("--directory",),
+    ("check",): ("--config", "--online", "--path", "--json"),
+    ("token",): ("--config", "--host", "--credential", "--scope", "--claims", "--json"),
+    ("cert",): ("new", "show"),
+    ("cert", "new"): ("--subject-name", "--days", "--key-bits", "--out-certificate", "--out-key", "--force", "--json"),
+    ("cert", "show"): ("--private-key", "--password-file", "--json"),
+    ("ca",): ("show", "export"),
+    ("ca", "show"): ("--config", "--json"),
+    ("ca", "export"): ("--config",),
+    ("explain",): ("CODE_OR_URL", "--config", "--json"),
+}
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_help_says_what_there_is(words: tuple[str, ...]) -> None:
+    done = run_program([COMMAND, *words, "--help"])
+    text = done.stdout.decode()
+    assert (done.status, done.stderr) == (0, "")
+    assert text.startswith(f"Usage: apim-auth-proxy {' '.join(words)}")
+    assert [word for word in COMMANDS[words] if word not in text] == []
+
+
+def test_the_list_of_commands_is_true() -> None:
+    text = run_program([COMMAND, "--help"]).stdout.decode()
+    listed = re.findall(r"^  ([a-z]+) {2,}\S", text.partition("Commands:")[2], re.MULTILINE)
+    assert listed == list(dict.fromkeys(words[0] for words in COMMANDS))
+
+
+def test_the_list_of_commands_is_there_without_loading_what_they_need() -> None:
+    program = (
+        "import sys\n"
+        "from proxy.cli import main\n"
+        "sys.argv = ['apim-auth-proxy', '--help']\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'aiohttp', 'asyncio', 'cryptography', 'jwt', 'pydantic', 'yaml', 'httptools'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
+    )
+    done = run_program([sys.executable, "-c", program])
+    assert done.status == 0, done.stderr
+
+
+@pytest.mark.parametrize("words", [["--version"], ["-h"]])
+def test_the_module_and_the_command_are_the_same_program(words: list[str]) -> None:
+    ours = run_program([COMMAND, *words])
+    assert ours.status == 0
+    assert run_program([sys.executable, "-m", "proxy", *words]).stdout == ours.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve"],
+        ["run"],
+        ["run", "--config"],
+        ["sandbox"],
+        ["check", "--offline"],
+        ["demo", "--client", "wget"],
+        ["cert"],
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_exits_2_and_says_how(words: list[str]) -> None:
+    done = run_program([COMMAND, *words])
+    assert done.status == 2
+    assert done.stderr.startswith(("Usage: apim-auth-proxy", "Error: Option '--config' requires an argument"))
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [["run"], ["token", "--host", "a.example"], ["ca", "show"], ["explain", "https://a.example/"]]
+)
+def test_a_wrong_configuration_exits_2_with_every_fault(words: list[str], tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text("listners: []\nroutes: nothing\n", encoding="ascii")
+    done = run_program([COMMAND, *words, "--config", config])
+    assert (done.status, done.stdout) == (2, b"")
+    assert f"{config}:1: listners: there is no such key" in done.stderr
+    assert f"{config}:2: routes: " in done.stderr
+    assert "credentials" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_run_names_a_listener_that_is_taken_and_exits_2(place: Place, tmp_path: Path) -> None:
+    taken = f"127.0.0.1:{place.port}"
+    config = write_configuration(configuration(place, listeners=[{"address": taken}]), tmp_path)
+    done = run_program([COMMAND, "run", "--config", config])
+    assert done.status == 2
+    assert f"Cannot listen on {taken}: another program listens there already." in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_sandbox_names_a_directory_it_cannot_use_and_exits_1(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    done = run_program([COMMAND, "sandbox", "--directory", tmp_path / "file" / "below"])
+    assert done.status == 1
+    assert str(tmp_path / "file") in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_interrupt_ends_the_sandbox_without_a_traceback(tmp_path: Path) -> None:
+    with Program([COMMAND, "sandbox", "--directory", tmp_path / "sandbox"], tmp_path, "sandbox") as program:
+        program.wait_for_line("sandbox ready")
+        program.signal(signal.SIGINT)
+        assert program.wait() == 0
+        assert not any("Traceback" in line for line in program.lines)
