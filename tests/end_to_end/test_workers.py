@@ -1,0 +1,163 @@
+"""Several relay processes: one token request for all, none of them ever near a key, and another when one dies."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+from tests.end_to_end.programs import Place, configuration
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from proxy.sandbox import Sandbox
+    from tests.end_to_end.conftest import StartProxy
+    from tests.end_to_end.curl import Curl
+    from tests.end_to_end.programs import ProxyProgram
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="looks at processes through Linux' /proc")
+
+
+@pytest.fixture
+def several(place: Place, start_proxy: StartProxy) -> ProxyProgram:
+    """A proxy of two relay processes."""
+    return start_proxy(configuration(place) | {"workers": 2})
+
+
+def children(pid: int) -> list[int]:
+    """Returns the process ids of a process' children."""
+    return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def relay_processes(proxy: ProxyProgram) -> list[int]:
+    """Returns the process ids of the relay processes."""
+    return [
+        pid
+        for pid in children(proxy.process.pid)
+        if b"proxy.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    ]
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Waits for something another process does."""
+    give_up_at = time.monotonic() + 20
+    while not holds():
+        assert time.monotonic() < give_up_at, what
+        time.sleep(0.05)
+
+
+def memory_holds(pid: int, needles: list[bytes]) -> bool:
+    """Returns whether any of some byte strings is anywhere in a process' readable memory."""
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            found = re.match(r"([0-9a-f]+)-([0-9a-f]+) r", line)
+            if found is None or line.endswith(("[vvar]", "[vsyscall]")):
+                continue
+            start, end = int(found[1], 16), int(found[2], 16)
+            try:
+                content = os.pread(memory.fileno(), end - start, start)
+            except OSError:
+                continue
+            if any(needle in content for needle in needles):
+                return True
+    return False
+
+
+def test_all_relay_processes_serve_with_one_token_request(several: ProxyProgram, place: Place, curl: Curl) -> None:
+    """Sixty new connections reach both processes; the metrics, summed, count every one of them."""
+    for _ in range(60):
+        assert curl("--proxy", several.forward, f"http://{place.api_url.removeprefix('https://')}/orders").status == 200
+
+    def served() -> list[int]:
+        text = several.ask_admin("/metrics").decode()
+        return [int(float(n)) for n in re.findall(r'exchanges_total\{.*status_class="2xx"\} (\S+)', text)]
+
+    wait_until(lambda: sum(served()) == 60, f"60 exchanges were made, the metrics say {served()}")
+    requests = re.findall(r'token_requests_total\{.*outcome="ok"\} (\S+)', several.ask_admin("/metrics").decode())
+    assert [float(count) for count in requests] == [1.0]
+
+
+def test_no_relay_process_ever_has_a_private_key(several: ProxyProgram, place: Place, curl: Curl) -> None:
+    """Neither the file nor, in any form OpenSSL or Python keeps it, the key: its primes are searched for in all memory."""
+    host = place.api_url.removeprefix("https://")
+    assert curl("--proxy", several.forward, "--cacert", str(several.ca_file), f"https://{host}/orders").status == 200
+    key = load_pem_private_key(Path(place.certificate).read_bytes(), None)
+    assert isinstance(key, RSAPrivateKey)
+    numbers = key.private_numbers()
+    size = (numbers.p.bit_length() + 7) // 8
+    needles = [prime.to_bytes(size, order) for prime in (numbers.p, numbers.q) for order in ("little", "big")]
+    pids = relay_processes(several)
+    assert len(pids) == 2
+    assert memory_holds(several.process.pid, needles), "the search finds the key where it is: in the control process"
+    for pid in pids:
+        assert not memory_holds(pid, needles)
+        opened = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
+        assert not [name for name in opened if name.endswith((".pem", ".key"))]
+
+
+def test_a_dead_relay_process_is_replaced_and_the_other_goes_on(
+    several: ProxyProgram, place: Place, curl: Curl
+) -> None:
+    host = place.api_url.removeprefix("https://")
+    before = relay_processes(several)
+    os.kill(before[0], signal.SIGKILL)
+    wait_until(
+        lambda: len(set(relay_processes(several)) - {before[0]}) == 2,
+        "no other relay process took the place of the dead one",
+    )
+    assert before[1] in relay_processes(several)
+    several.wait_for_line("another takes its place")
+    wait_until(
+        lambda: all(curl("--proxy", several.forward, f"http://{host}/orders").status == 200 for _ in range(4)),
+        "requests failed after the replacement",
+    )
+
+
+def test_a_drain_lets_every_relay_process_finish(several: ProxyProgram, place: Place, curl: Curl) -> None:
+    """SIGTERM to the control process: an exchange in flight gets its response, then all processes are gone."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    host = place.api_url.removeprefix("https://")
+    pids = relay_processes(several)
+    with ThreadPoolExecutor(4) as pool:
+        slow = [pool.submit(curl, "--proxy", several.forward, f"http://{host}/slow/2") for _ in range(4)]
+        time.sleep(1.0)
+        several.signal(signal.SIGTERM)
+        assert [one.result().status for one in slow] == [200] * 4
+    assert several.wait() == 0
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+@pytest.mark.asyncio
+async def test_a_token_refused_in_a_relay_process_is_replaced_by_control(
+    sandbox: Sandbox, tmp_path: Path, start_proxy: StartProxy, curl: Curl
+) -> None:
+    """The 401 never reaches the client: the relay process complains, control gets another token, the request is replayed."""
+    import asyncio
+
+    await asyncio.to_thread(sandbox.write_directory, tmp_path / "sandbox")
+    place = Place.read(tmp_path / "sandbox")
+    proxy = await asyncio.to_thread(start_proxy, configuration(place) | {"workers": 2})
+    url = f"http://{place.api_url.removeprefix('https://')}/orders"
+    assert (await asyncio.to_thread(curl, "--proxy", proxy.forward, url)).status == 200
+    sandbox.revoke_issued_tokens(with_challenge=True)
+    assert (await asyncio.to_thread(curl, "--proxy", proxy.forward, url)).status == 200
+    assert sandbox.token_request_count == 2
+    await asyncio.to_thread(proxy.stop)
+
+
+def test_a_port_in_use_is_an_error_although_processes_share_it(
+    several: ProxyProgram, place: Place, start_proxy: StartProxy
+) -> None:
+    taken = several.address("forward")
+    settings = configuration(place) | {"workers": 2, "listeners": [{"address": taken, "mode": "forward"}]}
+    with pytest.raises(AssertionError, match="another program listens there already"):
+        start_proxy(settings)
