@@ -10,6 +10,9 @@ from proxy.errors import ConfigurationError, MalformedRequest
 from proxy.policy.authority import HTTPS_PORT, Authority, parse_authority
 
 _LISTEN_PORT = re.compile(r"[0-9]{1,5}")
+_UNIX = "unix:"
+# sockaddr_un's path on Linux is 108 bytes with its NUL, on BSDs 104 (unix(7)).
+_SOCKET_PATH_BYTES = 103
 # RFC 3986 §2: what a URI may consist of at all.
 _URI = re.compile(r"[A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]+")
 
@@ -19,20 +22,24 @@ class ListenAddress:
     """Where to accept connections.
 
     Attributes:
-        host: an IP address, IPv6 without brackets, or ``localhost``.
+        host: an IP address, IPv6 without brackets, or ``localhost``; empty for a Unix socket.
         port: 0 to 65535; 0 takes a free one.
+        path: of a Unix socket, absolute; None for TCP.
     """
 
     host: str
     port: int
+    path: str | None = None
 
     @property
     def is_loopback(self) -> bool:
         """Whether only this machine (or this network namespace) reaches it."""
-        return self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
+        return self.path is not None or self.host == "localhost" or ipaddress.ip_address(self.host).is_loopback
 
     def overlaps(self, other: ListenAddress) -> bool:
         """Whether both cannot be listened on at a time, as far as can be told without trying."""
+        if self.path is not None or other.path is not None:
+            return self.path == other.path
         if self.port != other.port or self.port == 0:
             return False
         mine, others = self._ip(), other._ip()
@@ -44,17 +51,21 @@ class ListenAddress:
         return ipaddress.ip_address("127.0.0.1" if self.host == "localhost" else self.host)
 
     def __str__(self) -> str:
+        if self.path is not None:
+            return f"{_UNIX}{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 def parse_listen_address(text: str) -> ListenAddress:
-    """Return the address that ``ip:port``, ``[ipv6]:port`` or ``localhost:port`` stands for.
+    """Return the address that ``ip:port``, ``[ipv6]:port``, ``localhost:port`` or ``unix:/path`` stands for.
 
     Other names are refused: what they resolve to, and so who may connect, can change from one start to the next.
 
     Raises:
         ConfigurationError: for anything else.
     """
+    if text.startswith(_UNIX):
+        return ListenAddress("", 0, _parse_socket_path(text.removeprefix(_UNIX)))
     host, colon, port = text.rpartition(":")
     if not colon or not _LISTEN_PORT.fullmatch(port) or int(port) > 65_535:
         raise ConfigurationError("write host:port with a port from 0 to 65535, such as 127.0.0.1:8080")
@@ -72,6 +83,16 @@ def parse_listen_address(text: str) -> ListenAddress:
     if not authority.is_ip:
         raise ConfigurationError("a listener takes an IP address or localhost, no other name, such as 127.0.0.1:8080")
     return ListenAddress(authority.host, authority.port)
+
+
+def _parse_socket_path(path: str) -> str:
+    if not path.startswith("/") or path.endswith("/") or not path.isprintable():
+        raise ConfigurationError(
+            "write unix: and the socket's absolute path, such as unix:/run/apim-auth-proxy/proxy.sock"
+        )
+    if len(path.encode("utf-8", "surrogatepass")) > _SOCKET_PATH_BYTES:
+        raise ConfigurationError(f"a Unix socket's path has at most {_SOCKET_PATH_BYTES} bytes; choose a shorter one")
+    return path
 
 
 def parse_origin(text: str) -> Authority:

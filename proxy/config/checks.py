@@ -6,11 +6,13 @@ found in one go: what has the wrong type or does not parse is passed over here, 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from proxy.config.addresses import parse_listen_address, parse_origin
+from proxy.config.clients import check_clients
 from proxy.config.faults import Finding, KeyPath, format_key_path, suggest
 from proxy.config.proofs import check_proof, check_target
+from proxy.config.sections import Section, sections
 from proxy.config.settings import AdminSettings, LimitSettings, ListenerMode
 from proxy.errors import ConfigurationError
 from proxy.policy.routing import RouteTable, parse_host_pattern
@@ -19,15 +21,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from proxy.config.addresses import ListenAddress
-    from proxy.config.document import Value
     from proxy.policy.routing import HostPattern
 
-Section: TypeAlias = "dict[str, Value]"
-
 _OPEN_TO_OTHERS = (
-    "other machines may reach this address, and whoever reaches the proxy may use its identity; this version cannot "
-    "tell clients apart. Listen on 127.0.0.1 or [::1] (containers that share a network namespace, as in a pod, "
-    "reach it there), or, where the network lets only the right clients through, set allow_any_client: true"
+    "other machines may reach this address, and whoever reaches the proxy may use its identity. Listen on 127.0.0.1 or "
+    "[::1] (containers that share a network namespace, as in a pod, reach it there); or say who may use it in clients, or "
+    "with the listener's tls.client_ca; or, where the network lets only the right clients through, set "
+    "allow_any_client: true"
+)
+_ADMIN_OPEN_TO_OTHERS = (
+    "other machines may reach this address, and clients are told apart by the proxy only, not here. Listen on 127.0.0.1 or "
+    "[::1], or, where the network lets only the right ones through, set allow_any_client: true"
 )
 _NOT_DEFAULT_SCOPE = (
     "an application asks Microsoft Entra ID for '/.default' of an API, never for single permissions (AADSTS1002012); "
@@ -39,19 +43,11 @@ def check_settings(root: Section) -> Iterator[Finding]:
     """Yield what is wrong between the settings of a document."""
     yield from _check_addresses(root)
     yield from _check_listener_modes(root)
+    yield from check_clients(root)
     yield from _check_credentials(root)
     yield from _check_routes(root)
     yield from _check_hosts(root)
     yield from _check_limits(root)
-
-
-def sections(root: Section, key: str) -> Iterator[tuple[KeyPath, Section]]:
-    """Yield the mappings in a list, or in a mapping, of mappings, each with its path."""
-    collection = root.get(key)
-    if isinstance(collection, list):
-        yield from (((key, index), item) for index, item in enumerate(collection) if isinstance(item, dict))
-    elif isinstance(collection, dict):
-        yield from (((key, name), item) for name, item in collection.items() if isinstance(item, dict))
 
 
 def _addresses(root: Section) -> Iterator[tuple[KeyPath, ListenAddress]]:
@@ -70,12 +66,29 @@ def _addresses(root: Section) -> Iterator[tuple[KeyPath, ListenAddress]]:
 def _check_addresses(root: Section) -> Iterator[Finding]:
     seen: list[ListenAddress] = []
     for path, address in _addresses(root):
+        is_admin = path[0] == "admin"
         if not address.is_loopback and root.get("allow_any_client") is not True:
-            yield path, _OPEN_TO_OTHERS
+            if is_admin:
+                yield path, _ADMIN_OPEN_TO_OTHERS
+            elif not _tells_clients_apart(root, path):
+                yield path, _OPEN_TO_OTHERS
+        if is_admin and address.path is not None:
+            yield path, "health and metrics are served over TCP; write 127.0.0.1:9901"
         taken = next((other for other in seen if address.overlaps(other)), None)
         if taken is not None:
-            yield path, f"{address} and {taken} cannot be listened on at a time; give one another port"
+            rest = "give one another path" if address.path is not None else "give one another port"
+            yield path, f"{address} and {taken} cannot be listened on at a time; {rest}"
         seen.append(address)
+
+
+def _tells_clients_apart(root: Section, path: KeyPath) -> bool:
+    """Whether the listener that a path leads to does not take everyone; entries that are wrong are reported elsewhere."""
+    if root.get("clients"):
+        return True
+    listeners = root["listeners"]
+    listener = listeners[path[1]] if isinstance(listeners, list) and isinstance(path[1], int) else None
+    tls = listener.get("tls") if isinstance(listener, dict) else None
+    return isinstance(tls, dict) and tls.get("client_ca") is not None
 
 
 def _check_listener_modes(root: Section) -> Iterator[Finding]:

@@ -8,23 +8,24 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from proxy.config.checks import sections
+from proxy.config.sections import sections
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from proxy.config.checks import Section
     from proxy.config.faults import Finding, KeyPath
+    from proxy.config.sections import Section
     from proxy.config.values import Surroundings
 
 _CREDENTIAL_FILES = ("certificate", "private_key", "password_file", "federated_token_file", "ca_file")
 _CERTIFICATE_FILES = ("certificate", "private_key", "password_file")
 _ROUTE_FILES = ("ca_file",)
+_LISTENER_TLS_FILES = ("certificate", "private_key", "password_file", "client_ca")
 
 
 def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Finding]:
-    """Yield what is wrong with the files that the credentials and routes of a document name."""
+    """Yield what is wrong with the files that the credentials, routes and listeners of a document name."""
     for key, names in (("credentials", _CREDENTIAL_FILES), ("routes", _ROUTE_FILES)):
         for path, section in sections(root, key):
             for name in names:
@@ -33,6 +34,11 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
         for inner, section in sections(credential, "certificates"):
             for name in _CERTIFICATE_FILES:
                 yield from _check_file((*path, *inner, name), section.get(name), surroundings)
+    for path, listener in sections(root, "listeners"):
+        tls = listener.get("tls")
+        if isinstance(tls, dict):
+            for name in _LISTENER_TLS_FILES:
+                yield from _check_file((*path, "tls", name), tls.get(name), surroundings)
     log = root.get("access_log")
     if isinstance(log, dict):
         yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)

@@ -13,9 +13,11 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr
 from proxy.config.values import (
     ByteCount,
     ClientIdText,
+    ClientName,
     Count,
     DialText,
     Fields,
+    FileMode,
     Flag,
     HostPatternText,
     HostText,
@@ -25,11 +27,15 @@ from proxy.config.values import (
     NetworkText,
     OriginText,
     Parameters,
+    PasswordHashText,
     Port,
+    Rate,
     ResourceText,
     ScopeText,
     Seconds,
     TenantText,
+    UserText,
+    Workers,
 )
 
 
@@ -46,16 +52,53 @@ class ListenerMode(StrEnum):
     REVERSE = "reverse"
 
 
+class ListenerTlsSettings(Model):
+    """TLS with the clients of a listener."""
+
+    certificate: LocatedPath
+    """PEM: the certificate, the chain behind it, and the key unless ``private_key`` is given."""
+    private_key: LocatedPath | None = None
+    password_file: LocatedPath | None = None
+    client_ca: LocatedPath | None = None
+    """PEM: whose certificates clients must show; without it they show none."""
+
+
 class ListenerSettings(Model):
     """One address to accept connections on."""
 
     address: ListenText
-    """``host:port``; an IPv6 host stands in brackets; port 0 takes a free one."""
+    """``host:port``; an IPv6 host stands in brackets; port 0 takes a free one. Or ``unix:/path``."""
     mode: ListenerMode = ListenerMode.FORWARD
     upstream: OriginText | None = None
     """Reverse mode only: ``https://host[:port]`` of a routed host."""
     server_names: tuple[HostText, ...] = ()
     """Reverse mode only: Host values accepted beside the loopback names and the upstream's own."""
+    tls: ListenerTlsSettings | None = None
+    """None: clients connect without TLS."""
+    socket_mode: FileMode = "0600"
+    """Of a Unix socket's file, octal."""
+    users: tuple[UserText, ...] = ()
+    """Unix sockets on Linux only: names or numbers of the users who may connect; empty: whom the file's mode lets."""
+
+
+class ClientSettings(Model):
+    """Somebody who may use the proxy, known by everything that is given here; at least one thing."""
+
+    name: ClientName
+    """For the access log; with ``password_hash``, also the user name."""
+    networks: tuple[NetworkText, ...] = ()
+    users: tuple[UserText, ...] = ()
+    """Unix users, for Unix sockets on Linux."""
+    certificate_names: tuple[str, ...] = ()
+    """Common name, DNS name, URI or e-mail address in the client certificate, for listeners with ``tls.client_ca``."""
+    password_hash: PasswordHashText | None = None
+    """``apim-auth-proxy client add NAME`` prints one."""
+    routes: tuple[HostPatternText, ...] = ()
+    """A host of each route this client may use; empty: all, and what ``other_hosts`` lets through."""
+    requests_per_s: Rate | None = None
+    burst: Count | None = None
+    """Requests that may come at once; None: as many as in one second."""
+    concurrent_exchanges: Count | None = None
 
 
 class AssertionAlgorithm(StrEnum):
@@ -155,6 +198,12 @@ class LimitSettings(Model):
 
     connections: Count = 10_000
     """Client connections at a time; more are answered 503 and closed."""
+    connections_per_client: Count = 1_000
+    """Of these from one address, loopback addresses apart; more are answered 429 and closed."""
+    concurrent_exchanges: Count | None = None
+    """Requests under way at a time; more are answered 503. None: as many as there are connections."""
+    tunnels: Count = 5_000
+    """Tunnels to hosts that no route names, and upgraded connections; further CONNECT requests are answered 503."""
     upstream_connections: Count = 1_000
     """Connections to one upstream at a time; more requests wait for one, then get 503."""
     head_bytes: ByteCount = 65_536
@@ -220,6 +269,8 @@ class Settings(Model):
     """The whole configuration. Paths are absolute by now."""
 
     listeners: tuple[ListenerSettings, ...] = Field(min_length=1)
+    clients: tuple[ClientSettings, ...] = ()
+    """Who may use the proxy, on any listener; empty: whoever reaches it."""
     allow_any_client: Flag = False
     """Anyone who may reach the proxy may use its identity; only with this may others than this machine reach it."""
     credentials: dict[str, CredentialSettings] = Field(min_length=1)
@@ -227,6 +278,8 @@ class Settings(Model):
     other_hosts: OtherHosts = OtherHosts.REFUSE
     destinations: DestinationSettings = DestinationSettings()
     admin: AdminSettings | None = AdminSettings()
+    workers: Workers = 1
+    """Relay processes; with more than one, a control process besides holds every key."""
     state_directory: LocatedPath
     """Where the interception CA lives; default ``$XDG_STATE_HOME/apim-auth-proxy``."""
     limits: LimitSettings = LimitSettings()

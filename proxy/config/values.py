@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, Validati
 from proxy.config.addresses import parse_https_url, parse_listen_address, parse_origin
 from proxy.errors import ConfigurationError, MalformedRequest
 from proxy.policy.authority import HTTPS_PORT, parse_authority
+from proxy.policy.passwords import parse_password_hash
 from proxy.policy.routing import parse_host_pattern
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ _GUID = re.compile(r"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _DOMAIN = re.compile(r"[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+")
 # Not one tenant but many; an application's own token comes from one (AADSTS50194, AADSTS90124, AADSTS700023).
 _TENANT_ALIASES = {"common", "organizations", "consumers"}
+
+# Part of a Basic user name, which has no colon (RFC 7617 §2), and of a log line.
+_CLIENT_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
+_FILE_MODE = re.compile(r"0?[0-7]{3}")
+# What useradd(8) takes, or a number.
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,31}")
 
 # The proxy writes these itself: framing (RFC 9112 §6), the connection's own (RFC 9110 §7.6.1), authority and token.
 _OWN_FIELDS = {
@@ -140,6 +147,31 @@ def _check_network(text: str) -> str:
     return text
 
 
+def _check_client_name(text: str) -> str:
+    if not _CLIENT_NAME.fullmatch(text):
+        raise ValueError(
+            "a client's name has up to 64 letters, digits and '.', '_', '@' or '-', and begins with one of the first two"
+        )
+    return text
+
+
+def _check_file_mode(text: str) -> str:
+    if not _FILE_MODE.fullmatch(text):
+        raise ValueError('a file mode is three octal digits in quotes, such as "0600" or "0660"')
+    return text
+
+
+def _check_user(text: str) -> str:
+    if not _USER.fullmatch(text):
+        raise ValueError("not a Unix user's name or number; `id -un` prints one's own")
+    return text
+
+
+def _check_password_hash(secret: SecretStr) -> SecretStr:
+    parse_password_hash(secret.get_secret_value())
+    return secret
+
+
 def _check_client_id(text: str) -> str:
     if not _CLIENT_ID.fullmatch(text):
         raise ValueError("a client id has only printable ASCII characters (RFC 6749 §A.1)")
@@ -201,6 +233,10 @@ ByteCount = Annotated[int, Field(gt=0, le=2**40, strict=True)]
 Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
 Flag = Annotated[bool, Field(strict=True)]
 
+Rate = Annotated[float, Field(gt=0, le=1_000_000, strict=True)]
+"""Per second."""
+
+Workers = Annotated[int, Field(ge=1, le=64, strict=True)]
 Port = Annotated[int, Field(ge=1, le=65_535, strict=True)]
 
 LocatedPath = Annotated[Path, BeforeValidator(_locate)]
@@ -218,6 +254,12 @@ DialText = Annotated[str, _judged_by(lambda text: parse_authority(text.encode("u
 """``host:port``, what `parse_authority` takes without a default port."""
 NetworkText = Annotated[str, AfterValidator(_check_network)]
 """What `ipaddress.ip_network` takes."""
+ClientName = Annotated[str, AfterValidator(_check_client_name)]
+UserText = Annotated[str, AfterValidator(_check_user)]
+FileMode = Annotated[str, AfterValidator(_check_file_mode)]
+"""Octal digits as text: YAML reads 0600 as another number."""
+PasswordHashText = Annotated[SecretStr, AfterValidator(_check_password_hash)]
+"""What `parse_password_hash` takes."""
 TenantText = Annotated[str, AfterValidator(_check_tenant)]
 ClientIdText = Annotated[str, AfterValidator(_check_client_id)]
 ResourceText = Annotated[str, Field(min_length=1), AfterValidator(_check_resource)]
