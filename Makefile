@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 IMAGE ?= apim-auth-proxy
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 .PHONY: help
 help: ## Show this list
@@ -82,6 +83,20 @@ cover: $(VENV)/.test test-tools ## Run the tests and show which lines and branch
 	@$(BIN)/coverage run -m pytest -q $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+# Speed
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure the cost of a request beside other proxies: BENCH_ARGS="--cells tls-get"
+	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+.PHONY: bench-smoke
+bench-smoke: $(VENV)/.dev ## Compare the cost of a request with a bare relay's; fails if it has grown too far
+	@$(BIN)/python -m benchmarks.smoke
+
+.PHONY: wheel-compiled
+wheel-compiled: $(VENV)/.runtime ## Build a wheel into dist/ whose relay is compiled; needs a C compiler
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) wheel --no-deps --wheel-dir dist .
 
 # The container image
 

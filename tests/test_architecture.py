@@ -22,9 +22,10 @@ ROOT: Final = Path(__file__).parent.parent / "proxy"
 # Each room, and the rooms it may import: docs/design.md, "Rooms". A room that is not listed here has no place yet.
 # The room "" is `proxy` itself, which holds the version and nothing else.
 BELOW_RELAY: Final = frozenset({"identity", "policy", "config", "errors", ""})
-BELOW_SERVER: Final = BELOW_RELAY | {"relay", "interception", "operations"}
+BELOW_SERVER: Final = BELOW_RELAY | {"relay", "interception", "operations", "event_loop"}
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(),
+    "event_loop": frozenset(),
     "errors": frozenset({""}),
     "policy": frozenset({"errors", ""}),
     "config": frozenset({"policy", "errors", ""}),
@@ -32,9 +33,11 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "interception": BELOW_RELAY,
     "relay": BELOW_RELAY,
     "operations": BELOW_RELAY,
+    "relay_server": BELOW_SERVER,
+    "workers": BELOW_SERVER | {"relay_server"},
+    "server": BELOW_SERVER | {"relay_server", "workers"},
     "doctor": BELOW_RELAY | {"interception"},
-    "server": BELOW_SERVER,
-    "cli": BELOW_SERVER | {"server", "doctor", "sandbox"},
+    "cli": BELOW_SERVER | {"server", "workers", "doctor", "sandbox"},
     "sandbox": frozenset(),
     "__main__": frozenset({"cli"}),
 }
@@ -191,6 +194,7 @@ def test_every_module_says_what_it_is_for(sources: dict[str, str]) -> None:
         pytest.param("proxy.server", "from proxy.cli import main", id="server imports cli"),
         pytest.param("proxy.server", "import proxy.sandbox", id="server imports sandbox"),
         pytest.param("proxy.server", "import proxy.doctor", id="server imports doctor"),
+        pytest.param("proxy.workers", "import proxy.server", id="workers imports server"),
         pytest.param("proxy.sandbox.gateway", "from proxy.errors import ProxyError", id="sandbox imports errors"),
         pytest.param("proxy.sandbox.gateway", "from proxy import __version__", id="sandbox imports the version"),
         pytest.param("proxy.errors", "def late():\n    import proxy.server", id="inside a function"),
