@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import ssl
 from ipaddress import ip_network
+from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
@@ -14,23 +14,28 @@ from proxy.identity.credential import Target
 from proxy.operations.access_log import AccessLog
 from proxy.operations.loop_lag import LoopLag
 from proxy.operations.snapshot import WorkerSnapshot, take_snapshot
+from proxy.policy.access import Client
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.policy.destinations import check_destination
+from proxy.policy.passwords import parse_password_hash
 from proxy.policy.routing import RouteTable, parse_host_pattern
+from proxy.relay.admission import Admission
 from proxy.relay.destinations import Destinations, Route
+from proxy.relay.doorway import Doorway
 from proxy.relay.entry import FixedEntry, ForwardEntry
+from proxy.relay.listening import build_guard, find_users, open_listener, remove_socket
+from proxy.relay.passwords import PasswordChecker
 from proxy.relay.relay import Relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from proxy.config.settings import ListenerSettings, RouteSettings, Settings
+    from proxy.config.settings import ClientSettings, ListenerSettings, RouteSettings, Settings
     from proxy.relay.dialer import Permit
     from proxy.relay.entry import Entry
     from proxy.relay.tokens import Sources
 
-_BACKLOG: Final = 1_024
 _HTTP_PORT: Final = 80
 
 
@@ -60,15 +65,18 @@ class RelayServer:
             ConfigurationError: a file named by the settings cannot be used.
         """
         self._settings = settings
-        self.access_log = AccessLog(settings.access_log) if settings.access_log.enabled else None
+        self.access_log = AccessLog(settings.access_log)
         self.relay = Relay(
             settings.limits,
             settings.timeouts,
             server_context,
-            self.access_log.observe if self.access_log is not None else None,
+            self.access_log.observe,
             fetch_context,
         )
         self.relay.destinations = build_destinations(self.relay, settings, tokens)
+        self._passwords = PasswordChecker()
+        self.relay.admission = build_admission(settings, self._passwords)
+        self._guards = [build_guard(listener) for listener in settings.listeners]
         self.addresses: list[tuple[str, int]] = []
         self.loop_lag = LoopLag()
         self._listeners: list[asyncio.Server] = []
@@ -85,64 +93,93 @@ class RelayServer:
         """
         self._clock = asyncio.create_task(self.relay.watch(), name="relay clock")
         self.loop_lag.start()
-        for index, listener in enumerate(self._settings.listeners):
-            await self._listen(listener, None if ports is None else ports[index])
-        self.relay.dialer.own_addresses = frozenset(self.addresses)
+        for index in range(len(self._settings.listeners)):
+            await self._listen(index, None if ports is None else ports[index])
+        self.relay.dialer.own_addresses = frozenset(self.addresses) | _admin_addresses(self._settings)
 
     async def stop(self) -> bool:
         """Stops accepting, lets exchanges finish, closes everything. Returns whether all of them finished in time."""
         self.relay.draining = True
         for listener in self._listeners:
             listener.close()
+        for address, _ in self.addresses:
+            remove_socket(address)
         finished = await self.relay.drain()
+        self._passwords.close()
         if self._clock is not None:
             self._clock.cancel()
         self.loop_lag.close()
-        if self.access_log is not None:
-            self.access_log.close()
+        self.access_log.close()
         return finished
 
     def snapshot(self, *, events_dropped: int = 0) -> WorkerSnapshot:
         """Returns what has been counted so far."""
         return take_snapshot(
             self.relay,
-            access_log=self.access_log.statistics() if self.access_log is not None else None,
+            access_log=self.access_log.statistics(),
             loop_lag=self.loop_lag.histogram,
             events_dropped=events_dropped,
         )
 
-    async def _listen(self, listener: ListenerSettings, port: int | None) -> None:
-        loop = asyncio.get_running_loop()
-        address = parse_listen_address(listener.address)
-        entry = self._entry(listener, address.host)
-        try:
-            server = await loop.create_server(
-                self.relay.protocol_factory(entry),
-                address.host,
-                address.port if port is None else port,
-                backlog=_BACKLOG,
-                reuse_port=port is not None or None,
-            )
-        except OSError as error:
-            raise ConfigurationError(
-                f"Cannot listen on {listener.address}: {describe_bind(error)} Change the listener's address."
-            ) from None
+    async def _listen(self, index: int, port: int | None) -> None:
+        listener, guard = self._settings.listeners[index], self._guards[index]
+        entry = self._entry(listener, parse_listen_address(listener.address).host)
+        factory: Callable[[], asyncio.BaseProtocol] = self.relay.protocol_factory(entry)
+        if guard is not None:
+            asks = guard
+            factory = lambda: Doorway(self.relay, entry, asks)  # noqa: E731  # as short as what it replaces
+        server, address = await open_listener(listener, factory, shared_port=port)
         self._listeners.append(server)
-        name = server.sockets[0].getsockname()
-        self.addresses.append((name[0], name[1]))
+        self.addresses.append(address)
 
     def _entry(self, listener: ListenerSettings, host: str) -> Entry:
         if listener.upstream is None:
             return ForwardEntry()
         authority = parse_origin(listener.upstream)
         own_names = {parse_authority(name.encode(), _HTTP_PORT).host for name in listener.server_names}
-        own_names |= {"localhost", "127.0.0.1", "::1", host}
+        own_names |= {"localhost", "127.0.0.1", "::1"} | ({host} if host else set())
         return FixedEntry(
             self.relay.destinations.find(authority, HTTPS_PORT),
             authority,
             "reverse",
             own_names=frozenset(own_names),
         )
+
+
+def _admin_addresses(settings: Settings) -> frozenset[tuple[str, int]]:
+    """Returns the admin site's address, which is no destination either."""
+    if settings.admin is None:
+        return frozenset()
+    address = parse_listen_address(settings.admin.address)
+    return frozenset({("127.0.0.1" if address.host == "localhost" else address.host, address.port)})
+
+
+def build_admission(settings: Settings, passwords: PasswordChecker) -> Admission | None:
+    """Returns who may use the proxy; None where everyone may and nothing about requests is limited.
+
+    Raises:
+        ConfigurationError: a client is known by a Unix user that this machine does not have.
+    """
+    limit = settings.limits.concurrent_exchanges
+    if not settings.clients and limit is None:
+        return None
+    names = {str(parse_host_pattern(text)): route.hosts[0] for route in settings.routes for text in route.hosts}
+    return Admission([_build_client(client, names) for client in settings.clients], limit, passwords)
+
+
+def _build_client(client: ClientSettings, route_names: Mapping[str, str]) -> Client:
+    secret = client.password_hash
+    return Client(
+        name=client.name,
+        networks=tuple(ip_network(text) for text in client.networks),
+        users=find_users(client.users),
+        certificate_names=frozenset(name.lower() for name in client.certificate_names),
+        password=None if secret is None else parse_password_hash(secret.get_secret_value()),
+        routes=frozenset(route_names[str(parse_host_pattern(text))] for text in client.routes) or None,
+        requests_per_s=client.requests_per_s,
+        burst=client.burst or max(1, ceil(client.requests_per_s or 1)),
+        concurrent_exchanges=client.concurrent_exchanges,
+    )
 
 
 def build_destinations(relay: Relay, settings: Settings, tokens: Sources) -> Destinations:
@@ -175,6 +212,7 @@ def _build_route(route: RouteSettings, context: ssl.SSLContext, tokens: Sources)
         field_names=frozenset(name.lower() for name in fields),
         dial=parse_authority(route.dial.encode(), None) if route.dial is not None else None,
         context=context,
+        credential=route.credential,
     )
 
 
@@ -202,14 +240,3 @@ def create_client_context(ca_file: Path | None) -> ssl.SSLContext:
                 f"{ca_file} cannot be used as ca_file: it must be a readable PEM file with at least one certificate."
             ) from None
     return context
-
-
-def describe_bind(error: OSError) -> str:
-    """Says why an address could not be bound."""
-    if error.errno == errno.EADDRINUSE:
-        return "another program listens there already."
-    if error.errno == errno.EACCES:
-        return "this user may not bind that port."
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "this machine does not have that address."
-    return "the address cannot be bound."

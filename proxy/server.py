@@ -18,8 +18,11 @@ from proxy.interception.leaf import mint
 from proxy.interception.names import is_wildcard
 from proxy.interception.store import load_or_create
 from proxy.operations.event_log import EventLog
+from proxy.operations.metrics import CertificateExpiry
+from proxy.operations.overview import RouteSummary
 from proxy.policy.routing import parse_host_pattern
-from proxy.relay_server import RelayServer, describe_bind
+from proxy.relay.listening import describe_bind
+from proxy.relay_server import RelayServer
 from proxy.workers.control import Control
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from proxy.interception.authority import InterceptionCA
     from proxy.operations.admin import AdminSite
     from proxy.operations.snapshot import WorkerSnapshot
+    from proxy.relay.record import ExchangeRecord
 
 
 class Server:
@@ -128,16 +132,50 @@ class Server:
         # aiohttp.web costs a quarter of a second to import, and not everybody wants the site.
         from proxy.operations.admin import AdminSite  # noqa: PLC0415
         from proxy.operations.metrics import MetricsCollector  # noqa: PLC0415
+        from proxy.operations.page import Page, PageSources  # noqa: PLC0415
 
         address = parse_listen_address(text)
-        collector = MetricsCollector(self.snapshots, self.tokens.statistics)
-        self._admin = AdminSite(address.host, address.port, self.readiness, collector)
+        collector = MetricsCollector(self.snapshots, self.tokens.statistics, self._other_certificates)
+        page = Page(
+            PageSources(
+                readiness=self.readiness,
+                workers=self.snapshots,
+                identity=self.tokens.statistics,
+                certificates=self._other_certificates,
+                routes=self._summarise_routes,
+                tail=self._tail,
+                errors=self._errors,
+            )
+        )
+        self._admin = AdminSite(address.host, address.port, self.readiness, collector, page=page)
         try:
             self.admin_address = await self._admin.start()
+            if self.front is not None:
+                self.front.relay.dialer.own_addresses |= {self.admin_address}
         except OSError as error:
             raise ConfigurationError(
                 f"Cannot open the admin site on {text}: {describe_bind(error)} Change admin.address."
             ) from None
+
+    def _other_certificates(self) -> list[CertificateExpiry]:
+        """Returns the certificates beside the credentials' own."""
+        return [CertificateExpiry("interception_ca", "", "", self._ca.not_after.timestamp())]
+
+    def _summarise_routes(self) -> list[RouteSummary]:
+        return [
+            RouteSummary(route.hosts[0], route.hosts, route.credential, route.scope or route.resource or "")
+            for route in self._settings.routes
+        ]
+
+    def _tail(self, after: int) -> tuple[int, list[ExchangeRecord]]:
+        if self.front is not None:
+            return self.front.access_log.tail(after)
+        return self.control.recent.tail(after) if self.control is not None else (0, [])
+
+    def _errors(self) -> list[ExchangeRecord]:
+        if self.front is not None:
+            return self.front.access_log.recent_errors()
+        return self.control.recent.errors() if self.control is not None else []
 
 
 class LeafMint:

@@ -9,11 +9,12 @@ import os
 import socket
 import sys
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ConfigurationError, IdentityError, IdentityPlatformUnavailable
 from proxy.identity.credential import Target
+from proxy.operations.access_log import is_own_error
 from proxy.operations.snapshot import WorkerSnapshot, parse_snapshot, sum_snapshots
 from proxy.workers.channel import Channel
 from proxy.workers.messages import (
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from proxy.identity.access_token import AccessToken
     from proxy.identity.source import TokenSource
     from proxy.identity.sources import TokenSources
+    from proxy.relay.record import ExchangeRecord
 
 logger = logging.getLogger("proxy.workers")
 
@@ -53,6 +55,9 @@ _RESTART_S: Final = 0.5
 _RESTART_LIMIT_S: Final = 30.0
 _LIVED_S: Final = 10.0
 _START_LIMIT_S: Final = 30.0
+# What the page shows.
+_RECENT: Final = 200
+_RECENT_ERRORS: Final = 50
 # Tokens a relay process may still complain about.
 _REMEMBERED: Final = 16
 
@@ -96,7 +101,32 @@ class SharedSource:
             refresh_at_mono=token.refresh_at_mono,
             expires_at_mono=token.expires_at_mono,
             usable_until_mono=token.usable_until_mono,
+            proof=token.proof,
         )
+
+
+class RecentExchanges:
+    """The newest exchanges of all relay processes, as `proxy.operations.access_log` has them of one."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._recent: deque[ExchangeRecord] = deque(maxlen=_RECENT)
+        self._errors: deque[ExchangeRecord] = deque(maxlen=_RECENT_ERRORS)
+
+    def add(self, records: Sequence[ExchangeRecord]) -> None:
+        """Remembers some more."""
+        self._count += len(records)
+        self._recent.extend(records)
+        self._errors.extend(record for record in records if is_own_error(record))
+
+    def tail(self, after: int) -> tuple[int, list[ExchangeRecord]]:
+        """See `proxy.operations.access_log.AccessLog.tail`."""
+        new = min(self._count - after, len(self._recent))
+        return self._count, list(self._recent)[-new:] if new > 0 else []
+
+    def errors(self) -> list[ExchangeRecord]:
+        """See `proxy.operations.access_log.AccessLog.recent_errors`."""
+        return list(self._errors)
 
 
 class RelayProcess:
@@ -161,6 +191,7 @@ class Control:
         self._literal_hosts = literal_hosts
         self._processes: dict[int, RelayProcess] = {}
         self._retired = WorkerSnapshot()
+        self.recent = RecentExchanges()
         self.is_draining = False
         self._tasks: set[asyncio.Task[None]] = set()
         keys = dict.fromkeys((route.credential, target_of(route.scope, route.resource)) for route in settings.routes)
@@ -273,6 +304,7 @@ class Control:
                 process.started.set()
             case Figures():
                 process.snapshot = parse_snapshot(message.snapshot.encode())
+                self.recent.add(message.records)
             case Want() if message.source < len(self._sources):
                 self._spawn(self._give_token(process, self._sources[message.source], message.request))
             case Stale() if message.source < len(self._sources):
@@ -315,7 +347,7 @@ def target_of(scope: str | None, resource: str | None) -> Target:
 
 
 def describe_settings(settings: Settings) -> dict[str, object]:
-    """Returns the settings as JSON values, for a relay process: with the fields it sets on requests, without other secrets."""
+    """Returns the settings as JSON values, for a relay process: with the fields it sets and the hashes it checks, no other secrets."""
     described: dict[str, object] = settings.model_dump(mode="json")
     described["routes"] = [
         {
@@ -323,5 +355,12 @@ def describe_settings(settings: Settings) -> dict[str, object]:
             "set_headers": {name: value.get_secret_value() for name, value in route.set_headers.items()},
         }
         for route in settings.routes
+    ]
+    described["clients"] = [
+        {
+            **client.model_dump(mode="json"),
+            "password_hash": None if client.password_hash is None else client.password_hash.get_secret_value(),
+        }
+        for client in settings.clients
     ]
     return described

@@ -9,6 +9,8 @@ from typing import Annotated, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
+from proxy.relay.record import ExchangeRecord  # noqa: TC001  # pydantic reads the annotation
+
 _LENGTH_BYTES: Final = 4
 # The largest is the configuration: the file it comes from is limited to 1 MiB.
 _FRAME_BYTES: Final = 4_194_304
@@ -17,7 +19,8 @@ _FRAME_BYTES: Final = 4_194_304
 class Message(BaseModel):
     """The base of every message."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A request target may hold any bytes.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
 
 class Begin(Message):
@@ -48,6 +51,7 @@ class Token(Message):
     refresh_at_mono: float
     expires_at_mono: float
     usable_until_mono: float
+    proof: str = ""
 
 
 class Answered(Message):
@@ -121,10 +125,16 @@ class WantLeaf(Message):
 
 
 class Figures(Message):
-    """Relay → control: what has been counted so far, as `proxy.operations.snapshot.format_snapshot` writes it."""
+    """Relay → control: what has been counted so far.
+
+    Attributes:
+        snapshot: as `proxy.operations.snapshot.format_snapshot` writes it.
+        records: the newest exchanges that have ended since the last figures, for the page to look at.
+    """
 
     kind: Literal["figures"] = "figures"
     snapshot: str
+    records: tuple[ExchangeRecord, ...] = ()
 
 
 ToRelay = Annotated[Begin | Token | Answered | Failed | Leaf | Drain, Field(discriminator="kind")]

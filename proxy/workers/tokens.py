@@ -81,6 +81,7 @@ class RemoteSource:
             refresh_at_mono=message.refresh_at_mono,
             expires_at_mono=message.expires_at_mono,
             usable_until_mono=message.usable_until_mono,
+            proof=message.proof,
         )
 
 

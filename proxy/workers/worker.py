@@ -34,6 +34,8 @@ from proxy.workers.messages import (
 from proxy.workers.tokens import RemoteSources
 
 _FIGURES_S: Final = 0.5
+# As many as the page shows; the access log has them all.
+_RECORDS: Final = 100
 
 
 class Worker:
@@ -45,6 +47,7 @@ class Worker:
         self._contexts: RemoteContexts | None = None
         self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
         self._stop = asyncio.Event()
+        self._seen = 0
 
     async def serve(self, end: socket.socket) -> None:
         """Serves until control says to drain, or is gone.
@@ -71,7 +74,9 @@ class Worker:
         self._stop.set()
 
     def _report(self, front: RelayServer) -> None:
-        self._channel.send(Figures(snapshot=format_snapshot(front.snapshot()).decode()))
+        self._seen, records = front.access_log.tail(self._seen)
+        snapshot = format_snapshot(front.snapshot()).decode()
+        self._channel.send(Figures(snapshot=snapshot, records=tuple(records[-_RECORDS:])))
 
     def _on_message(self, message: ToRelay) -> None:
         match message:
