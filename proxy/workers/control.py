@@ -240,8 +240,9 @@ class Control:
                 process.process.kill()
 
     def snapshots(self) -> list[WorkerSnapshot]:
-        """Returns what each relay process has counted, and what those that have ended had."""
-        return [self._retired, *(process.snapshot for process in self._processes.values())]
+        """Returns what each relay process has counted; what those that have ended had is the first one's."""
+        first, *others = [process.snapshot for process in self._processes.values()] or [WorkerSnapshot()]
+        return [sum_snapshots((self._retired, first)), *others]
 
     def pids(self) -> list[int]:
         """Returns the process ids of the relay processes."""
