@@ -126,7 +126,8 @@ class Head:
             self.length = int(digits)
         if b"transfer-encoding" in special:
             # Other codings are refused: none is in use, and each is a way to disagree about where a message ends.
-            if self.value(b"transfer-encoding").lower() != b"chunked":
+            # llhttp lets a response name chunked twice.
+            if self.names.count(b"transfer-encoding") > 1 or self.value(b"transfer-encoding").lower() != b"chunked":
                 raise MalformedRequest("Transfer-Encoding is not exactly 'chunked', the only coding this proxy relays.")
             if self.length is not None or self.minor == 0:
                 raise MalformedRequest(_FRAMING)
@@ -403,6 +404,18 @@ def check_partial_request(raw: bytes) -> None:
     hopeless = not _REQUEST_LINE.fullmatch(line + b"\r\n") if newline else not _START_OF_REQUEST.fullmatch(line)
     if hopeless or _CONTROL.search(raw) or _BARE.search(raw):
         raise MalformedRequest(diagnose_head(raw, request=True))
+
+
+def check_partial_response(raw: bytes) -> None:
+    """Refuses bytes that no continuation can make a response head, so that nobody waits for its end in vain.
+
+    Raises:
+        UpstreamProtocolError: waiting for more would be in vain.
+    """
+    line, newline, _ = raw.partition(b"\r\n")
+    hopeless = not _STATUS_LINE.fullmatch(line + newline) if newline else not raw.startswith(b"HTTP/1."[: len(raw)])
+    if hopeless or _CONTROL.search(raw) or _BARE.search(raw):
+        raise UpstreamProtocolError(diagnose_head(raw, request=False))
 
 
 def diagnose_head(raw: bytes, *, request: bool) -> str:

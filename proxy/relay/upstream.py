@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import MalformedRequest, UpstreamProtocolError
 from proxy.relay.chunked import ChunkedReader
-from proxy.relay.head import parse_response_head
+from proxy.relay.head import check_partial_response, parse_response_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -240,8 +240,9 @@ class UpstreamConnection(asyncio.Protocol):
             if end > head_bytes:
                 raise UpstreamProtocolError(f"The response head is over {head_bytes} bytes (limits.head_bytes).")
             return end
-        if len(data) > head_bytes or not data.startswith(b"HTTP/1."[: len(data)]):
-            raise UpstreamProtocolError("The upstream did not answer with an HTTP/1.x response head.")
+        if len(data) > head_bytes:
+            raise UpstreamProtocolError(f"The response head is over {head_bytes} bytes (limits.head_bytes).")
+        check_partial_response(data)
         return 0
 
     def _choose_framing(self, head: ResponseHead, *, has_content: bool) -> None:
