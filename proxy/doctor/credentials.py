@@ -131,15 +131,28 @@ def _show_thumbprints(subject: str, certificate: PublicCertificate) -> Finding:
 
 
 def judge_expiry(subject: str, certificate: PublicCertificate, now: datetime) -> Finding:
-    """Return what there is to say about a certificate's end."""
-    days = days_left(certificate.not_after, now)
+    """Return what there is to say about the end of a certificate that proves who the proxy is."""
+    return judge_end(subject, certificate.not_after, now, _ROTATE)
+
+
+def judge_end(subject: str, end: datetime, now: datetime, advice: str) -> Finding:
+    """Return what there is to say about a certificate's end.
+
+    Args:
+        subject: of the finding.
+        end: of the certificate's life.
+        now: aware.
+        advice: what to do in time.
+    """
+    days = days_left(end, now)
     threshold = next((limit for limit in EXPIRY_WARNINGS_DAYS if days <= limit), None)
-    until = f"{certificate.not_after:%Y-%m-%d}"
+    if days < 0:
+        return error(subject, f"The certificate expired on {end:%Y-%m-%d}.", advice, days_left=days)
     if threshold is None:
-        return ok(subject, f"The certificate is valid until {until}, {days} days from now.", days_left=days)
+        return ok(subject, f"The certificate is valid until {end:%Y-%m-%d}, {days} days from now.", days_left=days)
     when = {0: "within a day", 1: "tomorrow"}.get(days, f"in {days} days")
     return warning(
-        subject, f"The certificate expires {when}, on {until}.", _ROTATE, days_left=days, threshold=threshold
+        subject, f"The certificate expires {when}, on {end:%Y-%m-%d}.", advice, days_left=days, threshold=threshold
     )
 
 

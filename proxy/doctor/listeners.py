@@ -3,43 +3,69 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from cryptography import x509
+
 from proxy.config.addresses import parse_listen_address
+from proxy.doctor.credentials import judge_end
 from proxy.doctor.findings import error, ok, warning
+from proxy.errors import ConfigurationError
+from proxy.identity.certificate import read_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from proxy.config.addresses import ListenAddress
-    from proxy.config.settings import Settings
+    from proxy.config.settings import ListenerSettings, ListenerTlsSettings, Settings
     from proxy.doctor.findings import Finding
 
 _ASK_S: Final = 1.0
-# A forward listener answers origin-form with 400 and a Proxy-Status that names it; the admin site answers /livez.
+# A listener answers this in its own name, with Proxy-Status; the admin site's answer names it as well.
 _QUESTION: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _OWN_NAME: Final = b"apim-auth-proxy"
 _ANSWER_BYTES: Final = 16_384
 
 
-def check_listeners(settings: Settings) -> Iterator[Finding]:
-    """Yield whether each listener and the admin site can open its address."""
+def check_listeners(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Yield whether each listener and the admin site can open its address, and serve there.
+
+    Args:
+        settings: as loaded.
+        now: aware.
+    """
     for listener in settings.listeners:
+        subject = f"listener {listener.address}"
         address = parse_listen_address(listener.address)
-        yield _check_address(f"listener {listener.address}", address, f"{listener.mode}, ", "the listener's address")
-        if not address.is_loopback:
+        if address.path is not None:
+            yield _check_socket(subject, Path(address.path))
+        else:
+            yield _check_address(subject, address, f"{listener.mode}, ", "the listener's address", listener.tls)
+        if listener.tls is not None:
+            yield from _check_tls(subject, listener.tls, now)
+        if not address.is_loopback and not _tells_clients_apart(settings, listener):
             yield warning(
-                f"listener {listener.address}",
+                subject,
                 "Other machines may reach it, and whoever does may use the proxy's identity (allow_any_client: true).",
-                "See to it that the network lets the right clients through, and no others.",
+                "Say who may in `clients`, or see to it that the network lets the right ones through, and no others.",
             )
     if settings.admin is not None:
         admin = parse_listen_address(settings.admin.address)
-        yield _check_address(f"admin {settings.admin.address}", admin, "", "admin.address")
+        yield _check_address(f"admin {settings.admin.address}", admin, "", "admin.address", None)
 
 
-def _check_address(subject: str, address: ListenAddress, kind: str, key: str) -> Finding:
+def _tells_clients_apart(settings: Settings, listener: ListenerSettings) -> bool:
+    return bool(settings.clients) or (listener.tls is not None and listener.tls.client_ca is not None)
+
+
+def _check_address(
+    subject: str, address: ListenAddress, kind: str, key: str, tls: ListenerTlsSettings | None
+) -> Finding:
     if address.port == 0:
         return ok(subject, f"{kind}a free port is chosen at each start.".capitalize())
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
@@ -51,29 +77,80 @@ def _check_address(subject: str, address: ListenAddress, kind: str, key: str) ->
             probe.bind((host, address.port))
             probe.listen()
     except OSError as problem:
-        if problem.errno == errno.EADDRINUSE:
-            return _judge_taken(subject, host, address.port, key)
-        return error(subject, f"It cannot be opened: {_describe(problem)}", f"Change {key}.")
+        if problem.errno != errno.EADDRINUSE:
+            return error(subject, f"It cannot be opened: {_describe(problem)}", f"Change {key}.")
+        if _is_own(host, address.port, tls):
+            return ok(subject, "An apim-auth-proxy is serving there now.")
+        return error(subject, "Another program listens there already.", f"Stop it, or change {key}.")
     return ok(subject, f"{kind}the address is free.".capitalize())
 
 
-def _judge_taken(subject: str, host: str, port: int, key: str) -> Finding:
-    if _is_own(host, port):
-        return ok(subject, "An apim-auth-proxy is serving there now.")
-    return error(subject, "Another program listens there already.", f"Stop it, or change {key}.")
+def _check_socket(subject: str, path: Path) -> Finding:
+    parent = path.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        return error(
+            subject,
+            f"{parent} is not a directory that this user can write to.",
+            "Make it, or let the address name a socket elsewhere.",
+        )
+    if path.exists() and not path.is_socket():
+        return error(
+            subject, f"{path} is there and is no socket.", "Move it away, or let the address name another path."
+        )
+    return ok(subject, f"The socket can be made in {parent}.")
 
 
-def _is_own(host: str, port: int) -> bool:
+def _check_tls(subject: str, tls: ListenerTlsSettings, now: datetime) -> Iterator[Finding]:
+    files = [file for file in (tls.certificate, tls.private_key, tls.password_file, tls.client_ca) if file is not None]
+    if not all(file.is_file() for file in files):
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        # A callable, even without a password: OpenSSL would ask at the terminal.
+        password = read_password(tls.password_file) or b""
+        context.load_cert_chain(tls.certificate, tls.private_key, lambda: password)
+        leaf = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
+        if tls.client_ca is not None:
+            context.load_verify_locations(cafile=tls.client_ca)
+    except ConfigurationError as problem:
+        yield error(subject, problem.detail)
+    except (OSError, ValueError):
+        named = ", ".join(map(str, files))
+        yield error(
+            subject,
+            f"Its TLS cannot be set up with {named}.",
+            "They must be PEM: a certificate and its chain, the key that belongs to it, and its password if it is encrypted.",
+        )
+    else:
+        yield judge_end(subject, leaf.not_valid_after_utc, now, "Renew it, and put the new one in its place.")
+
+
+def _is_own(host: str, port: int, tls: ListenerTlsSettings | None) -> bool:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
     try:
         with socket.create_connection((reachable, port), timeout=_ASK_S) as connection:
-            connection.sendall(_QUESTION)
-            answer = b""
-            while len(answer) < _ANSWER_BYTES and (block := connection.recv(4_096)):
-                answer += block
-    except OSError:
+            return _shows_certificate(connection, tls) if tls is not None else _answers(connection)
+    except (OSError, ValueError):
         return False
+
+
+def _answers(connection: socket.socket) -> bool:
+    connection.sendall(_QUESTION)
+    answer = b""
+    while len(answer) < _ANSWER_BYTES and (block := connection.recv(4_096)):
+        answer += block
     return _OWN_NAME in answer.lower()
+
+
+def _shows_certificate(connection: socket.socket, tls: ListenerTlsSettings) -> bool:
+    """Return whether the server shows the listener's own certificate; who wants one of ours cannot be asked more."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # to look at the certificate, never to speak over the connection
+    with context.wrap_socket(connection) as secured:
+        shown = secured.getpeercert(binary_form=True)
+    configured = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
+    return shown is not None and x509.load_der_x509_certificate(shown) == configured
 
 
 def _describe(problem: OSError) -> str:

@@ -58,7 +58,7 @@ def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> It
         yield from check_credential(name, credential, now)
     yield from check_routes(settings)
     yield from check_ca(settings.state_directory, hosts, now)
-    yield from check_listeners(settings)
+    yield from check_listeners(settings, now)
 
 
 def _describe_fault(file: Path, path: str, line: int, message: str) -> Finding:
