@@ -209,6 +209,31 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
             self.deadline = self.relay.now + _FLUSH_S
 
+    def _check_progress(self) -> None:
+        """Cuts a client that has taken nothing for a while; a slow one may go on."""
+        waiting = self.transport.get_write_buffer_size()
+        if waiting < self._blocked_bytes:
+            self._blocked_bytes = waiting
+            self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
+            return
+        exchange, self.exchange = self.exchange, None
+        if exchange is not None:
+            exchange.on_client_lost()
+        abort_visibly(self.transport)
+
+    def _check_presence(self, exchange: Exchange | TunnelRequest) -> None:
+        """Lets go of an exchange whose client has not only ended sending, but gone."""
+        self.deadline = self.relay.now  # looked at again at the next tick
+        if is_gone(self.transport):
+            self.exchange = None
+            exchange.on_client_lost()
+            self.transport.abort()
+        elif self._asked or not isinstance(exchange, Exchange):
+            return
+        elif not exchange.response_begun and exchange.request.minor == 1:
+            self._asked = True
+            self.transport.write(QUESTION)
+
     # What the exchange asks for.
 
     @property

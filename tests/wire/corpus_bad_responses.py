@@ -1,4 +1,4 @@
-"""Responses that are not passed on: those that could make a client misjudge where they end, or that are no HTTP/1.x at all. Pure."""
+"""Responses that are not passed on: no HTTP/1.x, or such that a client could misjudge where they end. Pure."""
 
 from __future__ import annotations
 
