@@ -5,9 +5,17 @@
 #       --volume ./config:/etc/apim-auth-proxy:ro --publish 127.0.0.1:8080:8080 apim-auth-proxy
 #
 # Any base with Python 3.11 or later and its venv module will do; it is both where the proxy is built and where it runs.
+# COMPILE=1 compiles the relay (docs/adr/0008-mypyc.md), for which it needs Debian's compiler; COMPILE=0 leaves it as Python.
 ARG BASE_IMAGE=python:3.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
+ARG COMPILE=1
+RUN if [ "${COMPILE}" = 1 ]; then \
+        apt-get update -qq \
+        && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends gcc libc6-dev \
+# Python's own images bring its headers, Debian's python3 does not.
+            $(test -e /usr/local/bin/python3 || echo python3-dev) >/dev/null; \
+    fi
 COPY . /source
 # pip works in an environment of its own, so that it does not end up in the image. The two secrets are for networks where
 # pip needs settings or a certificate authority to reach a package index; without them it asks PyPI.
@@ -15,7 +23,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     python3 -m venv /pip \
     && python3 -m venv --without-pip /opt/apim-auth-proxy \
-    && /pip/bin/pip --disable-pip-version-check --no-cache-dir --python /opt/apim-auth-proxy/bin/python \
+    && HATCH_BUILD_HOOK_ENABLE_MYPYC="${COMPILE}" /pip/bin/pip --disable-pip-version-check --no-cache-dir --python /opt/apim-auth-proxy/bin/python \
         install --no-compile /source \
 # Nothing can write bytecode at run time, and a hash keeps it good whatever a layer does to the times of files.
     && /opt/apim-auth-proxy/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/apim-auth-proxy/lib \
