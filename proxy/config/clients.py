@@ -26,6 +26,9 @@ def check_clients(root: Section) -> Iterator[Finding]:
     listeners = list(sections(root, "listeners"))
     for path, listener in listeners:
         yield from _check_listener(path, listener)
+        workers = root.get("workers", 1)
+        if _is_unix(listener) and isinstance(workers, int) and workers > 1:
+            yield (*path, "address"), "relay processes cannot share a Unix socket; use a TCP address, or workers: 1"
     if root.get("clients") and root.get("allow_any_client") is True:
         yield ("allow_any_client",), "clients says who may use the proxy; remove one of the two"
     routed = _routed_hosts(root)

@@ -7,7 +7,9 @@ One exchange at a time: what a client pipelines behind a request waits, up to a 
 from __future__ import annotations
 
 import asyncio
+import time
 from math import inf
+from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import (
@@ -15,24 +17,28 @@ from proxy.errors import (
     ContentTooLarge,
     FieldsTooLarge,
     MalformedRequest,
-    Overloaded,
     ProxyError,
     RequestTimeout,
     TargetTooLong,
 )
+from proxy.policy.access import PasswordClaim
 from proxy.relay.abort import abort_visibly
+from proxy.relay.admission import PendingCheck
 from proxy.relay.answers import format_answer
 from proxy.relay.chunked import ChunkedReader
 from proxy.relay.connect import TunnelRequest, begin_tunnel
+from proxy.relay.entry import describe_target
 from proxy.relay.exchange import Exchange
 from proxy.relay.head import check_partial_request, parse_request_head
 from proxy.relay.presence import QUESTION, is_gone, watch_presence
 from proxy.relay.record import ExchangeRecord
 
 if TYPE_CHECKING:
+    from proxy.relay.admission import Admission, KnownClient
     from proxy.relay.entry import Entry
     from proxy.relay.head import RequestHead
     from proxy.relay.relay import Relay
+    from proxy.relay.seats import Seat
 
 # What is being read.
 _HEAD: Final = 0
@@ -57,6 +63,8 @@ class ClientConnection(asyncio.Protocol):
         exchange: the one under way; None between two.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         half_closed: whether the client has ended sending.
+        known: which configured client sent the request being served; None where nothing depends on it.
+        seat: of the connection that the client opened; None until it is open.
     """
 
     __slots__ = (
@@ -72,18 +80,22 @@ class ClientConnection(asyncio.Protocol):
         "entry",
         "exchange",
         "half_closed",
+        "known",
         "peer",
         "relay",
+        "seat",
         "transport",
     )
 
     transport: asyncio.Transport
 
-    def __init__(self, relay: Relay, entry: Entry) -> None:
+    def __init__(self, relay: Relay, entry: Entry, seat: Seat | None = None) -> None:
         self.relay = relay
         self.entry = entry
         self.peer = ""
-        self.exchange: Exchange | TunnelRequest | None = None
+        self.exchange: Exchange | TunnelRequest | PendingCheck | None = None
+        self.known: KnownClient | None = None
+        self.seat = seat
         self.deadline = inf
         self.half_closed = False
         self._state = _HEAD
@@ -107,12 +119,8 @@ class ClientConnection(asyncio.Protocol):
         self.relay.clients.add(self)
         self.relay.counters.client_connections += 1
         self.deadline = self.relay.now + self.relay.timeouts.client_idle_s
-        if len(self.relay.clients) > self.relay.limits.connections:
-            self._refuse(
-                Overloaded(
-                    f"The proxy has {self.relay.limits.connections} clients (limits.connections).", retry_after_s=1
-                )
-            )
+        if self.seat is None:
+            self._take_seat()
 
     def data_received(self, data: bytes) -> None:
         """Takes request bytes."""
@@ -152,6 +160,8 @@ class ClientConnection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature  # asyncio's signature
         """The client is gone."""
         self.relay.clients.discard(self)
+        if self.seat is not None:
+            self.seat.leave()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.on_client_lost()
@@ -221,7 +231,7 @@ class ClientConnection(asyncio.Protocol):
             exchange.on_client_lost()
         abort_visibly(self.transport)
 
-    def _check_presence(self, exchange: Exchange | TunnelRequest) -> None:
+    def _check_presence(self, exchange: Exchange | TunnelRequest | PendingCheck) -> None:
         """Lets go of an exchange whose client has not only ended sending, but gone."""
         self.deadline = self.relay.now  # looked at again at the next tick
         if is_gone(self.transport):
@@ -331,12 +341,68 @@ class ClientConnection(asyncio.Protocol):
         if end > limits.head_bytes:
             raise FieldsTooLarge(f"The request head is over {limits.head_bytes} bytes (limits.head_bytes).")
         head = parse_request_head(data[:end], target_bytes=limits.target_bytes, field_count=limits.field_count)
-        if head.method == b"CONNECT":
+        admission = self.relay.admission
+        if admission is not None and not self._identify(admission, head, data[end:]):
+            return b""
+        return self._serve(head, data[end:])
+
+    def _serve(self, head: RequestHead, rest: bytes) -> bytes:
+        try:
+            if head.method != b"CONNECT":
+                return self._begin(head, rest)
             self._state = _PIPELINED
             self.deadline = inf
-            begin_tunnel(self, head, data[end:])
-            return b""
-        return self._begin(head, data[end:])
+            begin_tunnel(self, head, rest)
+        except ProxyError as error:
+            self._refuse(error, head)
+        return b""
+
+    # Who sends it.
+
+    def _take_seat(self) -> None:
+        self.seat = self.relay.seats.take(self.peer)
+        try:
+            self.relay.seats.check(self.peer)
+        except ProxyError as error:
+            self._refuse(error)
+            if self.relay.seats.is_flooded:
+                self.transport.abort()
+
+    def _identify(self, admission: Admission, head: RequestHead, rest: bytes) -> bool:
+        """Finds out who sends a request; False where that takes a moment, and `on_checked` follows."""
+        seat = self.seat
+        if seat is None:
+            return True  # no request comes before a seat is taken
+        self.known = None
+        found = admission.identify(seat, head.proxy_authorization)
+        if isinstance(found, PasswordClaim):
+            self._state = _PIPELINED
+            self.deadline = inf
+            self._buffer = rest
+            self.exchange = PendingCheck(admission, seat, found, head, self)
+            return False
+        self.known = found
+        return True
+
+    def on_checked(self, head: RequestHead, verdict: KnownClient | ProxyError) -> None:
+        """Goes on with a request whose sender has been found out, or refuses it."""
+        self.exchange = None
+        if isinstance(verdict, ProxyError):
+            self._refuse(verdict)
+            return
+        self.known = verdict
+        self._state = _HEAD
+        data, self._buffer = self._buffer, b""
+        self.release_reading()
+        try:
+            rest = self._serve(head, data)
+        except ProxyError as error:
+            self._refuse(error)
+            return
+        if rest:
+            self.data_received(rest)
+
+    # Content.
 
     def _await_head(self, data: bytes) -> None:
         limits = self.relay.limits
@@ -360,6 +426,8 @@ class ClientConnection(asyncio.Protocol):
             raise ContentTooLarge(
                 f"The content has {head.length} bytes; the limit is {body_bytes} (limits.body_bytes)."
             )
+        if self.known is not None:
+            self.known.enter(destination.route, monotonic())
         exchange = self.exchange = Exchange(self, head, destination, target)
         if head.has_content:
             self._state = _CONTENT
@@ -422,30 +490,37 @@ class ClientConnection(asyncio.Protocol):
 
     # Ending.
 
-    def _refuse(self, error: ProxyError) -> None:
-        """Answers a request that cannot be passed on, and ends the connection."""
+    def _refuse(self, error: ProxyError, head: RequestHead | None = None) -> None:
+        """Answers a request that cannot be passed on, and ends the connection.
+
+        Args:
+            error: why.
+            head: the request, where it could be read.
+        """
         exchange = self.exchange
         if exchange is not None:
             exchange.fail(error)
             return
         self.relay.counters.count_error(error.proxy_status)
-        self._record_refusal(error)
-        self.write(format_answer(error, with_content=True, close=True))
+        self._record_refusal(error, head)
+        with_content = head is None or head.method != b"HEAD"
+        self.write(format_answer(error, with_content=with_content, close=True))
         self._close(linger=True)
 
-    def _record_refusal(self, error: ProxyError) -> None:
+    def _record_refusal(self, error: ProxyError, head: RequestHead | None) -> None:
         relay = self.relay
+        method, authority, target = (b"", "", b"") if head is None else describe_target(head)
         key = ("", error.status)
         relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
         if relay.observe is not None:
             relay.observe(
                 ExchangeRecord(
-                    relay.wall_offset + relay.now,
+                    relay.wall_offset + time.monotonic(),
                     self.peer,
                     self.entry.mode,
-                    b"",
-                    "",
-                    b"",
+                    method,
+                    authority,
+                    target,
                     error.status,
                     0,
                     0,
@@ -456,6 +531,7 @@ class ClientConnection(asyncio.Protocol):
                     False,
                     error.proxy_status,
                     error.code,
+                    "" if self.known is None else self.known.client.name,
                 )
             )
 

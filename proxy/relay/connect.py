@@ -11,7 +11,14 @@ import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import DestinationRefused, MalformedRequest, ProxyError, ProxyUsageError, UpstreamTimeout
+from proxy.errors import (
+    DestinationRefused,
+    MalformedRequest,
+    Overloaded,
+    ProxyError,
+    ProxyUsageError,
+    UpstreamTimeout,
+)
 from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.answers import CONNECT_ESTABLISHED, format_answer
 from proxy.relay.destinations import Destination, describe_refusal
@@ -53,11 +60,18 @@ def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> No
     if relay.destinations.route_for(authority) is not None:
         relay.counters.intercepts += 1
         destination = relay.destinations.find(authority, authority.port)
+        if client.known is not None and client.seat is not None:
+            client.known.client.check_route(destination.route)
+            client.seat.known = client.known
         client.write(CONNECT_ESTABLISHED)
         TunnelEnd(client, authority, destination).take_over(rest)
         return
     if not relay.destinations.tunnels_others:
         raise DestinationRefused(describe_refusal(authority))
+    if len(relay.splices) >= relay.limits.tunnels:
+        raise Overloaded(f"The proxy has {relay.limits.tunnels} tunnels (limits.tunnels).", retry_after_s=5)
+    if client.known is not None:
+        client.known.enter("-", time.monotonic())
     tunnel = TunnelRequest(client, head, authority, rest)
     client.exchange = tunnel
     tunnel.start()
@@ -70,13 +84,14 @@ class TunnelEnd(asyncio.Protocol):
         deadline: monotonic seconds by which the tunnel must have led to a first request.
     """
 
-    __slots__ = ("_authority", "_client", "_destination", "_secure", "deadline")
+    __slots__ = ("_authority", "_client", "_destination", "_fetched", "_inner", "deadline")
 
     def __init__(self, client: ClientConnection, authority: Authority, destination: Destination) -> None:
         self._client = client
         self._authority = authority
         self._destination = destination
-        self._secure: SecureTransport | None = None
+        self._inner: ClientConnection | None = None
+        self._fetched = False
         self.deadline = client.relay.now + client.relay.timeouts.head_s
 
     def take_over(self, rest: bytes) -> None:
@@ -93,10 +108,13 @@ class TunnelEnd(asyncio.Protocol):
         client, relay = self._client, self._client.relay
         relay.tunnel_ends.discard(self)
         entry = FixedEntry(self._destination, self._authority, "connect")
-        inner = type(client)(relay, entry)
+        inner = self._inner = type(client)(relay, entry, client.seat)
         if data[0] == _TLS_HANDSHAKE and self._authority.port != 80:
             context = relay.server_context(self._authority.host)
-            self._secure = secure = SecureTransport(context, inner, self._on_failed_handshake, server_side=True)
+            if context is None:
+                self._fetch_context(data)
+                return
+            secure = SecureTransport(context, self, self._on_failed_handshake, server_side=True)
             entry.tls = secure.tls
             relay.tunnel_ends.add(self)
             client.transport.set_protocol(secure)
@@ -112,9 +130,33 @@ class TunnelEnd(asyncio.Protocol):
             self._record(error.proxy_status, "NEITHER_TLS_NOR_HTTP")
             client.transport.close()
 
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Gives way to what is inside: the TLS handshake is complete."""
+        self._client.relay.tunnel_ends.discard(self)
+        if self._inner is not None and isinstance(transport, SecureTransport):
+            transport.set_protocol(self._inner)
+            self._inner.connection_made(transport)
+
+    def _fetch_context(self, data: bytes) -> None:
+        """Reads nothing more until there is a leaf certificate, or it is clear that there will be none."""
+        relay, transport = self._client.relay, self._client.transport
+        if self._fetched or relay.fetch_context is None:
+            transport.abort()
+            return
+        self._fetched = True
+        relay.tunnel_ends.add(self)
+        transport.pause_reading()
+
+        def go_on() -> None:
+            if not transport.is_closing():
+                transport.resume_reading()
+                self.data_received(data)
+
+        relay.fetch_context(self._authority.host, go_on)
+
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature  # asyncio's signature
         """The client went away before it sent anything."""
-        self._client.relay.tunnel_ends.discard(self)
+        self._leave()
 
     def pause_writing(self) -> None:
         """Nothing is written here but the answer to CONNECT."""
@@ -123,13 +165,17 @@ class TunnelEnd(asyncio.Protocol):
         """Nothing to resume."""
 
     def on_deadline(self) -> None:
-        """Gives up on a tunnel in which nothing happens; one whose handshake is complete is no longer ours to watch."""
+        """Gives up on a tunnel in which nothing happens."""
         self._client.relay.tunnel_ends.discard(self)
-        if self._secure is None or not self._secure.established:
-            self._client.transport.abort()
+        self._client.transport.abort()
+
+    def _leave(self) -> None:
+        self._client.relay.tunnel_ends.discard(self)
+        if self._client.seat is not None:
+            self._client.seat.leave()
 
     def _on_failed_handshake(self, error: Exception) -> None:
-        self._client.relay.tunnel_ends.discard(self)
+        self._leave()
         reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
         distrusted = any(alert in reason for alert in _DISTRUST)
         self._record("tls_alert_received", "CLIENT_DISTRUSTS_CA" if distrusted else "TLS_HANDSHAKE_FAILED")
@@ -141,7 +187,7 @@ class TunnelEnd(asyncio.Protocol):
             now = time.monotonic()
             record = ExchangeRecord(
                 relay.wall_offset + now, self._client.peer, "connect", b"CONNECT", str(self._authority), b"", 0, 0, 0, 0.0,
-                None, self._destination.route, None, False, outcome, code,
+                None, self._destination.route, None, False, outcome, code, _name(self._client),
             )  # fmt: skip
             relay.observe(record)
 
@@ -202,19 +248,27 @@ class TunnelRequest:
     def _on_end(self, up: int, down: int) -> None:
         self._client.relay.counters.received_bytes += up
         self._client.relay.counters.sent_bytes += down
+        if self._client.seat is not None:
+            self._client.seat.leave()
         self._record(200, up, down, "ok")
 
     def _record(self, status: int, up: int, down: int, outcome: str, code: str = "") -> None:
         relay = self._client.relay
+        if self._client.known is not None:
+            self._client.known.leave()
         key = ("-", status)
         relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
         if relay.observe is not None:
             now = time.monotonic()
             record = ExchangeRecord(
                 relay.wall_offset + now, self._client.peer, "tunnel", b"CONNECT", str(self._authority), b"", status, up, down,
-                now - self._started, None, "", None, False, outcome, code,
+                now - self._started, None, "", None, False, outcome, code, _name(self._client),
             )  # fmt: skip
             relay.observe(record)
+
+
+def _name(client: ClientConnection) -> str:
+    return "" if client.known is None else client.known.client.name
 
 
 async def _dial(relay: Relay, authority: Authority) -> asyncio.Transport:

@@ -13,7 +13,7 @@ from proxy.relay.pool import UpstreamPool
 if TYPE_CHECKING:
     import ssl
 
-    from proxy.identity.source import TokenSource
+    from proxy.relay.tokens import Source
     from proxy.policy.routing import RouteTable
     from proxy.relay.dialer import Permit
     from proxy.relay.relay import Relay
@@ -34,14 +34,16 @@ class Route:
         field_names: their names in lower case.
         dial: where to connect instead of the authority; None for the authority itself.
         context: verifies the upstream's certificate.
+        credential: the name of the credential that its tokens are obtained with.
     """
 
     name: str
-    tokens: TokenSource
+    tokens: Source
     fields: bytes
     field_names: frozenset[bytes]
     dial: Authority | None
     context: ssl.SSLContext
+    credential: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +60,7 @@ class Destination:
         added: complete field lines with CRLF, put behind the client's fields.
         drop: lower-case names of fields that do not pass.
         pool: the connections to it.
+        credential: the name of the credential that its tokens are obtained with; empty without tokens.
     """
 
     authority: Authority
@@ -65,10 +68,11 @@ class Destination:
     host_field: bytes
     default_port: int
     route: str
-    tokens: TokenSource | None
+    tokens: Source | None
     added: bytes
     drop: frozenset[bytes]
     pool: UpstreamPool
+    credential: str = ""
 
 
 class Destinations:
@@ -174,6 +178,7 @@ class Destinations:
             added=route.fields,
             drop=HOP_BY_HOP | route.field_names | {b"authorization"},
             pool=pool,
+            credential=route.credential,
         )
 
     def _plain(self, authority: Authority, default_port: int, permit: Permit) -> Destination:

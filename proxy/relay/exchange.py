@@ -276,6 +276,8 @@ class Exchange:
                 connection.opened = False
                 connection.pool.forget(connection)
             self._record("ok")
+            if self.client.seat is not None:
+                self.client.seat.leave()
 
         Splice(relay, self.client.transport, connection.transport, on_end)
 
@@ -292,6 +294,11 @@ class Exchange:
         if not self.request_complete and not self._may_continue(head):
             self._closes_client = True
         line = CONNECTION_CLOSE if self._closes_client else b"" if self.request.minor == 1 else _KEEP_ALIVE
+        if head.status == 426:
+            # Upgrade ends at this hop, but here it is what the client has to know (RFC 9110 §15.5.22).
+            wanted = b", ".join(head.values(b"upgrade"))
+            if wanted:
+                line += b"Connection: Upgrade\r\nUpgrade: " + wanted + b"\r\n"
         return format_response_head(head, line, chunked=self._chunks_pass)
 
     def _may_continue(self, head: ResponseHead) -> bool:
@@ -505,6 +512,9 @@ class Exchange:
         duration_s = now - self._started
         client, destination, token = self.client, self._destination, self._token
         relay = client.relay
+        known = client.known
+        if known is not None:
+            known.leave()
         counters = relay.counters
         counters.received_bytes += self._received_bytes
         counters.sent_bytes += self.sent_bytes
@@ -532,5 +542,8 @@ class Exchange:
                     self._reused,
                     outcome,
                     code,
+                    "" if known is None else known.client.name,
+                    destination.credential if token is not None else "",
+                    "" if token is None else token.proof,
                 )
             )

@@ -91,8 +91,10 @@ class UpstreamPool:
         self.idle.append(connection)
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """Takes note that a connection is closed."""
+        """Takes note that a connection is closed, and keeps its TLS session for the next one's handshake (RFC 8446 §2.2)."""
         self.size -= 1
+        if isinstance(connection.transport, SecureTransport):
+            self._session = connection.transport.tls.session
         if connection in self.idle:
             self.idle.remove(connection)
         self.relay.upstreams.discard(connection)
@@ -195,10 +197,6 @@ class UpstreamPool:
         except BaseException:
             transport.abort()
             raise
-
-    def remember_session(self, tls: ssl.SSLObject) -> None:
-        """Keeps the TLS session for the next connection's handshake (RFC 8446 §2.2)."""
-        self._session = tls.session
 
 
 class _PlaceFree(Exception):  # noqa: N818  # a signal to one waiter, never an error  # a signal to one waiter, never an error

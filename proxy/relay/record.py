@@ -25,6 +25,9 @@ class ExchangeRecord(NamedTuple):
         reused: whether the upstream connection had served before.
         outcome: ``ok``, an RFC 9209 token for an own answer, or ``aborted_client``, ``aborted_upstream``, ``aborted_timeout``.
         code: a machine-readable reason, such as an AADSTS code; mostly empty.
+        client_name: the configured client that sent it; empty where none is configured or none was recognised.
+        credential: whose access token was sent; empty without one.
+        proof: what that token was obtained with, such as a certificate's thumbprint; empty where that is not known.
     """
 
     ended_at: float
@@ -43,6 +46,9 @@ class ExchangeRecord(NamedTuple):
     reused: bool
     outcome: str
     code: str
+    client_name: str = ""
+    credential: str = ""
+    proof: str = ""
 
 
 Observer: TypeAlias = Callable[[ExchangeRecord], None]

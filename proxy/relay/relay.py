@@ -13,14 +13,17 @@ from typing import TYPE_CHECKING, Final, Protocol
 from proxy.relay.client import ClientConnection
 from proxy.relay.counters import Counters
 from proxy.relay.dialer import Dialer
+from proxy.relay.seats import Seats
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterable
 
     from proxy.config.settings import LimitSettings, TimeoutSettings
+    from proxy.relay.admission import Admission
     from proxy.relay.connect import TunnelEnd
     from proxy.relay.destinations import Destinations
+    from proxy.relay.doorway import Doorway
     from proxy.relay.entry import Entry
     from proxy.relay.record import Observer
     from proxy.relay.splice import Splice
@@ -44,12 +47,15 @@ class Relay:
 
     Args:
         limits, timeouts: the configuration's.
-        server_context: returns the TLS server context for an intercepted host.
+        server_context: returns the TLS server context for an intercepted host; None where it is still to be fetched.
         observe: called with each finished exchange; None: nobody looks.
+        fetch_context: fetches a TLS server context, then calls back; None where there is always one at hand.
 
     Attributes:
         destinations: where requests may go; replaced as a whole when the configuration changes.
+        admission: who may use the proxy; None where everyone may; replaced as a whole when the configuration changes.
         clients, tunnel_ends, upstreams, splices: what is open.
+        seats: how many client connections there are, whatever runs on them.
         now: monotonic seconds, up to half a second old.
         wall_offset: what to add to monotonic seconds to get Unix seconds.
         draining: whether connections end after their current exchange.
@@ -61,17 +67,21 @@ class Relay:
         self,
         limits: LimitSettings,
         timeouts: TimeoutSettings,
-        server_context: Callable[[str], ssl.SSLContext],
+        server_context: Callable[[str], ssl.SSLContext | None],
         observe: Observer | None,
+        fetch_context: Callable[[str, Callable[[], None]], None] | None = None,
     ) -> None:
         self.limits = limits
         self.timeouts = timeouts
         self.server_context = server_context
+        self.fetch_context = fetch_context
         self.observe = observe
         self.counters = Counters()
         self.dialer = Dialer()
+        self.admission: Admission | None = None
+        self.seats = Seats(limits)
         self.clients: set[ClientConnection] = set()
-        self.tunnel_ends: set[TunnelEnd] = set()
+        self.tunnel_ends: set[TunnelEnd | Doorway] = set()
         self.upstreams: set[UpstreamConnection] = set()
         self.splices: set[Splice] = set()
         self.draining = False

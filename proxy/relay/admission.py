@@ -1,0 +1,205 @@
+"""Who sends a request, and whether that client may: its routes, its rate, its number of exchanges. Does no I/O itself.
+
+Where no clients are configured and nothing but the number of connections is limited there is no `Admission`, and a request
+costs nothing here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from proxy.errors import ClientRefused, Overloaded, ProxyAuthenticationRequired, ProxyError, TooManyRequests
+from proxy.policy.access import Client, PasswordClaim, recognise
+from proxy.policy.rate import TokenBucket
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from proxy.relay.head import RequestHead
+    from proxy.relay.passwords import PasswordChecker
+    from proxy.relay.seats import Seat
+    from proxy.relay.upstream import UpstreamConnection
+
+
+class KnownClient:
+    """A client as long as the configuration has it: what it has used of what it may.
+
+    Attributes:
+        client: its entry.
+        exchanges: under way.
+    """
+
+    __slots__ = ("_admission", "_bucket", "client", "exchanges")
+
+    def __init__(self, admission: Admission, client: Client, now: float) -> None:
+        self._admission = admission
+        self.client = client
+        self.exchanges = 0
+        rate = client.requests_per_s
+        self._bucket = None if rate is None else TokenBucket(rate, client.burst, now)
+
+    def enter(self, route: str, now: float) -> None:
+        """Begins an exchange, which `leave` has to end.
+
+        Args:
+            route: the route's name; ``-`` without one.
+            now: monotonic seconds.
+
+        Raises:
+            ClientRefused: not on this route.
+            TooManyRequests: over its rate, or over its number of exchanges.
+            Overloaded: the proxy as a whole has too many.
+        """
+        client, admission = self.client, self._admission
+        client.check_route(route)
+        limit = admission.concurrent_exchanges
+        if limit is not None and admission.exchanges >= limit:
+            raise Overloaded(f"The proxy has {limit} exchanges (limits.concurrent_exchanges).", retry_after_s=1)
+        limit = client.concurrent_exchanges
+        if limit is not None and self.exchanges >= limit:
+            raise TooManyRequests(
+                f"The client {client.name} has {limit} exchanges at a time (concurrent_exchanges).",
+                retry_after_s=1,
+                code="concurrency",
+            )
+        if self._bucket is not None and (wait_s := self._bucket.take(now)):
+            raise TooManyRequests(
+                f"The client {client.name} is over {client.requests_per_s:g} requests a second (requests_per_s).",
+                retry_after_s=wait_s,
+                code="rate",
+            )
+        self.exchanges += 1
+        admission.exchanges += 1
+
+    def leave(self) -> None:
+        """Ends an exchange."""
+        self.exchanges -= 1
+        self._admission.exchanges -= 1
+
+
+class Admission:
+    """The configured clients, and what they are using.
+
+    Args:
+        clients: the entries, in order; none: everyone is let in, and only the number of exchanges is limited.
+        concurrent_exchanges: in total; None: any number.
+        passwords: survives a new configuration, so that nobody has to be checked again.
+
+    Attributes:
+        exchanges: under way.
+    """
+
+    def __init__(self, clients: Sequence[Client], concurrent_exchanges: int | None, passwords: PasswordChecker) -> None:
+        now = time.monotonic()
+        self.concurrent_exchanges = concurrent_exchanges
+        self.exchanges = 0
+        self.passwords = passwords
+        self._clients = clients
+        self._known = {client.name: KnownClient(self, client, now) for client in clients}
+        self._anyone = None if clients else KnownClient(self, Client(""), now)
+
+    def identify(self, seat: Seat, authorization: bytes | None) -> KnownClient | PasswordClaim:
+        """Says who sends a request, or who it would be if the password were right.
+
+        Args:
+            seat: of the connection.
+            authorization: the value of Proxy-Authorization; None without one.
+
+        Raises:
+            ClientRefused: nobody who may.
+            ProxyAuthenticationRequired: nobody yet.
+        """
+        if self._anyone is not None:
+            return self._anyone
+        if seat.known is not None:
+            return self._current(seat.known)
+        if seat.admission is not self:
+            peer = seat.peer
+            seat.candidates = [client for client in self._clients if client.fits(peer)]
+            seat.admission = self
+        found = recognise(seat.candidates, authorization)
+        if isinstance(found, Client):
+            return self._known[found.name]
+        if found.client is not None and self.passwords.is_known(found):
+            return self._known[found.client.name]
+        return found
+
+    async def verify(self, seat: Seat, claim: PasswordClaim) -> KnownClient:
+        """Checks a password.
+
+        Raises:
+            ProxyAuthenticationRequired: it is wrong, or the name is.
+            TooManyRequests: there were too many wrong ones from there, or there are too many to check.
+        """
+        await self.passwords.verify(claim, seat.address)
+        known = None if claim.client is None else self._known.get(claim.client.name)
+        if known is None:
+            raise ProxyAuthenticationRequired("No such client is configured.", code="wrong_credentials")
+        return known
+
+    def _current(self, settled: KnownClient) -> KnownClient:
+        """Returns the same client under this configuration."""
+        known = self._known.get(settled.client.name)
+        if known is None:
+            raise ClientRefused(
+                f"The client {settled.client.name} is no longer among the configured `clients`.", code="unknown_client"
+            )
+        return known
+
+
+class PendingCheck:
+    """A request whose sender is being found out. To the client connection it is what an exchange is.
+
+    Args:
+        admission, seat, claim: what is to be checked.
+        request: the request's head.
+        connection: takes the verdict.
+
+    Attributes:
+        request_complete: whether no content follows the head.
+    """
+
+    __slots__ = ("_connection", "_task", "request", "request_complete", "upstream")
+
+    def __init__(
+        self, admission: Admission, seat: Seat, claim: PasswordClaim, request: RequestHead, connection: Checked
+    ) -> None:
+        self._connection = connection
+        self.request = request
+        self.request_complete = not request.has_content
+        self.upstream: UpstreamConnection | None = None
+        work = self._check(admission, seat, claim)
+        self._task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(work)
+
+    def on_client_lost(self) -> None:
+        """The client went away: the verdict is not needed."""
+        self._cancel()
+
+    def fail(self, error: ProxyError) -> None:
+        """Something else was wrong in the meantime."""
+        self._cancel()
+        self._connection.on_checked(self.request, error)
+
+    def _cancel(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+
+    async def _check(self, admission: Admission, seat: Seat, claim: PasswordClaim) -> None:
+        verdict: KnownClient | ProxyError
+        try:
+            verdict = await admission.verify(seat, claim)
+        except ProxyError as error:
+            verdict = error
+        self._task = None
+        self._connection.on_checked(self.request, verdict)
+
+
+class Checked(Protocol):
+    """Who waits for a password check."""
+
+    def on_checked(self, head: RequestHead, verdict: KnownClient | ProxyError) -> None:
+        """Takes the verdict on the request with this head."""
+        ...

@@ -1,0 +1,160 @@
+"""What a connection passes before its first request, on a listener with TLS or on a Unix socket. Does I/O.
+
+Whoever does not get through costs one seat until `timeouts.head_s`, and no request of theirs is read.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from dataclasses import dataclass
+from math import inf
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import ClientRefused, ProxyError, ProxyUsageError
+from proxy.policy.access import certificate_names
+from proxy.relay.answers import format_answer
+from proxy.relay.client import ClientConnection
+from proxy.relay.record import ExchangeRecord
+from proxy.relay.seats import peer_user
+from proxy.relay.secure import SecureTransport
+
+if TYPE_CHECKING:
+    from proxy.relay.entry import Entry
+    from proxy.relay.relay import Relay
+    from proxy.relay.seats import Seat
+
+_TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """What a listener asks of those who connect.
+
+    Attributes:
+        context: ends the clients' TLS; None: they speak plain HTTP.
+        users: numeric Unix users who may connect; empty: whoever can.
+    """
+
+    context: ssl.SSLContext | None = None
+    users: frozenset[int] = frozenset()
+
+
+class Doorway(asyncio.Protocol):
+    """A connection until it is clear that requests may come on it; then a `ClientConnection` takes its place.
+
+    Attributes:
+        deadline: monotonic seconds by which the TLS handshake must be complete.
+    """
+
+    __slots__ = ("_entry", "_guard", "_peer", "_relay", "_seat", "_transport", "deadline")
+
+    _transport: asyncio.Transport
+    _seat: Seat
+
+    def __init__(self, relay: Relay, entry: Entry, guard: Guard) -> None:
+        self._relay = relay
+        self._entry = entry
+        self._guard = guard
+        self._peer = "unix"
+        self.deadline = inf
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Looks at who connects; called again when the TLS handshake is complete."""
+        if isinstance(transport, SecureTransport):
+            self._seat.certificate_names = certificate_names(transport.tls.getpeercert())
+            self._open(transport)
+            return
+        self._transport = transport  # type: ignore[assignment]  # stream transports only
+        relay = self._relay
+        peer = transport.get_extra_info("peername")
+        address = str(peer[0]) if isinstance(peer, tuple) else "unix"
+        self._peer = address
+        self._seat = relay.seats.take(address)
+        relay.tunnel_ends.add(self)
+        self.deadline = relay.now + relay.timeouts.head_s
+        try:
+            relay.seats.check(address)
+            if address == "unix":
+                self._check_user()
+        except ProxyError as error:
+            self._refuse(error)
+            return
+        if self._guard.context is None:
+            self._open(self._transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Begins the TLS handshake."""
+        if self._transport.is_closing() or self._guard.context is None:
+            return
+        if data[0] != _TLS_HANDSHAKE:
+            self._refuse(ProxyUsageError("This port takes TLS only. Use https:// in the proxy's own URL."))
+            return
+        secure = SecureTransport(self._guard.context, self, self._on_failed_handshake, server_side=True)
+        self._transport.set_protocol(secure)
+        secure.connection_made(self._transport)
+        secure.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """The client went away."""
+        self._leave()
+
+    def pause_writing(self) -> None:
+        """Nothing is written here but a refusal."""
+
+    def resume_writing(self) -> None:
+        """Nothing to resume."""
+
+    def on_deadline(self) -> None:
+        """Gives up on a handshake that does not get on."""
+        self._relay.tunnel_ends.discard(self)
+        self._transport.abort()
+
+    def _check_user(self) -> None:
+        connected = self._transport.get_extra_info("socket")
+        user = self._seat.user = peer_user(connected) if connected is not None else None
+        if user is not None:
+            self._peer = f"unix:{user}"
+        if self._guard.users and user not in self._guard.users:
+            raise ClientRefused(
+                f"The user {'unknown' if user is None else user} is not among the listener's `users`.",
+                code="user_not_allowed",
+            )
+
+    def _open(self, transport: asyncio.Transport) -> None:
+        self._relay.tunnel_ends.discard(self)
+        connection = ClientConnection(self._relay, self._entry, self._seat)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
+        connection.peer = self._peer
+
+    def _refuse(self, error: ProxyError) -> None:
+        """Says why, where the client can read it: inside TLS that was never established it cannot."""
+        self._record(error.status, error.proxy_status, error.code)
+        if self._guard.context is None or isinstance(error, ProxyUsageError):
+            self._transport.write(format_answer(error, with_content=True, close=True))
+            self._transport.close()
+        else:
+            self._transport.abort()
+
+    def _on_failed_handshake(self, error: Exception) -> None:
+        self._leave()
+        reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
+        self._record(
+            0, "tls_alert_received", "NO_CLIENT_CERTIFICATE" if "CERTIFICATE" in reason else "TLS_HANDSHAKE_FAILED"
+        )
+
+    def _leave(self) -> None:
+        self._relay.tunnel_ends.discard(self)
+        self._seat.leave()
+
+    def _record(self, status: int, outcome: str, code: str) -> None:
+        relay = self._relay
+        relay.counters.count_error(outcome)
+        if relay.observe is not None:
+            record = ExchangeRecord(
+                relay.wall_offset + time.monotonic(), self._peer, self._entry.mode, b"", "", b"", status, 0, 0, 0.0,
+                None, "", None, False, outcome, code,
+            )  # fmt: skip
+            relay.observe(record)

@@ -1,0 +1,136 @@
+"""One accepted connection from its first moment to its last, and how many there are. Does no I/O but to ask who is there.
+
+A `Seat` stays the same whatever protocol runs on the connection: a client connection, the end of a tunnel, a splice. Each
+of them tells it when the connection is gone.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Final, Protocol
+
+from proxy.errors import Overloaded, TooManyRequests
+from proxy.policy.access import Client, Peer, parse_peer_address
+
+if TYPE_CHECKING:
+    from proxy.config.settings import LimitSettings
+    from proxy.relay.admission import Admission, KnownClient
+
+# Linux' struct ucred: pid, uid, gid (unix(7)).
+_UCRED: Final = struct.Struct("3i")
+# Refusals in words cost a connection for a moment; beyond this share over the limit it is closed without them.
+_REFUSED_WITH_WORDS: Final = 1.1
+
+
+class Seat:
+    """One accepted connection.
+
+    Attributes:
+        address: the peer's address as text, ``unix`` without one.
+        user: the peer's numeric Unix user; None for TCP.
+        certificate_names: of the peer's verified certificate.
+        known: who it is, once that is settled for all that follows, as CONNECT does.
+        candidates: the configured clients that fit the connection; None before they are needed.
+        admission: by which that was judged.
+    """
+
+    __slots__ = ("_seats", "address", "admission", "candidates", "certificate_names", "known", "user")
+
+    def __init__(self, seats: Seats, address: str) -> None:
+        self._seats: Seats | None = seats
+        self.address = address
+        self.user: int | None = None
+        self.certificate_names: frozenset[str] = frozenset()
+        self.known: KnownClient | None = None
+        self.candidates: list[Client] = []
+        self.admission: Admission | None = None
+
+    def leave(self) -> None:
+        """Takes note that the connection is closed; more often than once is no harm."""
+        seats, self._seats = self._seats, None
+        if seats is not None:
+            seats.free(self.address)
+
+    @property
+    def peer(self) -> Peer:
+        """What the connection shows."""
+        return Peer(parse_peer_address(self.address), self.user, self.certificate_names)
+
+
+class Seats:
+    """How many connections there are, in total and by address.
+
+    Attributes:
+        taken: open connections.
+    """
+
+    def __init__(self, limits: LimitSettings) -> None:
+        self._limits = limits
+        self._by_address: dict[str, int] = {}
+        self.taken = 0
+
+    def take(self, address: str) -> Seat:
+        """Counts one connection; whether there is room for it is for `check` to say."""
+        self.taken += 1
+        if not _is_this_machine(address):
+            self._by_address[address] = self._by_address.get(address, 0) + 1
+        return Seat(self, address)
+
+    def free(self, address: str) -> None:
+        """Counts one connection less."""
+        self.taken -= 1
+        left = self._by_address.get(address, 0) - 1
+        if left > 0:
+            self._by_address[address] = left
+        else:
+            self._by_address.pop(address, None)
+
+    def check(self, address: str) -> None:
+        """Judges a connection that has been counted.
+
+        Raises:
+            Overloaded: there are too many in total.
+            TooManyRequests: there are too many from this address.
+        """
+        limits = self._limits
+        if self.taken > limits.connections:
+            raise Overloaded(f"The proxy has {limits.connections} connections (limits.connections).", retry_after_s=1)
+        if self._by_address.get(address, 0) > limits.connections_per_client:
+            raise TooManyRequests(
+                f"{address} has {limits.connections_per_client} connections (limits.connections_per_client).",
+                retry_after_s=1,
+            )
+
+    @property
+    def is_flooded(self) -> bool:
+        """Whether there are so many that even saying so costs too much."""
+        return self.taken > self._limits.connections * _REFUSED_WITH_WORDS + 1
+
+
+class Socket(Protocol):
+    """What is asked of a transport's socket."""
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        """As `socket.socket.getsockopt`."""
+        ...
+
+
+def peer_user(connected: Socket) -> int | None:
+    """Returns the numeric user at the other end of a Unix socket; None where the system does not tell (it does on Linux)."""
+    option: int | None = getattr(socket, "SO_PEERCRED", None)
+    if option is None:
+        return None
+    _, user, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, option, _UCRED.size))
+    return int(user)
+
+
+def _is_this_machine(address: str) -> bool:
+    """Whether clients at the address are this machine's own: they share one, so it says nothing about any of them."""
+    if address.startswith("127.") or address in ("unix", "::1"):
+        return True
+    try:
+        return ip_address(address.partition("%")[0]).is_loopback
+    except ValueError:
+        return True

@@ -1,0 +1,422 @@
+"""Who may use the proxy: by address, password, certificate and Unix user, on every way in, and never more than allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import socket
+import ssl
+import stat
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from proxy.errors import ConfigurationError
+from tests.security.boundary import (
+    HOST,
+    OTHER_HOST,
+    ListenerCertificates,
+    eventually,
+    get,
+    light_hash,
+    running,
+    status,
+)
+from tests.wire.rig import AUTHORIZATION, Peer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.security.boundary import Boundary
+    from tests.wire.rig import Trust
+
+LOOPBACK: dict[str, Any] = {"name": "here", "networks": ["127.0.0.0/8"]}
+ELSEWHERE: dict[str, Any] = {"name": "elsewhere", "networks": ["192.0.2.0/24"]}
+BATCH: dict[str, Any] = {"name": "batch", "password_hash": light_hash("correct horse")}
+CONNECT = f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n"
+needs_peer_credentials = pytest.mark.skipif(not hasattr(socket, "SO_PEERCRED"), reason="Linux only")
+
+
+PASSWORD = "correct horse"
+
+
+def credentials(name: str = "batch", password: str = PASSWORD) -> str:
+    return "Proxy-Authorization: Basic " + base64.b64encode(f"{name}:{password}".encode()).decode()
+
+
+def fields(head: bytes) -> dict[str, str]:
+    lines = [line.decode().partition(": ") for line in head.split(b"\r\n")[1:]]
+    return {name.lower(): value for name, _, value in lines}
+
+
+async def intercept(
+    boundary: Boundary, trust: Trust, *connect_fields: str, listener: int = 0, context: ssl.SSLContext | None = None
+) -> Peer:
+    """A connection inside a tunnel to the routed host."""
+    outer = await boundary.connect(listener, context)
+    outer.send((CONNECT + "".join(f"{one}\r\n" for one in connect_fields) + "\r\n").encode())
+    head = await outer.read_until()
+    assert status(head) == 200, head
+    inner = Peer()
+    secured = await asyncio.get_running_loop().start_tls(
+        outer.transport, inner, trust.client_context, server_hostname=HOST
+    )
+    assert secured is not None
+    inner.connection_made(secured)
+    return inner
+
+
+@pytest.mark.asyncio
+async def test_whom_no_entry_fits_gets_nothing_on_any_way_in(tmp_path: Path, trust: Trust) -> None:
+    listeners = [
+        {"address": "127.0.0.1:0"},
+        {"address": "127.0.0.1:0", "mode": "reverse", "upstream": f"https://{HOST}"},
+    ]
+    async with running(tmp_path, trust, listeners=listeners, clients=[ELSEWHERE]) as boundary:
+        assert status(await boundary.ask(get())) == 403
+        assert status(await boundary.ask((CONNECT + "\r\n").encode())) == 403
+        assert status(await boundary.ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", listener=1)) == 403
+        assert boundary.upstream.opened == 0
+        assert {record.code for record in boundary.records} == {"unknown_client"}
+
+
+@pytest.mark.asyncio
+async def test_an_address_lets_in_on_every_way_and_is_named_in_the_record(tmp_path: Path, trust: Trust) -> None:
+    listeners = [
+        {"address": "127.0.0.1:0"},
+        {"address": "127.0.0.1:0", "mode": "reverse", "upstream": f"https://{HOST}"},
+    ]
+    async with running(tmp_path, trust, listeners=listeners, clients=[ELSEWHERE, LOOPBACK]) as boundary:
+        assert status(await boundary.ask(get())) == 200
+        assert status(await boundary.ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", listener=1)) == 200
+        inner = await intercept(boundary, trust)
+        inner.send(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert status(await boundary.answer(inner)) == 200
+        assert [(record.mode, record.client_name, record.credential) for record in boundary.records] == [
+            ("forward", "here", "c"),
+            ("reverse", "here", "c"),
+            ("connect", "here", "c"),
+        ]
+
+
+@pytest.mark.asyncio
+async def test_without_a_password_the_proxy_asks_for_one(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        for request in (get(), (CONNECT + "\r\n").encode()):
+            head = await boundary.ask(request)
+            assert status(head) == 407
+            assert fields(head)["proxy-authenticate"].startswith("Basic realm=")
+        assert boundary.upstream.opened == 0
+
+
+@pytest.mark.asyncio
+async def test_the_right_password_lets_in_and_goes_no_further(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        peer = await boundary.connect()
+        peer.send(get("/first", credentials()))
+        upstream = await boundary.upstream.next()
+        sent = await upstream.read_until()
+        assert AUTHORIZATION in sent
+        assert b"roxy-" not in sent
+        assert b"orse" not in base64.b64encode(sent)
+        upstream.send(b"HTTP/1.1 204 No Content\r\n\r\n")
+        assert status(await peer.read_until()) == 204
+        assert boundary.records[0].client_name == "batch"
+
+
+@pytest.mark.asyncio
+async def test_a_password_is_wanted_with_every_request_of_a_connection(tmp_path: Path, trust: Trust) -> None:
+    """The connection may come from a pool in front of the proxy, which other clients use too."""
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        peer = await boundary.connect()
+        peer.send(get("/", credentials()))
+        assert status(await boundary.answer(peer)) == 200
+        peer.send(get("/"))
+        assert status(await boundary.answer(peer)) == 407
+
+
+@pytest.mark.asyncio
+async def test_the_password_of_connect_counts_for_all_that_is_inside_the_tunnel(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        inner = await intercept(boundary, trust, credentials())
+        for _ in range(2):
+            inner.send(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+            assert status(await boundary.answer(inner)) == 200
+        assert [record.client_name for record in boundary.records] == ["batch", "batch"]
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "said",
+    [
+        credentials(password="wrong"),
+        credentials(password=""),
+        credentials(name="nobody"),
+        credentials(name="here"),
+        "Proxy-Authorization: Bearer abc",
+        "Proxy-Authorization: Basic !!!",
+        "Authorization: Basic " + base64.b64encode(b"batch:correct horse").decode(),
+    ],
+)
+async def test_a_wrong_password_or_name_is_refused(tmp_path: Path, trust: Trust, said: str) -> None:
+    async with running(tmp_path, trust, clients=[{**LOOPBACK, "networks": ["192.0.2.0/24"]}, BATCH]) as boundary:
+        assert status(await boundary.ask(get("/", said))) == 407
+        assert status(await boundary.ask(f"{CONNECT}{said}\r\n\r\n".encode())) == 407
+        assert boundary.upstream.opened == 0
+
+
+@pytest.mark.asyncio
+async def test_a_request_with_content_waits_whole_for_its_password_to_be_checked(tmp_path: Path, trust: Trust) -> None:
+    content = b"x" * 300_000
+    head = f"POST http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n{credentials()}\r\nContent-Length: {len(content)}\r\n\r\n"
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        assert status(await boundary.ask(head.encode() + content)) == 200
+        assert boundary.records[0].received_bytes == len(content)
+
+
+@pytest.mark.asyncio
+async def test_pipelined_requests_are_each_checked_in_order(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        peer = await boundary.connect()
+        peer.send(get("/1", credentials()) + get("/2", credentials()) + get("/3", credentials(password="wrong")))
+        assert [status(await boundary.answer(peer)) for _ in range(3)] == [200, 200, 407]
+
+
+@pytest.mark.asyncio
+async def test_the_same_password_is_hashed_once(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        heads = await asyncio.gather(*(boundary.ask(get("/", credentials())) for _ in range(20)))
+        assert {status(head) for head in heads} == {200}
+        assert boundary.server._passwords.checks == 1
+
+
+@pytest.mark.asyncio
+async def test_guessing_is_stopped_after_a_few_passwords_and_costs_no_more_hashes(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        await boundary.ask(get("/", credentials()))
+        heads = [await boundary.ask(get("/", credentials(password=f"guess {n}"))) for n in range(30)]
+        assert [status(head) for head in heads[:10]] == [407] * 10
+        assert {status(head) for head in heads[10:]} == {429}
+        assert int(fields(heads[-1])["retry-after"]) >= 1
+        assert boundary.server._passwords.checks == 11
+        assert status(await boundary.ask(get("/", credentials()))) == 200, "who is known already is not shut out"
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_leaves_during_the_check_leaves_nothing_behind(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        for _ in range(5):
+            peer = await boundary.connect()
+            peer.send(get("/", credentials()))
+            await asyncio.sleep(0)
+            peer.cut()
+        await eventually(lambda: not boundary.server.relay.seats.taken and not boundary.server.relay.clients)
+        assert status(await boundary.ask(get("/", credentials()))) == 200
+
+
+@pytest.mark.asyncio
+async def test_an_entry_with_network_and_password_wants_both(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[{**BATCH, "networks": ["192.0.2.0/24"]}]) as boundary:
+        assert status(await boundary.ask(get("/", credentials()))) == 403
+
+
+@pytest.mark.asyncio
+async def test_a_client_certificate_lets_in_by_its_name(tmp_path: Path, trust: Trust) -> None:
+    certificates = ListenerCertificates.create(tmp_path, "reports.contoso.com")
+    listeners = [{"address": "127.0.0.1:0", "tls": certificates.settings}]
+    clients = [{"name": "reports", "certificate_names": ["Reports.contoso.com"]}]
+    async with running(tmp_path, trust, listeners=listeners, clients=clients) as boundary:
+        assert status(await boundary.ask(get(), context=certificates.known)) == 200
+        inner = await intercept(boundary, trust, context=certificates.known)
+        inner.send(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert status(await boundary.answer(inner)) == 200
+        assert {record.client_name for record in boundary.records} == {"reports"}
+
+
+@pytest.mark.asyncio
+async def test_another_name_in_the_certificate_is_another_client(tmp_path: Path, trust: Trust) -> None:
+    certificates = ListenerCertificates.create(tmp_path, "sales.contoso.com")
+    listeners = [{"address": "127.0.0.1:0", "tls": certificates.settings}]
+    clients = [{"name": "reports", "certificate_names": ["reports.contoso.com"]}]
+    async with running(tmp_path, trust, listeners=listeners, clients=clients) as boundary:
+        assert status(await boundary.ask(get(), context=certificates.known)) == 403
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("who", ["stranger", "impostor"])
+async def test_without_a_certificate_of_the_right_ca_no_request_is_read(tmp_path: Path, trust: Trust, who: str) -> None:
+    certificates = ListenerCertificates.create(tmp_path, "reports.contoso.com")
+    listeners = [{"address": "127.0.0.1:0", "tls": certificates.settings}]
+    async with running(tmp_path, trust, listeners=listeners) as boundary:
+        try:
+            head = await boundary.ask(get(), context=getattr(certificates, who))
+        except (ssl.SSLError, ConnectionError):
+            head = b""
+        assert head == b""
+        assert boundary.upstream.opened == 0
+        assert [record.outcome for record in boundary.records] == ["tls_alert_received"]
+        assert boundary.server.relay.seats.taken == 0
+
+
+@pytest.mark.asyncio
+async def test_plain_http_on_a_listener_with_tls_is_told_so(tmp_path: Path, trust: Trust) -> None:
+    certificates = ListenerCertificates.create(tmp_path, "reports.contoso.com")
+    async with running(
+        tmp_path, trust, listeners=[{"address": "127.0.0.1:0", "tls": certificates.settings}]
+    ) as boundary:
+        assert status(await boundary.ask(get())) == 400
+
+
+@pytest.mark.asyncio
+async def test_a_handshake_that_does_not_get_on_is_given_up(tmp_path: Path, trust: Trust) -> None:
+    certificates = ListenerCertificates.create(tmp_path, "reports.contoso.com")
+    async with running(
+        tmp_path, trust, listeners=[{"address": "127.0.0.1:0", "tls": certificates.settings}]
+    ) as boundary:
+        silent, slow = await boundary.connect(), await boundary.connect()
+        slow.send(b"\x16\x03\x01")
+        await asyncio.sleep(0.05)
+        relay = boundary.server.relay
+        assert relay.seats.taken == 2
+        relay.tick(relay.now + relay.timeouts.head_s + 1)
+        await silent.until(lambda peer: peer.lost)
+        await slow.until(lambda peer: peer.lost)
+        await eventually(lambda: not relay.seats.taken)
+
+
+@pytest.mark.asyncio
+async def test_a_client_keeps_to_its_routes_on_every_way_in(tmp_path: Path, trust: Trust) -> None:
+    routes = [
+        {"hosts": [HOST], "credential": "c", "scope": "s"},
+        {"hosts": [OTHER_HOST, "third.example.test"], "credential": "c", "scope": "s"},
+    ]
+    listeners = [
+        {"address": "127.0.0.1:0"},
+        {"address": "127.0.0.1:0", "mode": "reverse", "upstream": f"https://{HOST}"},
+    ]
+    limited = {**LOOPBACK, "routes": ["third.example.test"]}
+    async with running(
+        tmp_path, trust, routes=routes, listeners=listeners, clients=[limited], other_hosts="tunnel"
+    ) as boundary:
+        assert status(await boundary.ask(get())) == 403
+        assert status(await boundary.ask((CONNECT + "\r\n").encode())) == 403
+        assert status(await boundary.ask(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n", listener=1)) == 403
+        assert (
+            status(
+                await boundary.ask(
+                    b"CONNECT unrouted.example.test:443 HTTP/1.1\r\nHost: unrouted.example.test:443\r\n\r\n"
+                )
+            )
+            == 403
+        )
+        assert {record.code for record in boundary.records} == {"route_not_allowed"}
+        assert (
+            status(
+                await boundary.ask(b"CONNECT other.example.test:443 HTTP/1.1\r\nHost: other.example.test:443\r\n\r\n")
+            )
+            == 200
+        )
+
+
+@pytest.mark.asyncio
+async def test_a_client_over_its_rate_is_told_when_to_come_again(tmp_path: Path, trust: Trust) -> None:
+    limited = {**LOOPBACK, "requests_per_s": 0.1, "burst": 3}
+    async with running(tmp_path, trust, clients=[limited]) as boundary:
+        heads = [await boundary.ask(get()) for _ in range(4)]
+        assert [status(head) for head in heads] == [200, 200, 200, 429]
+        assert 1 <= int(fields(heads[-1])["retry-after"]) <= 10
+        assert boundary.records[-1].client_name == "here"
+
+
+@pytest.mark.asyncio
+async def test_a_client_has_only_so_many_exchanges_at_a_time(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[{**LOOPBACK, "concurrent_exchanges": 2}]) as boundary:
+        waiting = [await boundary.connect() for _ in range(2)]
+        for peer in waiting:
+            peer.send(get())
+        for _ in waiting:
+            await boundary.upstream.next()
+        refused = await boundary.connect()
+        refused.send(get())
+        head = await refused.read_until()
+        assert status(head) == 429
+        assert "retry-after" in fields(head)
+        waiting[0].cut()
+        assert status(await boundary.answer(waiting[1])) == 200
+        assert status(await boundary.ask(get())) == 200, "both places are free again"
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("mode", ["0600", "0660"])
+async def test_a_unix_socket_has_its_mode_and_is_removed_at_the_end(tmp_path: Path, trust: Trust, mode: str) -> None:
+    path = tmp_path / "proxy.sock"
+    listeners = [{"address": f"unix:{path}", "socket_mode": mode}]
+    async with running(tmp_path, trust, listeners=listeners) as boundary:
+        assert stat.S_IMODE(path.stat().st_mode) == int(mode, 8)
+        assert status(await boundary.ask(get())) == 200
+        assert boundary.records[0].client.startswith("unix")
+    assert not path.exists()
+
+
+@needs_peer_credentials
+@pytest.mark.asyncio
+async def test_only_the_users_of_a_unix_socket_get_an_answer(tmp_path: Path, trust: Trust) -> None:
+    mine, others = (
+        {"address": f"unix:{tmp_path}/mine", "users": [str(os.getuid())]},
+        {"address": f"unix:{tmp_path}/others", "users": ["54321"]},
+    )
+    async with running(tmp_path, trust, listeners=[mine, others]) as boundary:
+        assert status(await boundary.ask(get())) == 200
+        assert status(await boundary.ask(get(), listener=1)) == 403
+        assert [record.client for record in boundary.records] == [f"unix:{os.getuid()}"] * 2
+
+
+@needs_peer_credentials
+@pytest.mark.asyncio
+async def test_a_client_is_known_by_its_unix_user(tmp_path: Path, trust: Trust) -> None:
+    clients = [{"name": "nobody", "users": ["54321"]}, {"name": "me", "users": [str(os.getuid())]}]
+    async with running(tmp_path, trust, listeners=[{"address": f"unix:{tmp_path}/s"}], clients=clients) as boundary:
+        assert status(await boundary.ask(get())) == 200
+        assert boundary.records[0].client_name == "me"
+
+
+@pytest.mark.asyncio
+async def test_a_socket_that_was_left_behind_is_replaced_and_one_in_use_is_not(tmp_path: Path, trust: Trust) -> None:
+    path = tmp_path / "proxy.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as left:
+        left.bind(str(path))
+    listeners = [{"address": f"unix:{path}"}]
+    async with running(tmp_path, trust, listeners=listeners) as boundary:
+        with pytest.raises(ConfigurationError, match="another program listens there"):
+            async with running(tmp_path, trust, listeners=listeners):
+                pass
+        assert status(await boundary.ask(get())) == 200
+
+
+@pytest.mark.asyncio
+async def test_a_file_that_is_no_socket_is_never_removed(tmp_path: Path, trust: Trust) -> None:
+    path = tmp_path / "precious"
+    path.write_text("data")
+    with pytest.raises(ConfigurationError, match="no socket stands there"):
+        async with running(tmp_path, trust, listeners=[{"address": f"unix:{path}"}]):
+            pass
+    assert path.read_text() == "data"
+
+
+@pytest.mark.asyncio
+async def test_a_user_that_the_machine_does_not_have_is_an_error_at_the_start(tmp_path: Path, trust: Trust) -> None:
+    listeners = [{"address": f"unix:{tmp_path}/s", "users": ["no-such-user-here"]}]
+    with pytest.raises(ConfigurationError, match="no user no-such-user-here"):
+        async with running(tmp_path, trust, listeners=listeners):
+            pass
+
+
+@pytest.mark.asyncio
+async def test_a_record_says_whose_token_was_used_by_whom_and_how_it_was_obtained(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[LOOPBACK]) as boundary:
+        await boundary.ask(get("/orders?key=secret"))
+        (record,) = boundary.records
+        assert (record.client_name, record.route, record.credential, record.outcome) == ("here", HOST, "c", "ok")
+        assert record.token_age_s is not None
+        assert b"secret" not in record.target
