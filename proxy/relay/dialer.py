@@ -68,13 +68,22 @@ class Dialer:
         return connected
 
     def _is_self(self, connected: socket.socket) -> bool:
-        peer, port = connected.getpeername()[:2]
+        # An IPv4 listener is reached under the address's IPv4-mapped IPv6 form as well (RFC 4291 §2.5.5.2).
+        port = connected.getpeername()[1]
+        peer = _plain_address(connected.getpeername()[0])
         if (peer, port) in self.own_addresses:
             return True
         # A listener on all addresses is reached under any of this machine's: then both ends carry the same one.
         unspecified = {("0.0.0.0", port), ("::", port)}  # noqa: S104  # compared, not bound
         wildcard = not unspecified.isdisjoint(self.own_addresses)  # compared, not bound
-        return wildcard and (connected.getsockname()[0] == peer or ipaddress.ip_address(peer).is_loopback)
+        return wildcard and (
+            _plain_address(connected.getsockname()[0]) == peer or ipaddress.ip_address(peer).is_loopback
+        )
+
+
+def _plain_address(text: str) -> str:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
 
 
 def _describe(host: str, port: int) -> str:
