@@ -24,6 +24,8 @@ _COMMANDS: Final = {
     "token": ("proxy.cli.access_token", "token", "Print an access token, or its claims."),
     "cert": ("proxy.cli.cert", "cert", "Make or show the certificate that proves who the proxy is."),
     "ca": ("proxy.cli.ca", "ca", "Show or export the CA that clients must trust for https URLs."),
+    "env": ("proxy.cli.environment", "env", "Print the variables that make programs use the proxy."),
+    "exec": ("proxy.cli.exec", "exec_", "Run a program that uses the proxy."),
     "client": ("proxy.cli.client", "client", "Say who may use the proxy: make a client's password."),
     "explain": ("proxy.cli.explain", "explain", "Explain an AADSTS code, or what becomes of a request for a URL."),
 }

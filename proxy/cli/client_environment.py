@@ -1,0 +1,118 @@
+"""The environment that `env` prints and `exec` sets: from a configuration, or from the defaults. Reads and writes files."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from proxy.cli.ca import default_state_directory
+from proxy.client_setup.bundle import write_bundle
+from proxy.client_setup.variables import Setup, list_variables
+from proxy.config.addresses import ListenAddress, parse_listen_address
+from proxy.config.loading import load_settings
+from proxy.config.settings import ListenerMode
+from proxy.interception.store import load, load_or_create, trusted_pem
+from proxy.server import routed_hosts
+
+if TYPE_CHECKING:
+    from proxy.client_setup.variables import Variable
+    from proxy.config.settings import Settings
+
+CONFIG_VARIABLE: Final = "APIM_AUTH_PROXY_CONFIG"
+_CONFIG_HERE: Final = Path("config.yaml")
+_DEFAULT_ADDRESS: Final = "127.0.0.1:8080"
+
+proxy_url_option = click.option(
+    "--proxy-url",
+    metavar="URL",
+    help="Where clients reach the proxy, such as http://NAME:PASSWORD@proxy:8080. Default: its first forward listener.",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ClientEnvironment:
+    """What clients are given.
+
+    Attributes:
+        config: the file it comes from; None for the defaults.
+        proxy_url: where the proxy is.
+        address: its listener; None where another URL was named.
+        variables: to be set.
+    """
+
+    config: Path | None
+    proxy_url: str
+    address: ListenAddress | None
+    variables: list[Variable]
+
+    def apply(self) -> dict[str, str]:
+        """Return this process' environment with the variables in it."""
+        # An empty SSL_CERT_DIR is none at all; a set one would have OpenSSL look elsewhere, too, which does no harm.
+        return {**os.environ, **{variable.name: variable.value for variable in self.variables}}
+
+
+def find_config(named: Path | None) -> Path | None:
+    """Return the configuration that is meant: the one named, that of the variable, ``config.yaml`` here, or None."""
+    if named is not None:
+        return named
+    if variable := os.environ.get(CONFIG_VARIABLE):
+        return Path(variable)
+    return _CONFIG_HERE if _CONFIG_HERE.is_file() else None
+
+
+def prepare(named: Path | None, proxy_url: str | None) -> ClientEnvironment:
+    """Write the merged bundle into the state directory and return what clients are to be given.
+
+    Raises:
+        ConfigurationError: the configuration, or a file it names, cannot be used.
+        click.ClickException: there is no CA yet, or no listener that variables can name.
+    """
+    config = find_config(named)
+    address: ListenAddress | None = None
+    hosts: tuple[str, ...] = ()
+    if config is None:
+        directory = default_state_directory()
+        if load(directory) is None:
+            raise click.ClickException(
+                f"There is no configuration: name one with --config, in {CONFIG_VARIABLE}, or have it as {_CONFIG_HERE} here. "
+                "`apim-auth-proxy init` writes one."
+            )
+        if proxy_url is None:
+            address = parse_listen_address(_DEFAULT_ADDRESS)
+    else:
+        settings = load_settings(config, os.environ, check_files=False)
+        directory, hosts = settings.state_directory, tuple(routed_hosts(settings))
+        load_or_create(directory, hosts, datetime.now(UTC))
+        if proxy_url is None:
+            address, proxy_url = _choose_listener(settings)
+    url = proxy_url.rstrip("/") if proxy_url is not None else f"http://{address}"
+    bundle = write_bundle(directory, trusted_pem(directory), os.environ)
+    setup = Setup(url, bundle.pem, bundle.truststore, hosts)
+    return ClientEnvironment(config, url, address, list_variables(setup, os.environ))
+
+
+def _choose_listener(settings: Settings) -> tuple[ListenAddress, str]:
+    candidates = [
+        (listener.tls is not None, parse_listen_address(listener.address))
+        for listener in settings.listeners
+        if listener.mode is ListenerMode.FORWARD and parse_listen_address(listener.address).path is None
+    ]
+    # Few clients can speak TLS with a proxy, so a listener without comes first.
+    for has_tls, address in sorted(candidates, key=lambda candidate: candidate[0]):
+        if address.port:
+            reachable = _reachable(address)
+            return reachable, f"{'https' if has_tls else 'http'}://{reachable}"
+    raise click.ClickException(
+        "No listener of this configuration can be named in a variable: that takes `mode: forward` on TCP with a fixed port. "
+        "Add one, or say with --proxy-url where the proxy is."
+    )
+
+
+def _reachable(address: ListenAddress) -> ListenAddress:
+    hosts = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # it is what clients can not connect to
+    return ListenAddress(hosts.get(address.host, address.host), address.port)

@@ -1,0 +1,44 @@
+"""`env`: the variables that make programs use the proxy and trust its CA. Writes the merged bundle, prints the variables."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from proxy.cli.client_environment import prepare, proxy_url_option
+from proxy.cli.options import json_option, optional_config_option
+from proxy.cli.terminal import write_json
+from proxy.client_setup.shells import Shell, format_variables
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+@click.command()
+@optional_config_option
+@click.option(
+    "--shell",
+    type=click.Choice([shell.value for shell in Shell]),
+    default=Shell.SH.value,
+    show_default=True,
+    help="Who reads them; what is meant for sh is good for bash, zsh and fish.",
+)
+@proxy_url_option
+@json_option
+def env(config: Path | None, shell: str, proxy_url: str | None, as_json: bool) -> None:
+    """Print the variables that make programs use the proxy and trust its CA.
+
+    Use it as: eval "$(apim-auth-proxy env)". In fish the same; in PowerShell: apim-auth-proxy env --shell powershell |
+    Out-String | Invoke-Expression.
+
+    Without --config, the file named in APIM_AUTH_PROXY_CONFIG counts, then config.yaml in this directory, then a proxy at
+    127.0.0.1:8080 with the default state directory. A file with the system's roots and the proxy's CA is written into
+    the state directory, because some programs replace their roots by what such a variable names.
+    """
+    environment = prepare(config, proxy_url)
+    if as_json:
+        write_json({variable.name: variable.value for variable in environment.variables})
+    else:
+        sys.stdout.write(format_variables(environment.variables, Shell(shell)))

@@ -1,0 +1,176 @@
+"""`exec`: run a program that uses the proxy and trusts its CA. Starts processes, forwards signals to them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from proxy.cli.client_environment import prepare, proxy_url_option
+from proxy.cli.options import optional_config_option
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+    from types import FrameType
+
+    from proxy.cli.client_environment import ClientEnvironment
+
+# As a shell has it (POSIX.1-2024, 2.8.2).
+_NOT_EXECUTABLE: Final = 126
+_NOT_FOUND: Final = 127
+_KILLED: Final = 128
+
+_CONNECT_S: Final = 1.0
+_START_S: Final = 30.0
+_STOP_S: Final = 40.0
+_FORWARDED: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+
+
+@click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
+@optional_config_option
+@proxy_url_option
+@click.option(
+    "--start",
+    is_flag=True,
+    help="Run a proxy for as long as the program runs, where none listens; for a sandbox's configuration, the sandbox too.",
+)
+@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARGUMENT]...")
+def exec_(config: Path | None, proxy_url: str | None, start: bool, command: tuple[str, ...]) -> None:
+    """Run a program that uses the proxy and trusts its CA, by setting the variables that `env` prints.
+
+    Use it as: apim-auth-proxy exec -- curl https://api.example.com/orders. Ends with the program's exit status; 127 where there
+    is no such program, 126 where it cannot be run, 1 where no proxy listens.
+    """
+    environment = prepare(config, proxy_url)
+    if environment.address is None or _listens(environment.address.host, environment.address.port):
+        sys.exit(run_command(command, environment.apply()))
+    if not start:
+        run = f"apim-auth-proxy run{f' --config {environment.config}' if environment.config else ''}"
+        raise click.ClickException(
+            f"No proxy listens at {environment.proxy_url}. Start it with `{run}`, or add --start (before the `--`) to run "
+            "one for as long as the program runs."
+        )
+    with _proxy_for(environment):
+        status = run_command(command, environment.apply(), replace=False)
+    sys.exit(status)
+
+
+def run_command(command: Sequence[str], environ: Mapping[str, str], *, replace: bool = True) -> int:
+    """Run a program and return its exit status; where the platform can, this process becomes the program.
+
+    Signals sent to this process meanwhile go to the program.
+    """
+    program = shutil.which(command[0], path=environ.get("PATH"))
+    if program is None:
+        there = os.path.lexists(command[0]) if os.sep in command[0] else False
+        what = "cannot be run: it is a directory or not executable" if there else "cannot be found; is it installed?"
+        click.echo(f"Error: {command[0]} {what}", err=True)
+        return _NOT_EXECUTABLE if there else _NOT_FOUND
+    try:
+        if replace and os.name == "posix":
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.execve(program, list(command), dict(environ))  # noqa: S606  # it is what the user asked for
+        process = subprocess.Popen([program, *command[1:]], env=dict(environ))  # noqa: S603  # as above
+    except OSError as error:
+        click.echo(f"Error: {program} cannot be run: {error.strerror}", err=True)
+        return _NOT_EXECUTABLE
+    with _forwarding(process):
+        status = process.wait()
+    return status if status >= 0 else _KILLED - status
+
+
+@contextlib.contextmanager
+def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    def forward(number: int, _frame: FrameType | None) -> None:
+        if process.poll() is None:
+            process.send_signal(number)
+
+    wanted = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
+    earlier = {number: signal.signal(number, forward) for number in wanted}
+    try:
+        yield
+    finally:
+        for number, handler in earlier.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _proxy_for(environment: ClientEnvironment) -> Iterator[None]:
+    """Run a proxy, and the sandbox that its configuration needs, until the program has ended."""
+    if environment.config is None:
+        raise click.ClickException("There is no configuration to start a proxy with: name one with --config.")
+    directory = environment.config.absolute().parent
+    with contextlib.ExitStack() as stack:
+        if _wants_sandbox(directory):
+            stack.enter_context(_running(["sandbox", "--directory", str(directory)], "sandbox ready"))
+        stack.enter_context(_running(["run", "--config", str(environment.config)], "apim-auth-proxy: ready"))
+        yield
+
+
+def _wants_sandbox(directory: Path) -> bool:
+    """Return whether a sandbox wrote the configuration and does not run."""
+    try:
+        facts = json.loads((directory / "sandbox.json").read_text(encoding="utf-8"))
+        port = int(str(facts["api_url"]).rpartition(":")[2])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+    return not _listens("127.0.0.1", port)
+
+
+@contextlib.contextmanager
+def _running(words: Sequence[str], ready: str) -> Iterator[None]:
+    # A session of its own: a terminal's Ctrl-C is for the program, and the proxy is to serve it to its end.
+    process = subprocess.Popen(  # noqa: S603  # this program itself
+        [sys.executable, "-m", "proxy", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        start_new_session=True,
+    )
+    started = threading.Event()
+    said: list[str] = []
+    reader = threading.Thread(target=_follow, args=(process, ready, started, said), daemon=True)
+    reader.start()
+    try:
+        if not started.wait(_START_S) or process.poll() is not None:
+            raise click.ClickException(f"`{' '.join(words)}` did not start:\n" + "\n".join(said[-20:]))
+        yield
+    finally:
+        process.terminate()
+        try:
+            process.wait(_STOP_S)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        reader.join(_CONNECT_S)
+
+
+def _follow(process: subprocess.Popen[bytes], ready: str, started: threading.Event, said: list[str]) -> None:
+    """Read what a process says: until it is ready for a message if it ends, from then on so that it never blocks."""
+    if process.stdout is not None:
+        with process.stdout as stream:
+            for line in stream:
+                if not started.is_set():
+                    said.append(line.decode("utf-8", "replace").rstrip())
+                    if ready in said[-1]:
+                        started.set()
+    started.set()
+
+
+def _listens(host: str, port: int) -> bool:
+    try:
+        with socket.create_connection((host, port), timeout=_CONNECT_S):
+            return True
+    except OSError:
+        return False

@@ -1,0 +1,158 @@
+"""`exec`: programs as they are get answers for https URLs; their end is its end."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.end_to_end.programs import COMMAND, Program, configuration, run_program, write_configuration
+from tests.end_to_end.test_cli_env import fixed, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from tests.end_to_end.programs import Finished, Place, ProxyProgram
+
+JAVA = """
+import java.net.*;
+import java.net.http.*;
+class Call {
+    public static void main(String[] arguments) throws Exception {
+        var uri = URI.create(arguments[0]);
+        var answer = HttpClient.newHttpClient().send(HttpRequest.newBuilder(uri).build(), HttpResponse.BodyHandlers.ofString());
+        System.out.println(answer.statusCode());
+        System.out.println(((HttpURLConnection) uri.toURL().openConnection()).getResponseCode());
+    }
+}
+"""
+# Node's own clients read the proxy variables from version 22.21 on; what an older one has to show is that it trusts the CA.
+NODE = """
+const http = require('http'), https = require('https'), tls = require('tls');
+const url = new URL(process.argv[1]), proxy = new URL(process.env.HTTPS_PROXY);
+const path = url.hostname + ':443';
+http.request({host: proxy.hostname, port: proxy.port, method: 'CONNECT', path, headers: {host: path}})
+  .on('connect', (_, socket) => {
+    const createConnection = () => tls.connect({socket, servername: url.hostname});
+    https.get(url, {createConnection, headers: {host: url.host}}, (answer) => { console.log(answer.statusCode); process.exit(0); });
+  })
+  .end();
+"""
+PROGRAMS = {
+    "curl": ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}"],
+    "requests": [sys.executable, "-c", "import requests, sys; print(requests.get(sys.argv[1]).status_code)"],
+    "httpx": [sys.executable, "-c", "import httpx, sys; print(httpx.get(sys.argv[1]).status_code)"],
+    "urllib": [sys.executable, "-c", "import urllib.request as u, sys; print(u.urlopen(sys.argv[1]).status)"],
+    "node": ["node", "-e", NODE],
+}
+
+
+@pytest.fixture(scope="module")
+def running(place: Place, tmp_path_factory: pytest.TempPathFactory, evidence: Path) -> Iterator[ProxyProgram]:
+    """A proxy at a port that its configuration names."""
+    from tests.end_to_end.programs import ProxyProgram
+
+    with ProxyProgram(fixed(place), tmp_path_factory.mktemp("exec"), evidence, "exec") as program:
+        yield program
+
+
+def under(proxy: ProxyProgram, *words: str) -> Finished:
+    """Runs a program under `exec`."""
+    return run_program([COMMAND, "exec", "--config", proxy.config_file, "--", *words])
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_gets_an_answer_for_an_https_url(name: str, running: ProxyProgram, place: Place) -> None:
+    if shutil.which(PROGRAMS[name][0]) is None:
+        pytest.skip(f"{PROGRAMS[name][0]} is not installed here")
+    done = under(running, *PROGRAMS[name], f"{place.api_alias}/orders")
+    assert (done.status, done.stdout.strip()) == (0, b"200"), done.stderr
+
+
+def test_java_gets_answers_with_both_of_its_clients(running: ProxyProgram, place: Place, tmp_path: Path) -> None:
+    if shutil.which("java") is None:
+        pytest.skip("java is not installed here")
+    source = tmp_path / "Call.java"
+    source.write_text(JAVA)
+    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    done = under(running, "java", *quick, str(source), f"{place.api_alias}/orders")
+    assert (done.status, done.stdout.split()) == (0, [b"200", b"200"]), done.stderr
+
+
+def test_git_gets_an_answer(running: ProxyProgram, place: Place) -> None:
+    """The API is no repository, so git fails; but not before it has got an answer over TLS that it trusts."""
+    words = ["git", "-c", "http.sslVerify=true", "ls-remote", f"{place.api_alias}/orders"]
+    done = under(running, "env", "GIT_TRACE_CURL=1", "GIT_TERMINAL_PROMPT=0", *words)
+    assert done.stderr.count("Recv header: HTTP/1.1 200") >= 2, "the first is CONNECT's"
+
+
+@pytest.mark.parametrize("status", [0, 1, 7, 255])
+def test_the_programs_exit_status_is_its_own(running: ProxyProgram, status: int) -> None:
+    assert under(running, "sh", "-c", f"exit {status}").status == status
+
+
+def test_standard_streams_are_the_programs(running: ProxyProgram) -> None:
+    script = ["sh", "-c", "cat; echo talk >&2"]
+    done = run_program([COMMAND, "exec", "--config", running.config_file, "--", *script], stdin=b"a line\n")
+    assert (done.status, done.stdout, done.stderr) == (0, b"a line\n", "talk\n")
+
+
+def test_options_of_the_program_stay_with_it(running: ProxyProgram) -> None:
+    done = under(running, "printf", "%s|", "--config", "--help", "--", "-x")
+    assert done.stdout == b"--config|--help|--|-x|"
+
+
+@pytest.mark.parametrize(("word", "status"), [("no-such-program-here", 127), ("/etc/passwd", 126), ("/no/such", 127)])
+def test_a_program_that_cannot_be_run_is_named(running: ProxyProgram, word: str, status: int) -> None:
+    done = under(running, word)
+    assert (done.status, done.stdout) == (status, b"")
+    assert word in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_without_a_proxy_it_says_how_to_start_one(place: Place, tmp_path: Path) -> None:
+    config = write_configuration(fixed(place), tmp_path)
+    done = run_program([COMMAND, "exec", "--config", config, "--", "touch", tmp_path / "ran"])
+    assert done.status == 1
+    assert f"apim-auth-proxy run --config {config}" in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_signal_reaches_the_program(running: ProxyProgram, tmp_path: Path) -> None:
+    script = "trap 'echo caught; exit 5' TERM; echo waiting; while :; do sleep 0.1; done"
+    words = [COMMAND, "exec", "--config", str(running.config_file), "--", "sh", "-c", script]
+    with Program(words, tmp_path, "signalled") as program:
+        program.wait_for_line("waiting")
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 5
+    assert "caught" in program.lines
+
+
+def test_with_start_a_proxy_runs_as_long_as_the_program(place: Place, tmp_path: Path) -> None:
+    """It still serves what the program does when a signal ends it, and is gone afterwards."""
+    config = write_configuration(fixed(place), tmp_path)
+    last = f"curl -sS -o /dev/null -w '%{{http_code}}' {place.api_alias}/orders; echo; exit 5"
+    script = f'trap "{last}" TERM; echo waiting; while :; do sleep 0.1; done'
+    words = [COMMAND, "exec", "--config", str(config), "--start", "--", "sh", "-c", script]
+    with Program(words, tmp_path, "started") as program:
+        program.wait_for_line("waiting")
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 5
+    assert "200" in program.lines
+    after = run_program([COMMAND, "exec", "--config", config, "--", "true"])
+    assert (after.status, "No proxy listens" in after.stderr) == (1, True)
+
+
+def test_with_start_a_proxy_that_does_not_start_is_quoted(place: Place, tmp_path: Path) -> None:
+    taken = configuration(place, listeners=[{"address": f"127.0.0.1:{free_port()}"}])
+    taken["admin"] = {"address": f"127.0.0.1:{place.port}"}
+    config = write_configuration(taken, tmp_path)
+    done = run_program([COMMAND, "exec", "--config", config, "--start", "--", "touch", tmp_path / "ran"])
+    assert done.status == 1
+    assert re.search(r"Cannot open the admin site on \S+: another program listens there already", done.stderr)
+    assert not (tmp_path / "ran").exists()
