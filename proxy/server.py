@@ -112,6 +112,13 @@ class Server:
         if self._event_log is not None:
             self._event_log.close()
 
+    def cut(self) -> None:
+        """Ends a drain: what is left of it is cut."""
+        if self.front is not None:
+            self.front.relay.abort()
+        if self.control is not None:
+            self.control.kill()
+
     def readiness(self) -> tuple[bool, list[str]]:
         """Whether requests can be served, and what is missing. Never speaks of the API's health."""
         missing = ["draining"] if self._is_draining else []

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     help="Relay processes, in place of the configuration's `workers`.",
 )
 def run(config: Path, workers: int | None) -> None:
-    """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0."""
+    """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0. A second signal cuts them."""
     settings = load_settings(config, os.environ)
     if workers is not None:
         settings = settings.model_copy(update={"workers": workers})
@@ -41,11 +41,17 @@ async def _serve(settings: Settings) -> None:
     server = Server(settings)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            server.cut()  # whoever asks twice does not want to wait
+        stop.set()
+
     for number in (signal.SIGTERM, signal.SIGINT):
         try:
-            loop.add_signal_handler(number, stop.set)
+            loop.add_signal_handler(number, on_signal)
         except NotImplementedError:  # Windows' loops
-            signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set))
+            signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
     try:
         await server.start()
         for listener, (host, port) in zip(settings.listeners, server.addresses, strict=True):
@@ -54,7 +60,7 @@ async def _serve(settings: Settings) -> None:
             _say(f"health and metrics on http://{_join(*server.admin_address)}")
         _say("ready")
         await stop.wait()
-        _say("draining")
+        _say("draining; a second signal cuts what is left")
     finally:
         await server.stop()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -224,7 +225,8 @@ class ProxyProgram(Program):
     def stop(self) -> int:
         """Keeps a copy of its metrics, then ends it."""
         if self.process.poll() is None:
-            self._metrics_copy.write_bytes(self.ask_admin("/metrics"))
+            with contextlib.suppress(OSError):  # the admin site goes before the process does
+                self._metrics_copy.write_bytes(self.ask_admin("/metrics"))
         return super().stop()
 
 
