@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import socket
 import struct
-from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import Overloaded, TooManyRequests
@@ -128,9 +127,5 @@ def peer_user(connected: Socket) -> int | None:
 
 def _is_this_machine(address: str) -> bool:
     """Whether clients at the address are this machine's own: they share one, so it says nothing about any of them."""
-    if address.startswith("127.") or address in ("unix", "::1"):
-        return True
-    try:
-        return ip_address(address.partition("%")[0]).is_loopback
-    except ValueError:
-        return True
+    parsed = parse_peer_address(address)
+    return parsed is None or parsed.is_loopback
