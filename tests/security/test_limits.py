@@ -1,0 +1,274 @@
+"""Every limit holds, answers with its own status, says which setting it is, and leaves room for the next request."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import TYPE_CHECKING, Any, cast
+
+import pytest
+
+from proxy.config.settings import LimitSettings
+from proxy.errors import Overloaded, TooManyRequests
+from proxy.relay.client import ClientConnection
+from proxy.relay.entry import ForwardEntry
+from proxy.relay.seats import Seats
+from tests.security.boundary import HOST, eventually, get, running, status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.wire.rig import Trust
+
+POST = f"POST http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n"
+REQUESTS: dict[str, tuple[dict[str, int], bytes, int]] = {
+    "head_bytes": ({"head_bytes": 2_000, "target_bytes": 1_000}, get("/", "X-Long: " + "x" * 2_000), 431),
+    "head_bytes, without its end": (
+        {"head_bytes": 2_000, "target_bytes": 1_000},
+        get("/", "X-Long: " + "x" * 2_000)[:-4],
+        431,
+    ),
+    "field_count": ({"field_count": 5}, get("/", *(f"X-{n}: 1" for n in range(5))), 431),
+    "target_bytes": ({"target_bytes": 100}, get("/" + "x" * 100), 414),
+    "target_bytes, without its end": ({"target_bytes": 100}, get("/" + "x" * 1_000)[:500], 414),
+    "body_bytes": ({"body_bytes": 10}, (POST + "Content-Length: 11\r\n\r\n").encode(), 413),
+    "body_bytes, chunked": (
+        {"body_bytes": 10},
+        (POST + "Transfer-Encoding: chunked\r\n\r\n6\r\nabcdef\r\n6\r\nabcdef\r\n").encode(),
+        413,
+    ),
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", REQUESTS)
+async def test_a_request_over_a_limit_gets_that_limits_status(tmp_path: Path, trust: Trust, name: str) -> None:
+    limits, request, expected = REQUESTS[name]
+    async with running(tmp_path, trust, limits=limits) as boundary:
+        peer = await boundary.connect()
+        peer.send(request)
+        answer = await peer.read_to_end()
+        assert status(answer) == expected
+        assert f"limits.{name.partition(',')[0]}".encode() in answer
+        assert boundary.upstream.opened == 0 or name == "body_bytes, chunked"
+        assert status(await boundary.ask(get())) == 200
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("sent", "word"),
+    [
+        pytest.param(b"GET http://api.example.test/ HTTP/1.1\r\nHo", b"timeouts.head_s", id="in the head"),
+        pytest.param(POST.encode() + b"Content-Length: 5\r\n\r\nab", b"timeouts.body_idle_s", id="in the content"),
+    ],
+)
+async def test_a_request_that_stops_half_way_gets_408(tmp_path: Path, trust: Trust, sent: bytes, word: bytes) -> None:
+    async with running(tmp_path, trust) as boundary:
+        peer = await boundary.connect()
+        peer.send(sent)
+        await asyncio.sleep(0.05)
+        relay = boundary.server.relay
+        relay.tick(relay.now + 10_000)
+        answer = await peer.read_to_end()
+        assert status(answer) == 408
+        assert word in answer
+
+
+@pytest.mark.asyncio
+async def test_a_head_that_comes_in_drops_gets_no_more_time_for_each(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust) as boundary:
+        peer = await boundary.connect()
+        relay = boundary.server.relay
+        began = relay.now
+        for byte in get()[:20]:
+            peer.send(bytes([byte]))
+            await asyncio.sleep(0.002)
+            relay.tick(relay.now + 2)
+            if peer.received:
+                break
+        assert status(await peer.read_to_end()) == 408
+        assert relay.now - began <= relay.timeouts.head_s + 6
+
+
+@pytest.mark.asyncio
+async def test_connections_over_the_limit_get_503_and_those_within_go_on(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, limits={"connections": 3}) as boundary:
+        within = [await boundary.connect() for _ in range(3)]
+        await asyncio.sleep(0.02)
+        over = await boundary.connect()
+        answer = await over.read_to_end()
+        assert status(answer) == 503
+        assert b"limits.connections" in answer
+        assert b"Retry-After: " in answer
+        within[0].send(get())
+        assert status(await boundary.answer(within[0])) == 200
+        over.cut()
+        within[1].cut()
+        await eventually(lambda: boundary.server.relay.seats.taken == 2)
+        assert status(await boundary.ask(get())) == 200
+
+
+@pytest.mark.asyncio
+async def test_a_flood_of_connections_is_cut_without_words(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, limits={"connections": 10}) as boundary:
+        peers = [await boundary.connect() for _ in range(40)]
+        await eventually(lambda: sum(peer.lost for peer in peers) >= 25)
+        assert boundary.server.relay.seats.taken <= 13
+
+
+@pytest.mark.asyncio
+async def test_tunnels_count_as_connections_for_as_long_as_they_last(tmp_path: Path, trust: Trust) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        port = target.getsockname()[1]
+        connect = f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        changes: dict[str, Any] = {
+            "other_hosts": "tunnel",
+            "destinations": {"allow": ["127.0.0.0/8"], "ports": [port]},
+            "limits": {"connections": 2},
+        }
+        async with running(tmp_path, trust, **changes) as boundary:
+            tunnels = [await boundary.connect() for _ in range(2)]
+            for tunnel in tunnels:
+                tunnel.send(connect)
+                assert status(await tunnel.read_until()) == 200
+            assert status(await (await boundary.connect()).read_to_end()) == 503
+            tunnels[0].cut()
+            await eventually(lambda: boundary.server.relay.seats.taken == 1)
+            assert status(await boundary.ask(get())) == 200
+
+
+@pytest.mark.asyncio
+async def test_intercepted_tunnels_count_whether_anything_happens_in_them_or_not(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, limits={"connections": 2}) as boundary:
+        idle = [await boundary.connect() for _ in range(2)]
+        for peer in idle:
+            peer.send(f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode())
+            assert status(await peer.read_until()) == 200
+        assert status(await (await boundary.connect()).read_to_end()) == 503
+        relay = boundary.server.relay
+        relay.tick(relay.now + relay.timeouts.head_s + 1)
+        await eventually(lambda: relay.seats.taken == 0)
+
+
+@pytest.mark.asyncio
+async def test_tunnels_over_their_own_limit_get_503(tmp_path: Path, trust: Trust) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as target:
+        port = target.getsockname()[1]
+        connect = f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode()
+        changes: dict[str, Any] = {
+            "other_hosts": "tunnel",
+            "destinations": {"allow": ["127.0.0.0/8"], "ports": [port]},
+            "limits": {"tunnels": 1},
+        }
+        async with running(tmp_path, trust, **changes) as boundary:
+            first, second = await boundary.connect(), await boundary.connect()
+            first.send(connect)
+            assert status(await first.read_until()) == 200
+            second.send(connect)
+            answer = await second.read_to_end()
+            assert status(answer) == 503
+            assert b"limits.tunnels" in answer
+            first.cut()
+            await eventually(lambda: not boundary.server.relay.splices)
+            assert status(await boundary.ask(connect)) == 200
+
+
+@pytest.mark.asyncio
+async def test_exchanges_over_the_limit_get_503_until_one_ends(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, limits={"concurrent_exchanges": 1}) as boundary:
+        first = await boundary.connect()
+        first.send(get())
+        await boundary.upstream.next()
+        second = await boundary.connect()
+        second.send(get())
+        answer = await second.read_to_end()
+        assert status(answer) == 503
+        assert b"limits.concurrent_exchanges" in answer
+        assert status(await boundary.answer(first)) == 200
+        assert status(await boundary.ask(get())) == 200
+
+
+@pytest.mark.asyncio
+async def test_requests_that_find_no_upstream_connection_in_time_get_503(tmp_path: Path, trust: Trust) -> None:
+    changes = {"limits": {"upstream_connections": 1}, "timeouts": {"connect_s": 0.3}}
+    async with running(tmp_path, trust, **changes) as boundary:
+        first, second = await boundary.connect(), await boundary.connect()
+        first.send(get())
+        await boundary.upstream.next()
+        second.send(get())
+        head = await second.read_until()
+        assert status(head) == 503
+        assert b"Retry-After: " in head
+
+
+class FakeTransport(asyncio.Transport):
+    """A connection from an address that a test machine need not have."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__({"peername": (address, 40_000)})
+        self.written = b""
+        self.is_aborted = False
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        pass
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        self.written += bytes(data)
+
+    def write_eof(self) -> None:
+        pass
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def is_reading(self) -> bool:
+        return True
+
+    def resume_reading(self) -> None:
+        pass
+
+    def is_closing(self) -> bool:
+        return self.is_aborted
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def close(self) -> None:
+        self.is_aborted = True
+
+
+@pytest.mark.asyncio
+async def test_connections_of_one_client_over_the_limit_get_429(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, limits={"connections_per_client": 2}) as boundary:
+        answers = []
+        for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"):
+            connection = ClientConnection(boundary.server.relay, ForwardEntry())
+            transport = FakeTransport(address)
+            connection.connection_made(cast("asyncio.BaseTransport", transport))
+            answers.append(transport.written)
+        assert [status(answer) for answer in answers] == [0, 0, 0, 429]
+        assert b"limits.connections_per_client" in answers[3]
+        boundary.server.relay.clients.clear()
+
+
+def test_seats_are_counted_by_address_and_given_back_once() -> None:
+    seats = Seats(LimitSettings(connections=4, connections_per_client=2))
+    taken = [seats.take("192.0.2.1") for _ in range(3)]
+    with pytest.raises(TooManyRequests):
+        seats.check("192.0.2.1")
+    taken[0].leave()
+    taken[0].leave()
+    seats.check("192.0.2.1")
+    assert seats.taken == 2
+    for _ in range(3):
+        seats.take("192.0.2.9")
+    with pytest.raises(Overloaded):
+        seats.check("192.0.2.1")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1", "unix", "::ffff:127.0.0.1"])
+def test_clients_of_this_machine_share_addresses_and_are_not_counted_by_them(address: str) -> None:
+    seats = Seats(LimitSettings(connections_per_client=1))
+    for _ in range(5):
+        seats.take(address)
+    seats.check(address)
