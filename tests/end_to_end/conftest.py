@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from tests.end_to_end.programs import COMMAND, Configuration, Place, Program, Pr
 StartProxy: TypeAlias = Callable[[Configuration], ProxyProgram]
 
 LAST = "test_secrets.py"
+OWN_SUBSCRIPTION_KEY = secrets.token_hex(16)
 
 _numbers = itertools.count(1)
 
@@ -73,7 +75,7 @@ def sandbox_keys() -> SandboxKeys:
 @pytest_asyncio.fixture
 async def sandbox(sandbox_keys: SandboxKeys) -> AsyncIterator[Sandbox]:
     """A sandbox of the test's own, in this process, to be disturbed at will."""
-    async with Sandbox(SandboxSettings(keys=sandbox_keys)) as running:
+    async with Sandbox(SandboxSettings(keys=sandbox_keys, subscription_key=OWN_SUBSCRIPTION_KEY)) as running:
         yield running
 
 

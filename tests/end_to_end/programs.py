@@ -150,7 +150,7 @@ class Program:
 
     def _read(self, stream: IO[str] | None, copy: Path) -> None:
         assert stream is not None
-        with stream, copy.open("w", encoding="utf-8") as kept:
+        with stream, copy.open("w", encoding="utf-8", buffering=1) as kept:
             for line in stream:
                 kept.write(line)
                 with self._news:

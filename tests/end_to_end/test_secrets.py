@@ -1,0 +1,128 @@
+"""No secret is in anything that users, operators or their monitoring see. Runs last, over all that was printed before it.
+
+Searched are the output of every proxy and sandbox of the run, their metrics and pages, and every answer in the proxy's own
+name. With this file alone, its own traffic is all there is.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import socket
+from typing import TYPE_CHECKING, TypeAlias
+from urllib.parse import urlsplit
+
+import pytest
+
+from tests.end_to_end.conftest import OWN_SUBSCRIPTION_KEY
+from tests.end_to_end.programs import PATIENCE_S
+from tests.end_to_end.test_other_authorization_server import ACCESS_TOKEN as OTHER_ACCESS_TOKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from proxy.sandbox import SandboxKeys
+    from tests.end_to_end.curl import Curl
+    from tests.end_to_end.programs import Place, ProxyProgram
+
+Secrets: TypeAlias = "dict[str, str]"
+
+# What the clients of this file send, and what must not be in a log either.
+SENT = {
+    "the client's Authorization": "sent-in-authorization-7f3a",
+    "a cookie": "sent-in-a-cookie-9c1d",
+    "the query": "sent-in-the-query-5b2e",
+    "the content": "sent-in-the-content-4d8f",
+    "the password for the proxy": "sent-in-proxy-authorization-2a6b",
+}
+# Any JWT, and any part of one that begins at its beginning: access tokens, client assertions. RFC 7515 §3.1.
+JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)*")
+
+
+def key_lines(pem: str) -> Iterable[str]:
+    """Returns the lines of private keys in a PEM text; one of them is enough to be recognised by."""
+    for key in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", pem, re.DOTALL):
+        # The first line of a PKCS#8 key is the same for all keys of a kind.
+        yield from (line for line in key.split()[1:] if len(line) > 40)
+
+
+def find_secrets(text: str, secrets: Secrets) -> list[str]:
+    """Returns what kinds of secrets a text holds, never the secrets."""
+    found = [what for what, secret in secrets.items() if secret in text]
+    found += ["a JWT"] if JWT.search(text) else []
+    return found + (["a PEM private key"] if "PRIVATE KEY-----" in text else [])
+
+
+@pytest.fixture
+def known(place: Place, proxy: ProxyProgram, access_token: str, sandbox_keys: SandboxKeys) -> Secrets:
+    """Every secret of the run, by what it is."""
+    password = base64.b64encode(f"me:{SENT['the password for the proxy']}".encode()).decode("ascii")
+    secrets = SENT | {
+        "an encoded password": password,
+        "a subscription key": place.subscription_key,
+        "a subscription key of a test's own sandbox": OWN_SUBSCRIPTION_KEY,
+        "an access token": access_token,
+        "an access token's signature": access_token.rpartition(".")[2],
+        "an opaque access token": OTHER_ACCESS_TOKEN,
+    }
+    state = proxy.ca_file.parent
+    pems = {path.name: path.read_text() for path in (*state.glob("*.key"), *state.parent.glob("*.pem"))}
+    pems["the session's client key"] = open_text(place.certificate)
+    pems["the tests' own client key"] = sandbox_keys.client.private_key_pem.decode("ascii")
+    for name, pem in pems.items():
+        secrets |= {f"line {number} of {name}": line for number, line in enumerate(key_lines(pem))}
+    assert len(secrets) > 30, "the keys have been read"
+    return secrets
+
+
+def open_text(path: str) -> str:
+    with open(path, encoding="ascii") as file:  # noqa: PTH123 - a path as text
+        return file.read()
+
+
+def test_a_search_finds_what_is_there(known: Secrets, access_token: str, place: Place) -> None:
+    for what, secret in known.items():
+        assert what in find_secrets(f"before {secret} behind", known)
+    header, claims, signature = access_token.split(".")
+    assert "a JWT" in find_secrets(f'{{"token":"{header}.{claims}"}}', known)
+    assert "a JWT" in find_secrets(f"Bearer {claims}", known)
+    assert "an access token's signature" in find_secrets(signature, known)
+    assert "a PEM private key" in find_secrets(open_text(place.certificate), known)
+    assert find_secrets("nothing", known) == []
+
+
+def test_nothing_that_was_printed_holds_a_secret(
+    known: Secrets, evidence: Path, place: Place, proxy: ProxyProgram, curl: Curl
+) -> None:
+    query = f"?key={SENT['the query']}"
+    fields = ["--header", f"Cookie: c={SENT['a cookie']}", "--oauth2-bearer", SENT["the client's Authorization"]]
+    arguments = [*fields, "--proxy-user", f"me:{SENT['the password for the proxy']}", "--data", SENT["the content"]]
+    through = ["--proxy", proxy.forward, "--cacert", str(proxy.ca_file)]
+    for url in (f"http://{place.api_authority}", place.api_url):
+        assert curl(*through, *arguments, f"{url}/secrets{query}").status == 200
+    assert curl(*arguments, f"{proxy.reverse}/secrets{query}").status == 200
+    assert curl(*through, *arguments, f"http://unrouted.test/secrets{query}").status == 403
+    assert curl(*through, *arguments, "--header", "Host: other.test", f"{place.api_url}/secrets{query}").status == 421
+    malformed = send_malformed(proxy, "\r\n".join((*(f"X: {secret}" for secret in SENT.values()), " folded: ")))
+    assert malformed.startswith(b"HTTP/1.1 400")
+    proxy.wait_for_exchange(path="/secrets", mode="reverse", status=200)
+
+    seen = {path.name: path.read_text("utf-8", "replace") for path in evidence.iterdir()}
+    pages = ("/", "/livez", "/readyz", "/startupz", "/metrics", "/api/state")
+    seen |= {f"admin {page}": proxy.ask_admin(page).decode() for page in pages}
+    seen["a malformed request's answer"] = malformed.decode("latin-1")
+    assert '"path":"/secrets"' in seen["proxy.stderr"]
+    assert "secrets" not in seen["admin /metrics"], "a path is no label"
+    assert json.loads(seen["admin /api/state"])
+
+    assert {name: found for name, text in seen.items() if (found := find_secrets(text, known))} == {}
+
+
+def send_malformed(proxy: ProxyProgram, lines: str) -> bytes:
+    """Sends a request whose head is refused; returns the answer."""
+    address = urlsplit(proxy.forward)
+    with socket.create_connection((address.hostname, address.port or 0), PATIENCE_S) as connection:
+        connection.sendall(f"GET http://localhost/secrets?{SENT['the query']} HTTP/1.1\r\n{lines}\r\n\r\n".encode())
+        return connection.makefile("rb").read()
