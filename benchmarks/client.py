@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from benchmarks.wrk import FIELDS
@@ -153,10 +153,11 @@ def create_context() -> ssl.SSLContext:
 
 @dataclass(slots=True)
 class Tally:
-    """What was done so far: latencies in seconds, and failures."""
+    """What was done so far: latencies in seconds, failures, and how long the connections took to open before it began."""
 
     latencies: list[float]
     failed: int = 0
+    opening_s: float = 0.0
 
 
 def repeat(wires: list[Wire], message: Message, seconds: float, rate: float) -> Tally:
@@ -308,7 +309,7 @@ def _upgrade(target: str, host: str) -> Message:
     return Message(head, b"HTTP/1.1 101", b"\r\n\r\n")
 
 
-def _run(options: argparse.Namespace) -> Tally:
+def _run(options: argparse.Namespace, began: float) -> Tally:
     way = Way(options.port, options.connect, options.server_name)
     request = format_request("GET", options.target, options.host)
     message = Message(request, b"HTTP/1.1 200", options.ends.encode())
@@ -321,7 +322,9 @@ def _run(options: argparse.Namespace) -> Tally:
             return reconnect(way, message, options.seconds, options.connections)
         case "websocket":
             wires = _open(way, options.connections, _upgrade(options.target, options.host), create_context())
-            return repeat(wires, Message(FRAME, ECHOED[:2], ECHOED[-8:]), options.seconds, 0.0)
+            opening_s = time.perf_counter() - began
+            echo = Message(FRAME, ECHOED[:2], ECHOED[-8:])
+            return replace(repeat(wires, echo, options.seconds, 0.0), opening_s=opening_s)
         case "download":
             return download(way, request, options.bytes, options.seconds)
         case "upload":
@@ -351,13 +354,13 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=0.0)
     parser.add_argument("--bytes", type=int, default=0)
     began = time.perf_counter()
-    tally = _run(parser.parse_args())
+    tally = _run(parser.parse_args(), began)
     ordered = sorted(tally.latencies) or [0.0]
     used = os.times()
     told = {
         "requests": len(tally.latencies),
         "failed": tally.failed,
-        "duration_us": (time.perf_counter() - began) * 1e6,
+        "duration_us": (time.perf_counter() - began - tally.opening_s) * 1e6,
         "p50_us": ordered[len(ordered) // 2] * 1e6,
         "p99_us": ordered[len(ordered) * 99 // 100] * 1e6,
         "client_cpu_us": (used.user + used.system) * 1e6,

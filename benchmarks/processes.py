@@ -126,7 +126,7 @@ class Program:
         """Waits until something accepts connections on a loopback port.
 
         Raises:
-            BenchmarkError: the program has ended, or does not listen in time.
+            BenchmarkError: the program has ended, or does not listen in time; it is stopped then.
         """
         give_up_at = time.monotonic() + _START_S
         while time.monotonic() < give_up_at:
@@ -137,13 +137,14 @@ class Program:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     return
             time.sleep(0.02)
+        self.stop()
         raise BenchmarkError(f"{self._describe()} does not listen on port {port}.\n{self._tail()}")
 
     def wait_for_line(self, text: str) -> float:
         """Waits until a line of output ends with `text`; returns the seconds since the start.
 
         Raises:
-            BenchmarkError: the program has ended, or does not say so in time.
+            BenchmarkError: the program has ended, or does not say so in time; it is stopped then.
         """
         give_up_at = time.monotonic() + _START_S
         while time.monotonic() < give_up_at:
@@ -152,6 +153,7 @@ class Program:
             if self._process.poll() is not None:
                 break
             time.sleep(0.002)
+        self.stop()
         raise BenchmarkError(f"{self._describe()} did not say {text!r}.\n{self._tail()}")
 
     def processes(self) -> list[int]:
