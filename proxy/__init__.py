@@ -1,7 +1,11 @@
 """apim-auth-proxy: a proxy that gets access tokens for clients that cannot do OAuth.
 
     cli/            arguments in, text out
-    server.py       builds everything from the settings, starts, drains
+    doctor/         what is wrong with a configuration, offline and online, and what to do about it
+    client_setup/   what programs and platforms need to be told to use the proxy and to trust its CA
+    server.py       the composition root: keys, tokens, CA and admin site; starts, drains
+    workers/        several relay processes behind a control process that holds the keys
+    relay_server.py a relay with its listeners and its access log
     relay/          the hot path: one exchange between a client and an upstream connection
     interception/   the CA and the leaf certificates by which a CONNECT tunnel ends here
     operations/     access log, metrics, admin site: watches, never steers
