@@ -43,6 +43,8 @@ TOKEN: Final = "fixed-token-of-the-tests"
 AUTHORIZATION: Final = b"Authorization: Bearer " + TOKEN.encode()
 # Long for one exchange on loopback, short enough that a hanging test says so soon.
 PATIENCE_S: Final = 5.0
+# The kernel's buffers between client and relay: left alone they grow to megabytes, and hide who stops whom.
+KERNEL_BYTES: Final = 32_768
 
 
 class Peer(asyncio.Protocol):
@@ -278,6 +280,7 @@ def create_token(value: str) -> AccessToken:
 class Trust:
     """Certificates for all the tests; making keys is slow."""
 
+    upstream_authority: trustme.CA
     upstream_context: ssl.SSLContext
     relay_context: ssl.SSLContext
     contexts: ServerContexts
@@ -292,7 +295,7 @@ class Trust:
         authority.configure_trust(relay_context)
         interception = issue([HOST], datetime.now(UTC), reason="created for tests")
         client_context = ssl.create_default_context(cadata=interception.anchor_pem().decode())
-        return cls(upstream_context, relay_context, ServerContexts(interception, [HOST]), client_context)
+        return cls(authority, upstream_context, relay_context, ServerContexts(interception, [HOST]), client_context)
 
 
 @dataclass
@@ -329,6 +332,7 @@ class Rig:
         for mode, entry in (("forward", ForwardEntry()), ("reverse", reverse)):
             server = await loop.create_server(self.relay.protocol_factory(entry), "127.0.0.1", 0)
             self._servers.append(server)
+            server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
             self.ports[mode] = server.sockets[0].getsockname()[1]
         self.ports["connect"] = self.ports["forward"]
 
@@ -370,7 +374,11 @@ class Rig:
     async def client(self, mode: Mode) -> Peer:
         """A connection over which requests can be sent in the given way."""
         loop = asyncio.get_running_loop()
-        _, peer = await loop.create_connection(Peer, "127.0.0.1", self.ports[mode])
+        connected = socket.socket()
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
+        connected.setblocking(False)
+        await loop.sock_connect(connected, ("127.0.0.1", self.ports[mode]))
+        _, peer = await loop.create_connection(Peer, sock=connected)
         self._clients.append(peer)
         if mode == "connect":
             peer.send(f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode())
