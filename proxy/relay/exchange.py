@@ -409,6 +409,7 @@ class Exchange:
             return
         self._task = None
         self._held = self._held_head = None
+        self._closes_client = not self.request.keeps_alive  # what the refused response's framing asked for does not count
         self._held_content = b""
         self.sent_bytes = 0
         self.client.relay.counters.replays += 1
