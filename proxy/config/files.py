@@ -6,6 +6,8 @@ What is in them is for the rooms to judge that use them.
 from __future__ import annotations
 
 import os
+import shlex
+import stat
 from typing import TYPE_CHECKING
 
 from proxy.config.sections import sections
@@ -22,6 +24,9 @@ _CREDENTIAL_FILES = ("certificate", "private_key", "password_file", "federated_t
 _CERTIFICATE_FILES = ("certificate", "private_key", "password_file")
 _ROUTE_FILES = ("ca_file",)
 _LISTENER_TLS_FILES = ("certificate", "private_key", "password_file", "client_ca")
+_SECRET_FILES = ("private_key", "password_file")
+# With one of these, the key is not in the certificate's file.
+_KEY_ELSEWHERE = ("private_key", "signer_command", "key_vault_key")
 
 
 def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Finding]:
@@ -31,14 +36,17 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
             for name in names:
                 yield from _check_file((*path, name), section.get(name), surroundings)
     for path, credential in sections(root, "credentials"):
+        yield from _check_secrets(path, credential, surroundings)
         for inner, section in sections(credential, "certificates"):
             for name in _CERTIFICATE_FILES:
                 yield from _check_file((*path, *inner, name), section.get(name), surroundings)
+            yield from _check_secrets((*path, *inner), section, surroundings)
     for path, listener in sections(root, "listeners"):
         tls = listener.get("tls")
         if isinstance(tls, dict):
             for name in _LISTENER_TLS_FILES:
                 yield from _check_file((*path, "tls", name), tls.get(name), surroundings)
+            yield from _check_secrets((*path, "tls"), tls, surroundings)
     log = root.get("access_log")
     if isinstance(log, dict):
         yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)
@@ -65,6 +73,39 @@ def _check_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iter
             yield path, f"{file} cannot be read; let the user that runs the proxy read it"
     except OSError:
         yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"
+
+
+def _check_secrets(path: KeyPath, section: Section, surroundings: Surroundings) -> Iterator[Finding]:
+    """Yield which files with a private key or a password others can read."""
+    key_inside = not any(section.get(name) for name in _KEY_ELSEWHERE)
+    for name in (*_SECRET_FILES, "certificate") if key_inside else _SECRET_FILES:
+        file = _located(section.get(name), surroundings)
+        if file is not None and file.is_file() and is_open_to_others(file):
+            yield (
+                (*path, name),
+                f"{file} holds a secret, and other users of this machine can read it; run: chmod 600 {shlex.quote(str(file))}",
+            )
+
+
+def is_open_to_others(file: Path) -> bool:
+    """Whether others than the file's owner can read or change it; False where that cannot be told."""
+    if os.name != "posix":
+        return False
+    try:
+        found = file.stat()
+    except OSError:
+        return False
+    return lets_others_in(found.st_mode, found.st_uid, os.geteuid())
+
+
+def lets_others_in(mode: int, owner: int, user: int) -> bool:
+    """Whether a file with this mode is one for more than its owner.
+
+    One exception: the group may read a file of root's where the proxy itself is not root, because then the group is how it
+    gets at the file at all. Kubernetes mounts secrets so (fsGroup), and PostgreSQL takes the same view of its key.
+    """
+    harmless = stat.S_IRGRP if owner == 0 and user != 0 else 0
+    return bool(mode & (stat.S_IRWXG | stat.S_IRWXO) & ~harmless)
 
 
 def _check_log_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:

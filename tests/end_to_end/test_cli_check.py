@@ -108,14 +108,14 @@ def test_a_certificate_that_cannot_be_used_is_one_error(
     assert "correct horse" not in done.stdout.decode()
 
 
-def test_a_key_of_another_certificate_and_an_open_file_are_told_apart(directory: Path) -> None:
-    (directory / "good.key").write_bytes((directory / "other.key").read_bytes())
+def test_a_key_that_others_can_read_is_refused_before_anything_is_done_with_it(directory: Path) -> None:
     (directory / "good.key").chmod(0o644)
     done = check(write(directory))
     assert done.status == 1
-    assert "does not fit" in lines(done, "error")[0]
-    assert "chmod 600" in lines(done, "warning")[0]
-    assert done.stderr == "1 error and 1 warning.\n"
+    assert "chmod 600" in lines(done, "error")[0]
+    (directory / "good.key").write_bytes((directory / "other.key").read_bytes())
+    (directory / "good.key").chmod(0o600)
+    assert "does not fit" in lines(check(write(directory)), "error")[0]
 
 
 def test_a_warning_alone_does_not_fail_and_says_so(directory: Path) -> None:

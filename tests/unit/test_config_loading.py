@@ -191,7 +191,7 @@ def test_named_files_have_to_be_there(tmp_path: Path) -> None:
     ]
     assert f"no file {tmp_path}/keys/clientapp.pem" in caught.value.faults[0].message
     assert "is a directory" in caught.value.faults[1].message
-    (tmp_path / "keys" / "clientapp.pem").touch()
+    (tmp_path / "keys" / "clientapp.pem").touch(mode=0o600)
     certificate = _load(tmp_path, _GOOD, check_files=True).credentials["orders"].certificate
     assert certificate is not None
     assert certificate.exists()
