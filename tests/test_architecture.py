@@ -26,6 +26,7 @@ BELOW_SERVER: Final = BELOW_RELAY | {"relay", "interception", "operations", "eve
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(),
     "event_loop": frozenset(),
+    "hardening": frozenset(),
     "errors": frozenset({""}),
     "policy": frozenset({"errors", ""}),
     "config": frozenset({"policy", "errors", ""}),

@@ -13,6 +13,7 @@ import click
 
 from proxy import event_loop
 from proxy.config.loading import load_settings
+from proxy.hardening import harden_process, raise_file_limit
 from proxy.server import Server
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 )
 def run(config: Path, workers: int | None) -> None:
     """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0. A second signal cuts them."""
+    harden_process()
+    raise_file_limit()
     settings = load_settings(config, os.environ)
     if workers is not None:
         settings = settings.model_copy(update={"workers": workers})

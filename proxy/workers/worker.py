@@ -13,6 +13,7 @@ from typing import Final
 from proxy.config.settings import Settings
 from proxy.errors import ConfigurationError
 from proxy.event_loop import run
+from proxy.hardening import harden_process
 from proxy.operations.event_log import EventLog
 from proxy.operations.snapshot import format_snapshot
 from proxy.relay_server import RelayServer
@@ -105,6 +106,7 @@ class Worker:
 
 
 async def _main() -> None:
+    harden_process()
     events = EventLog()
     worker = Worker()
     loop = asyncio.get_running_loop()
