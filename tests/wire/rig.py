@@ -29,7 +29,7 @@ from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.relay import Relay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable, Coroutine, Iterator
 
     from proxy.identity.source import TokenSource
     from proxy.relay.record import ExchangeRecord
@@ -43,8 +43,9 @@ TOKEN: Final = "fixed-token-of-the-tests"
 AUTHORIZATION: Final = b"Authorization: Bearer " + TOKEN.encode()
 # Long for one exchange on loopback, short enough that a hanging test says so soon.
 PATIENCE_S: Final = 5.0
-# The kernel's buffers between client and relay: left alone they grow to megabytes, and hide who stops whom.
-KERNEL_BYTES: Final = 32_768
+# The kernel's buffers between client and relay: left alone they grow to megabytes, and hide who stops whom. Under two
+# segments of loopback, delayed acknowledgements would make every test slow.
+KERNEL_BYTES: Final = 131_072
 
 
 class Peer(asyncio.Protocol):
@@ -313,6 +314,7 @@ class Rig:
     tokens: FixedTokens = field(default_factory=FixedTokens)
     records: list[ExchangeRecord] = field(default_factory=list)
     relay: Relay = field(init=False)
+    reverse: FixedEntry = field(init=False)
     ports: dict[str, int] = field(default_factory=dict)
     _servers: list[asyncio.Server] = field(default_factory=list)
     _clients: list[Peer] = field(default_factory=list)
@@ -322,14 +324,14 @@ class Rig:
         self.relay = Relay(self.limits, self.timeouts, self.trust.contexts.context_for, self.records.append)
         self.relay.destinations = self.destinations(self.upstream.port)
         authority = parse_authority(HOST.encode(), 443)
-        reverse = FixedEntry(
+        self.reverse = FixedEntry(
             self.relay.destinations.find(authority, 443),
             authority,
             "reverse",
             own_names=frozenset({"127.0.0.1", "localhost"}),
         )
         loop = asyncio.get_running_loop()
-        for mode, entry in (("forward", ForwardEntry()), ("reverse", reverse)):
+        for mode, entry in (("forward", ForwardEntry()), ("reverse", self.reverse)):
             server = await loop.create_server(self.relay.protocol_factory(entry), "127.0.0.1", 0)
             self._servers.append(server)
             server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
@@ -347,6 +349,17 @@ class Rig:
             context=self.trust.relay_context,
         )
         return Destinations(self.relay, RouteTable([(parse_host_pattern(HOST), 0)]), [route], None)
+
+    @contextlib.contextmanager
+    def leading_to(self, port: int) -> Iterator[None]:
+        """For a while, `HOST` is at another port on loopback, by every way in."""
+        usual, destination = self.relay.destinations, self.reverse.destination
+        self.relay.destinations = self.destinations(port)
+        self.reverse.destination = self.relay.destinations.find(self.reverse.authority, 443)
+        try:
+            yield
+        finally:
+            self.relay.destinations, self.reverse.destination = usual, destination
 
     async def stop(self) -> None:
         for client in self._clients:
