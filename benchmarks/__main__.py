@@ -9,11 +9,11 @@ from pathlib import Path
 from benchmarks.cells import CELLS
 from benchmarks.figures import judge
 from benchmarks.machine import describe_machine
-from benchmarks.packages import install_debian_programs
+from benchmarks.packages import image_command, install_debian_programs
 from benchmarks.processes import DEBIAN_PACKAGES, BenchmarkError
 from benchmarks.report import Row, format_results, format_row, format_summary
 from benchmarks.run import run_cell
-from benchmarks.stage import open_stage
+from benchmarks.stage import INTERPRETED, open_stage
 
 
 def main() -> int:
@@ -30,13 +30,18 @@ def main() -> int:
         complaints.append(text)
         print(text, file=sys.stderr, flush=True)
 
+    try:
+        command = options.command or image_command()
+    except BenchmarkError as error:
+        complain(f"{error}\nMeasured instead: the sources, interpreted.")
+        command = INTERPRETED
     rows: list[Row] = []
     for cell in CELLS:
         if options.cells and cell.name not in options.cells:
             continue
         names = [name for name in cell.rivals if not options.rivals or name in (*options.rivals, cell.baseline)]
         try:
-            with open_stage(options.command) as stage:
+            with open_stage(command) as stage:
                 results = run_cell(
                     stage, cell, names, rounds=options.rounds, seconds=options.seconds, complain=complain
                 )
@@ -72,8 +77,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="a directory to write results.md and chart.svg into")
     parser.add_argument(
         "--command",
-        default=f"{sys.executable} -m proxy",
-        help="what starts our proxy, less `run --config FILE`: another build of it, say",
+        help="what starts our proxy, less `run --config FILE`; by default a build with the relay compiled, as in the image",
     )
     return parser.parse_args()
 

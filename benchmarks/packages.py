@@ -5,21 +5,26 @@ Never in our own environment: `proxy.py` also installs a package named `proxy`.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks.processes import DEBIAN_PACKAGES, SEARCH_PATH, BenchmarkError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 # Pinned, so that two runs measure the same program.
 REQUIREMENTS: Final = {"mitmproxy": "mitmproxy==11.0.2", "proxy.py": "proxy.py==2.4.10"}
 
+
+_ROOT: Final = Path(__file__).parent.parent
+_CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apim-auth-proxy-benchmarks"
 
 # While this file is there, a Debian package does not start its daemon when it is installed (invoke-rc.d(8)).
 _POLICY: Final = Path("/usr/sbin/policy-rc.d")
@@ -57,8 +62,7 @@ def package_program(package: str, program: str) -> str:
     Raises:
         BenchmarkError: the package cannot be installed.
     """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    environment = cache / "apim-auth-proxy-benchmarks" / REQUIREMENTS[package].replace("==", "-")
+    environment = _CACHE / REQUIREMENTS[package].replace("==", "-")
     path = environment / "bin" / program
     if not (environment / "installed").exists():
         print(f"Installing {REQUIREMENTS[package]} into {environment}", file=sys.stderr)
@@ -70,7 +74,41 @@ def package_program(package: str, program: str) -> str:
     return str(path)
 
 
-def _run(arguments: list[str], package: str) -> None:
-    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+def image_command() -> str:
+    """Returns what starts our proxy as the container image has it: installed from a wheel whose relay is compiled.
+
+    Raises:
+        BenchmarkError: it cannot be built; a C compiler is needed.
+    """
+    name = "apim-auth-proxy"
+    environment = _CACHE / f"{name}-{_digest_sources()}"
+    path = environment / "bin" / name
+    if not (environment / "installed").exists():
+        print(f"Compiling {name} into {environment}", file=sys.stderr)
+        for old in _CACHE.glob(f"{name}-*"):
+            shutil.rmtree(old)
+        _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(environment)], name)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
+        compiled = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"}
+        with tempfile.TemporaryDirectory() as sources:
+            # From a copy: mypyc leaves what it makes beside the sources, where the interpreter would find it.
+            copy = Path(sources, name)
+            shutil.copytree(
+                _ROOT, copy, ignore=shutil.ignore_patterns(".*", "tests", "docs", "benchmarks", "build", "dist")
+            )
+            _run([*pip, "--python", str(environment / "bin" / "python"), "install", str(copy)], name, compiled)
+        (environment / "installed").touch()
+    return str(path)
+
+
+def _digest_sources() -> str:
+    digest = hashlib.sha256((_ROOT / "pyproject.toml").read_bytes())
+    for path in sorted((_ROOT / "proxy").rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _run(arguments: list[str], package: str, environ: Mapping[str, str] | None = None) -> None:
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False, env=environ)
     if done.returncode:
         raise BenchmarkError(f"{package} cannot be installed:\n{done.stderr[-2_000:]}")

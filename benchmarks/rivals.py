@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from benchmarks.packages import package_program
 from benchmarks.processes import LOAD_CORE, PROXY_CORE, BenchmarkError, Program, find_program, free_port
-from benchmarks.stage import API_HOST, TOKEN, nginx_user
+from benchmarks.stage import API_HOST, INTERPRETED, TOKEN, nginx_user
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -114,6 +114,14 @@ def _start_ours(stage: Stage) -> Rival:
     program = _start("ours", stage, arguments)
     ready_s = program.wait_for_line("ready")
     return Rival("ours", program, port, ca_file=stage.directory / "state" / "ca.pem", ready_s=ready_s)
+
+
+def _start_interpreted(stage: Stage) -> Rival:
+    port = free_port()
+    arguments = [*shlex.split(INTERPRETED), "run", "--config", str(_write_ours_conf(stage, port))]
+    program = _start("ours-interpreted", stage, arguments)
+    program.wait_for_line("ready")
+    return Rival("ours-interpreted", program, port, ca_file=stage.directory / "state" / "ca.pem")
 
 
 def _start_two_workers(stage: Stage) -> Rival:
@@ -361,6 +369,7 @@ def _start_proxy_py(stage: Stage) -> Rival:
 
 _STARTERS: Final[dict[str, Callable[[Stage], Rival]]] = {
     "ours": _start_ours,
+    "ours-interpreted": _start_interpreted,
     "two-workers": _start_two_workers,
     "direct": _start_direct,
     "nginx": _start_nginx,

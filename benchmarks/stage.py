@@ -20,6 +20,8 @@ from benchmarks.processes import LOAD_CORE, Program, find_program, free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+INTERPRETED: Final = f"{sys.executable} -m proxy"
+"""What starts our proxy from the sources beside this package."""
 API_HOST: Final = "api.bench.example"
 
 # As long as an access token of Microsoft Entra ID usually is.
