@@ -189,3 +189,4 @@ def _write_certificates(directory: Path) -> None:
     )
     client = ca.issue_cert("client.bench.example", key_type=trustme.KeyType.RSA)
     client.private_key_and_cert_chain_pem.write_to_path(directory / "client.pem")
+    (directory / "client.pem").chmod(0o600)  # a key that others can read is refused
