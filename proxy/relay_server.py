@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ssl
+from dataclasses import dataclass
 from ipaddress import ip_network
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, DestinationRefused
 from proxy.identity.credential import Target
 from proxy.operations.access_log import AccessLog
 from proxy.operations.loop_lag import LoopLag
@@ -20,7 +22,8 @@ from proxy.policy.destinations import check_destination
 from proxy.policy.passwords import parse_password_hash
 from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.admission import Admission
-from proxy.relay.destinations import Destinations, Route
+from proxy.relay.client import ClientConnection
+from proxy.relay.destinations import Destinations, Route, describe_refusal
 from proxy.relay.doorway import Doorway
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.listening import build_guard, find_users, open_listener, remove_socket
@@ -28,15 +31,68 @@ from proxy.relay.passwords import PasswordChecker
 from proxy.relay.relay import Relay
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from proxy.config.settings import ClientSettings, ListenerSettings, RouteSettings, Settings
+    from proxy.policy.authority import Authority
+    from proxy.relay.destinations import Destination
     from proxy.relay.dialer import Permit
+    from proxy.relay.doorway import Guard
     from proxy.relay.entry import Entry
+    from proxy.relay.head import RequestHead
     from proxy.relay.tokens import Sources
 
 _HTTP_PORT: Final = 80
+
+
+@dataclass(slots=True)
+class Door:
+    """A listener, and what becomes of the connections it accepts; that can change while it stays open.
+
+    Attributes:
+        key: what has to stay the same for the socket to stay open: address, file mode, and which of several such it is.
+        settings: its configuration.
+        entry: how requests name their destination.
+        guard: what it asks of those who connect; None: nothing.
+        server: what accepts; None before it is open.
+        address: the bound address.
+    """
+
+    key: tuple[str, str, int]
+    settings: ListenerSettings
+    entry: Entry
+    guard: Guard | None
+    server: asyncio.Server | None = None
+    address: tuple[str, int] = ("", 0)
+
+    def accept(self, relay: Relay) -> asyncio.BaseProtocol:
+        """Returns the protocol of a connection."""
+        return ClientConnection(relay, self.entry) if self.guard is None else Doorway(relay, self.entry, self.guard)
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything a configuration means for a relay, built and checked, and not yet in use."""
+
+    settings: Settings
+    destinations: Destinations
+    admission: Admission | None
+    doors: list[Door]
+    access_log: AccessLog
+
+
+@dataclass(frozen=True, slots=True)
+class RemovedEntry:
+    """The inside of a tunnel, or a connection of a reverse listener, to a host that no route names any more."""
+
+    authority: Authority
+    mode: str
+
+    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:  # noqa: ARG002  # as `Entry` has it
+        """See `Entry`."""
+        raise DestinationRefused(describe_refusal(self.authority))
 
 
 class RelayServer:
@@ -49,6 +105,7 @@ class RelayServer:
 
     Attributes:
         relay: the running relay.
+        access_log: what observes it.
         addresses: the bound address of each listener, in the configuration's order, once started.
     """
 
@@ -73,37 +130,33 @@ class RelayServer:
             self.access_log.observe,
             fetch_context,
         )
-        self.relay.destinations = build_destinations(self.relay, settings, tokens)
         self._passwords = PasswordChecker()
-        self.relay.admission = build_admission(settings, self._passwords)
-        self._guards = [build_guard(listener) for listener in settings.listeners]
+        self._plan = self.plan(settings, tokens)
+        self._doors: dict[tuple[str, str, int], Door] = {}
         self.addresses: list[tuple[str, int]] = []
         self.loop_lag = LoopLag()
-        self._listeners: list[asyncio.Server] = []
         self._clock: asyncio.Task[None] | None = None
 
-    async def start(self, ports: Sequence[int] | None = None) -> None:
+    async def start(self, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()) -> None:
         """Opens the listeners.
 
         Args:
             ports: the port of each listener, to be shared with other processes; None: those of the settings, alone.
+            inherited: sockets that listen already, one for each of the first listeners.
 
         Raises:
             ConfigurationError: an address cannot be bound.
         """
         self._clock = asyncio.create_task(self.relay.watch(), name="relay clock")
         self.loop_lag.start()
-        for index in range(len(self._settings.listeners)):
-            await self._listen(index, None if ports is None else ports[index])
-        self.relay.dialer.own_addresses = frozenset(self.addresses) | _admin_addresses(self._settings)
+        await self.open(self._plan, ports, inherited)
+        self.use(self._plan)
 
     async def stop(self) -> bool:
         """Stops accepting, lets exchanges finish, closes everything. Returns whether all of them finished in time."""
         self.relay.draining = True
-        for listener in self._listeners:
-            listener.close()
-        for address, _ in self.addresses:
-            remove_socket(address)
+        for door in self._plan.doors:
+            _close(door)
         finished = await self.relay.drain()
         self._passwords.close()
         if self._clock is not None:
@@ -111,6 +164,96 @@ class RelayServer:
         self.loop_lag.close()
         self.access_log.close()
         return finished
+
+    def plan(self, settings: Settings, tokens: Sources) -> Plan:
+        """Builds what a configuration means, without changing anything.
+
+        Raises:
+            ConfigurationError: a file named by the settings cannot be used.
+        """
+        destinations = build_destinations(self.relay, settings, tokens)
+        admission = build_admission(settings, self._passwords)
+        doors: list[Door] = []
+        for listener in settings.listeners:
+            kind = (listener.address, listener.socket_mode)
+            key = (*kind, sum(door.key[:2] == kind for door in doors))  # port 0 may be there more than once
+            doors.append(Door(key, listener, build_entry(listener, destinations), build_guard(listener)))
+        is_same_log = settings.access_log == self._settings.access_log
+        access_log = self.access_log if is_same_log else AccessLog(settings.access_log)
+        return Plan(settings, destinations, admission, doors, access_log)
+
+    async def open(
+        self, plan: Plan, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()
+    ) -> None:
+        """Opens the listeners of a plan that are not open yet; those of the running plan stay as they are.
+
+        Args:
+            plan: what is to run.
+            ports: as for `start`.
+            inherited: as for `start`.
+
+        Raises:
+            ConfigurationError: an address cannot be bound; nothing has changed then.
+        """
+        running = {door.key: door for door in self._plan.doors if door.server is not None}
+        opened: list[Door] = []
+        try:
+            for index, door in enumerate(plan.doors):
+                known = running.get(door.key)
+                if known is not None:
+                    door.server, door.address = known.server, known.address
+                    continue
+                factory = functools.partial(self._accept, door.key)
+                if index < len(inherited):
+                    door.server, door.address = await _take_over(inherited[index], factory)
+                else:
+                    port = None if ports is None else ports[index]
+                    door.server, door.address = await open_listener(door.settings, factory, shared_port=port)
+                opened.append(door)
+        except BaseException:
+            for door in opened:
+                _close(door)
+            self.discard(plan)
+            raise
+
+    def discard(self, plan: Plan) -> None:
+        """Gives up a plan that is not to run after all."""
+        if plan.access_log is not self.access_log:
+            plan.access_log.close()
+
+    def close_new(self, plan: Plan) -> None:
+        """Closes the listeners that were opened for a plan that is not to run after all."""
+        running = {door.key for door in self._plan.doors}
+        for door in plan.doors:
+            if door.key not in running:
+                _close(door)
+        self.discard(plan)
+
+    def use(self, plan: Plan) -> None:
+        """Goes over to a plan whose listeners are open. Exchanges in flight go on as they began. Nothing here can fail."""
+        before, self._plan, self._settings = self._plan, plan, plan.settings
+        relay = self.relay
+        earlier: Destinations | None = getattr(relay, "destinations", None)
+        relay.destinations, relay.admission = plan.destinations, plan.admission
+        relay.limits, relay.timeouts = plan.settings.limits, plan.settings.timeouts
+        relay.seats._limits = plan.settings.limits  # the seats taken stay counted
+        relay.observe = plan.access_log.observe
+        self._doors = {door.key: door for door in plan.doors}
+        self.addresses[:] = [door.address for door in plan.doors]
+        relay.dialer.own_addresses = frozenset(self.addresses) | _admin_addresses(plan.settings)
+        if before is plan:
+            return
+        for door in before.doors:
+            if door.key not in self._doors:
+                _close(door)
+        self._redirect(before)
+        if earlier is not None:
+            earlier.close_idle()
+        if plan.access_log is self.access_log:
+            plan.access_log.reopen()
+        else:
+            old_log, self.access_log = self.access_log, plan.access_log
+            asyncio.get_running_loop().run_in_executor(None, old_log.close)
 
     def snapshot(self, *, events_dropped: int = 0) -> WorkerSnapshot:
         """Returns what has been counted so far."""
@@ -121,29 +264,56 @@ class RelayServer:
             events_dropped=events_dropped,
         )
 
-    async def _listen(self, index: int, port: int | None) -> None:
-        listener, guard = self._settings.listeners[index], self._guards[index]
-        entry = self._entry(listener, parse_listen_address(listener.address).host)
-        factory: Callable[[], asyncio.BaseProtocol] = self.relay.protocol_factory(entry)
-        if guard is not None:
-            asks = guard
-            factory = lambda: Doorway(self.relay, entry, asks)  # noqa: E731  # as short as what it replaces
-        server, address = await open_listener(listener, factory, shared_port=port)
-        self._listeners.append(server)
-        self.addresses.append(address)
+    def _accept(self, key: tuple[str, str, int]) -> asyncio.BaseProtocol:
+        return self._doors[key].accept(self.relay)
 
-    def _entry(self, listener: ListenerSettings, host: str) -> Entry:
-        if listener.upstream is None:
-            return ForwardEntry()
-        authority = parse_origin(listener.upstream)
-        own_names = {parse_authority(name.encode(), _HTTP_PORT).host for name in listener.server_names}
-        own_names |= {"localhost", "127.0.0.1", "::1"} | ({host} if host else set())
-        return FixedEntry(
-            self.relay.destinations.find(authority, HTTPS_PORT),
-            authority,
-            "reverse",
-            own_names=frozenset(own_names),
-        )
+    def _redirect(self, before: Plan) -> None:
+        """Gives open connections that are for one authority the destination that it has now."""
+        entries = {id(door.entry): self._doors.get(door.key) for door in before.doors}
+        for client in self.relay.clients:
+            entry = client.entry
+            door = entries.get(id(entry))
+            if door is not None:
+                client.entry = door.entry
+            elif isinstance(entry, FixedEntry):
+                # Not `find` alone: it would pass on without TLS, as to a host that no route names.
+                if self.relay.destinations.route_for(entry.authority) is None:
+                    client.entry = RemovedEntry(entry.authority, entry.mode)
+                else:
+                    entry.destination = self.relay.destinations.find(entry.authority, entry.destination.default_port)
+
+
+def build_entry(listener: ListenerSettings, destinations: Destinations) -> Entry:
+    """Returns how requests on a listener name their destination."""
+    if listener.upstream is None:
+        return ForwardEntry()
+    authority = parse_origin(listener.upstream)
+    host = parse_listen_address(listener.address).host
+    own_names = {parse_authority(name.encode(), _HTTP_PORT).host for name in listener.server_names}
+    own_names |= {"localhost", "127.0.0.1", "::1"} | ({host} if host else set())
+    return FixedEntry(
+        destinations.find(authority, HTTPS_PORT),
+        authority,
+        "reverse",
+        own_names=frozenset(own_names),
+    )
+
+
+async def _take_over(
+    inherited: socket.socket, factory: Callable[[], asyncio.BaseProtocol]
+) -> tuple[asyncio.Server, tuple[str, int]]:
+    """Accepts connections on a socket that somebody else opened; returns the server and the address."""
+    name = inherited.getsockname()
+    loop = asyncio.get_running_loop()
+    if isinstance(name, str):
+        return await loop.create_unix_server(factory, sock=inherited), (f"unix:{name}", 0)
+    return await loop.create_server(factory, sock=inherited), (name[0], name[1])
+
+
+def _close(door: Door) -> None:
+    if door.server is not None:
+        door.server.close()
+        remove_socket(door.address[0])
 
 
 def _admin_addresses(settings: Settings) -> frozenset[tuple[str, int]]:

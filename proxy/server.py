@@ -6,9 +6,10 @@ Nothing below this module knows what stands beside it: the relay gets its token 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from proxy.config.addresses import parse_listen_address
 from proxy.errors import ConfigurationError
@@ -26,7 +27,10 @@ from proxy.relay_server import RelayServer
 from proxy.workers.control import Control
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
     from proxy.config.settings import Settings
+    from proxy.identity.sources import IdentityStatistics
     from proxy.interception.authority import InterceptionCA
     from proxy.operations.admin import AdminSite
     from proxy.operations.snapshot import WorkerSnapshot
@@ -38,16 +42,18 @@ class Server:
 
     Args:
         settings: what to serve.
+        on_quit: called where somebody asks the admin site to end the proxy.
 
     Attributes:
         tokens: the token sources.
+        reloads: how many there were, by outcome: ``ok`` or ``refused``.
         front: the relay of a single process; None where there are relay processes.
         control: over the relay processes; None for a single process.
         addresses: the bound address of each listener, in the configuration's order, once started.
         admin_address: of the admin site; None where there is none.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, on_quit: Callable[[], None] = lambda: None) -> None:
         """Builds everything that can fail for reasons of configuration, before any socket opens.
 
         Raises:
@@ -55,31 +61,47 @@ class Server:
         """
         self._settings = settings
         self._event_log: EventLog | None = None
-        self.tokens = TokenSources.from_settings(settings)
+        self.tokens = build_sources(settings)
+        self.reloads = {"ok": 0, "refused": 0}
+        self._retired: dict[asyncio.Task[None], ReloadableSources] = {}
         self._hosts = routed_hosts(settings)
         self._ca = load_or_create(settings.state_directory, self._hosts, datetime.now(UTC))
         self.front: RelayServer | None = None
         self.control: Control | None = None
+        self._contexts: ServerContexts | None = None
         if settings.workers == 1:
-            self.front = RelayServer(settings, self.tokens, ServerContexts(self._ca, self._hosts).context_for)
+            self._contexts = ServerContexts(self._ca, self._hosts)
+            self.front = RelayServer(settings, self.tokens, self._contexts.context_for)
         self.addresses: list[tuple[str, int]] = []
         self.admin_address: tuple[str, int] | None = None
         self._admin: AdminSite | None = None
         self._reserved: list[socket.socket] = []
         self._warm_up: asyncio.Task[None] | None = None
         self._is_draining = False
+        self._on_quit = on_quit
+        self._is_cut = asyncio.Event()
 
-    async def start(self) -> None:
+    @property
+    def settings(self) -> Settings:
+        """What is served at present."""
+        return self._settings
+
+    async def start(self, inherited: Sequence[socket.socket] = ()) -> None:
         """Opens the listeners and the admin site, and begins to obtain tokens.
+
+        Args:
+            inherited: sockets that listen already, one for each of the first listeners.
 
         Raises:
             ConfigurationError: an address cannot be bound.
         """
         self._event_log = EventLog()
         if self.front is not None:
-            await self.front.start()
+            await self.front.start(inherited=inherited)
             self.addresses = self.front.addresses
         else:
+            if inherited:
+                raise ConfigurationError("Sockets of a service manager can be used with `workers: 1` only.")
             self._reserved = [_reserve(listener.address) for listener in self._settings.listeners]
             self.addresses = [one.getsockname()[:2] for one in self._reserved]
             self.control = Control(
@@ -90,13 +112,18 @@ class Server:
                 self._literal_hosts(),
             )
             await self.control.start()
-        if self._settings.admin is not None:
-            await self._start_admin(self._settings.admin.address)
+        opened = await self._open_admin(self._settings)
+        if opened is not None:
+            self._admin, self.admin_address = opened
         self._warm_up = asyncio.create_task(self.tokens.warm_up(), name="warm-up")
 
     async def stop(self) -> None:
-        """Stops accepting, lets exchanges finish, closes everything."""
+        """Fails readiness, waits for who routes by it, stops accepting, lets exchanges finish, closes everything."""
         self._is_draining = True
+        delay_s = self._settings.timeouts.drain_delay_s
+        if delay_s and self.addresses:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_cut.wait(), delay_s)
         for reserved in self._reserved:
             reserved.close()
         if self.front is not None:
@@ -108,12 +135,89 @@ class Server:
         if self._warm_up is not None:
             self._warm_up.cancel()
             await asyncio.gather(self._warm_up, return_exceptions=True)
+        for task, retired in list(self._retired.items()):
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            await retired.retire(self.tokens)
         await self.tokens.close()
         if self._event_log is not None:
             self._event_log.close()
 
+    async def reload(self, load: Callable[[], Settings]) -> None:
+        """Goes over to another configuration, or to none of it: new listeners open before old ones close, tokens are kept.
+
+        Args:
+            load: returns the new settings; called in a thread.
+
+        Raises:
+            ConfigurationError: it cannot be used, and everything is as it was.
+        """
+        try:
+            settings = await asyncio.to_thread(load)
+            self._refuse_what_needs_a_restart(settings)
+            await self._go_over(settings)
+        except ConfigurationError:
+            self.reloads["refused"] += 1
+            raise
+        self.reloads["ok"] += 1
+
+    def _refuse_what_needs_a_restart(self, settings: Settings) -> None:
+        before = self._settings
+        changed = ["workers"] if before.workers != settings.workers else []
+        if self.front is None and [one.address for one in before.listeners] != [
+            one.address for one in settings.listeners
+        ]:
+            changed.append("listeners, with several workers")
+        if changed:
+            raise ConfigurationError(f"These settings change with a restart only: {', '.join(changed)}.")
+
+    async def _go_over(self, settings: Settings) -> None:
+        """Builds everything first, in an order in which each step can still be given up; then uses it at once."""
+        hosts = routed_hosts(settings)
+        await self.tokens.look_at_files()
+        tokens = build_sources(settings)
+        tokens.adopt(self.tokens, unchanged_credentials(self._settings, settings))
+        async with contextlib.AsyncExitStack() as undo:
+            undo.push_async_callback(tokens.retire, self.tokens)
+            plan = None
+            if self.front is not None:
+                plan = self.front.plan(settings, tokens)
+                await self.front.open(plan)
+                undo.callback(self.front.close_new, plan)
+            admin = await self._open_admin(settings)
+            if admin is not None:
+                undo.push_async_callback(admin[0].close)
+            ca = await asyncio.to_thread(load_or_create, settings.state_directory, hosts, datetime.now(UTC))
+            if self._contexts is not None:
+                self._contexts.replace(ca, hosts)
+            undo.pop_all()
+        before, self._settings, self._hosts, self._ca = self._settings, settings, hosts, ca
+        retired, self.tokens = self.tokens, tokens
+        if self.front is not None and plan is not None:
+            self.front.use(plan)
+        if self.control is not None:
+            self.control.reload(settings, tokens, LeafMint(ca), self._literal_hosts())
+        if before.admin != settings.admin:
+            closing, (self._admin, self.admin_address) = self._admin, admin or (None, None)
+            if closing is not None:
+                await closing.close()
+        self._warm_up = asyncio.create_task(tokens.warm_up(), name="warm-up")
+        tokens.forgive()
+        self._retire(retired, settings.timeouts.drain_s)
+
+    def _retire(self, tokens: ReloadableSources, after_s: float) -> None:
+        async def close_later() -> None:
+            await asyncio.sleep(after_s)  # exchanges in flight may still ask for what they began with
+            await tokens.retire(self.tokens)
+
+        task = asyncio.create_task(close_later(), name="retired tokens")
+        tokens.stop_watching()
+        self._retired[task] = tokens
+        task.add_done_callback(lambda done: self._retired.pop(done, None) if not done.cancelled() else None)
+
     def cut(self) -> None:
         """Ends a drain: what is left of it is cut."""
+        self._is_cut.set()
         if self.front is not None:
             self.front.relay.abort()
         if self.control is not None:
@@ -135,34 +239,54 @@ class Server:
     def _literal_hosts(self) -> list[str]:
         return [host for host in self._hosts if not is_wildcard(host)]
 
-    async def _start_admin(self, text: str) -> None:
+    async def _open_admin(self, settings: Settings) -> tuple[AdminSite, tuple[str, int]] | None:
+        """Opens the admin site of a configuration, where it has one that is not open already."""
+        if settings.admin is None or (self._admin is not None and settings.admin == self._settings.admin):
+            return None
         # aiohttp.web costs a quarter of a second to import, and not everybody wants the site.
         from proxy.operations.admin import AdminSite  # noqa: PLC0415
-        from proxy.operations.metrics import MetricsCollector  # noqa: PLC0415
+        from proxy.operations.extras import AutoConfig, Quit  # noqa: PLC0415
         from proxy.operations.page import Page, PageSources  # noqa: PLC0415
+        from proxy.operations.reload_metrics import ReloadingCollector  # noqa: PLC0415
 
+        text = settings.admin.address
         address = parse_listen_address(text)
-        collector = MetricsCollector(self.snapshots, self.tokens.statistics, self._other_certificates)
+        collector = ReloadingCollector(
+            self.snapshots, self._identity_statistics, self._other_certificates, reloads=lambda: self.reloads
+        )
         page = Page(
             PageSources(
                 readiness=self.readiness,
                 workers=self.snapshots,
-                identity=self.tokens.statistics,
+                identity=self._identity_statistics,
                 certificates=self._other_certificates,
                 routes=self._summarise_routes,
                 tail=self._tail,
                 errors=self._errors,
             )
         )
-        self._admin = AdminSite(address.host, address.port, self.readiness, collector, page=page)
+        extras: list[AutoConfig | Quit] = [AutoConfig(lambda: self._hosts, self._forward_addresses)]
+        if settings.admin.allow_quit:
+            extras.append(Quit(self._on_quit))
+        site = AdminSite(address.host, address.port, self.readiness, collector, page=page, extras=extras)
         try:
-            self.admin_address = await self._admin.start()
-            if self.front is not None:
-                self.front.relay.dialer.own_addresses |= {self.admin_address}
+            bound = await site.start()
         except OSError as error:
             raise ConfigurationError(
                 f"Cannot open the admin site on {text}: {describe_bind(error)} Change admin.address."
             ) from None
+        if self.front is not None:
+            self.front.relay.dialer.own_addresses |= {bound}
+        return site, bound
+
+    def _forward_addresses(self) -> list[tuple[str, int]]:
+        pairs = zip(self._settings.listeners, self.addresses, strict=True)
+        return [
+            address for listener, address in pairs if listener.mode == "forward" and listener.tls is None and address[1]
+        ]
+
+    def _identity_statistics(self) -> IdentityStatistics:
+        return self.tokens.statistics()
 
     def _other_certificates(self) -> list[CertificateExpiry]:
         """Returns the certificates beside the credentials' own."""
@@ -183,6 +307,69 @@ class Server:
         if self.front is not None:
             return self.front.access_log.recent_errors()
         return self.control.recent.errors() if self.control is not None else []
+
+
+class ReloadableSources(TokenSources):
+    """Token sources that can take the place of earlier ones without losing the tokens of what has not changed."""
+
+    def adopt(self, earlier: ReloadableSources, unchanged: Collection[str]) -> None:
+        """Shares the credentials that have not changed, their tokens, and what authorities asked us to wait.
+
+        Args:
+            earlier: what is in use until now; it stays usable.
+            unchanged: names of credentials.
+        """
+        self._pauses = earlier._pauses
+        for name in unchanged:
+            self._credentials[name] = earlier._credentials[name]
+        wanted, self._sources = list(self._sources), {}
+        for key in wanted:
+            if key[0] in unchanged and key in earlier._sources:
+                self._sources[key] = earlier._sources[key]
+            else:
+                self.source_for(*key)
+
+    async def look_at_files(self) -> None:
+        """Puts to use the certificates that have changed since the last look."""
+        await self._watch.poll()
+
+    def forgive(self) -> None:
+        """Forgets failures: whoever reloads has changed something."""
+        for source in self._sources.values():
+            source.forgive()
+
+    def stop_watching(self) -> None:
+        """Ends what runs in the background; sources go on."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def retire(self, other: ReloadableSources) -> None:
+        """Closes what is not shared with `other`."""
+        kept = {id(one) for one in (*other._sources.values(), *other._credentials.values())}
+        self._sources = {key: source for key, source in self._sources.items() if id(source) not in kept}
+        self._credentials = {name: one for name, one in self._credentials.items() if id(one) not in kept}
+        await self.close()
+
+
+def build_sources(settings: Settings) -> ReloadableSources:
+    """Returns the token sources of a configuration.
+
+    Raises:
+        ConfigurationError: a file of a credential cannot be read or used.
+    """
+    return cast("ReloadableSources", ReloadableSources.from_settings(settings))  # it makes one of its own class
+
+
+def unchanged_credentials(before: Settings, after: Settings) -> list[str]:
+    """Returns the names of the credentials whose tokens another configuration may go on using.
+
+    One whose key is in a vault is not among them: it reaches the vault through the sources of its own configuration.
+    """
+    return [
+        name
+        for name, credential in after.credentials.items()
+        if before.credentials.get(name) == credential and credential.key_vault_key is None
+    ]
 
 
 class LeafMint:

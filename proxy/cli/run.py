@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from proxy import event_loop
+from proxy.cli.service_manager import notify, notify_reloading, take_sockets, watchdog_interval_s
 from proxy.config.loading import load_settings
+from proxy.errors import ConfigurationError
 from proxy.hardening import harden_process, raise_file_limit
+from proxy.identity.rotation import read_fingerprint
 from proxy.server import Server
 
 if TYPE_CHECKING:
+    import socket
+    from collections.abc import Callable, Sequence
+
     from proxy.config.settings import Settings
+
+# Between two looks at the file; a mounted one that is replaced takes longer to arrive.
+_LOOK_S: Final = 1.0
 
 
 @click.command()
@@ -31,18 +41,27 @@ if TYPE_CHECKING:
     help="Relay processes, in place of the configuration's `workers`.",
 )
 def run(config: Path, workers: int | None) -> None:
-    """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0. A second signal cuts them."""
+    """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0. A second signal cuts them.
+
+    SIGHUP, or a change of the file, loads the configuration anew: new listeners open before old ones close, tokens are kept, and
+    one that cannot be used changes nothing.
+    """
     harden_process()
     raise_file_limit()
-    settings = load_settings(config, os.environ)
-    if workers is not None:
-        settings = settings.model_copy(update={"workers": workers})
-    event_loop.run(_serve(settings))
+
+    def load() -> Settings:
+        settings = load_settings(config, os.environ)
+        return settings if workers is None else settings.model_copy(update={"workers": workers})
+
+    settings = load()
+    event_loop.run(_serve(settings, load, config, take_sockets(os.environ, len(settings.listeners))))
 
 
-async def _serve(settings: Settings) -> None:
-    server = Server(settings)
-    stop = asyncio.Event()
+async def _serve(
+    settings: Settings, load: Callable[[], Settings], config: Path, inherited: Sequence[socket.socket]
+) -> None:
+    stop, hang_up = asyncio.Event(), asyncio.Event()
+    server = Server(settings, on_quit=stop.set)
     loop = asyncio.get_running_loop()
 
     def on_signal() -> None:
@@ -55,17 +74,65 @@ async def _serve(settings: Settings) -> None:
             loop.add_signal_handler(number, on_signal)
         except NotImplementedError:  # Windows' loops
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+    if hasattr(signal, "SIGHUP"):
+        loop.add_signal_handler(signal.SIGHUP, hang_up.set)
+    tasks = []
     try:
-        await server.start()
-        for listener, (host, port) in zip(settings.listeners, server.addresses, strict=True):
-            _say(f"listening on {_join(host, port)} ({listener.mode})")
+        await server.start(inherited)
+        _say_addresses(server)
         if server.admin_address is not None:
             _say(f"health and metrics on http://{_join(*server.admin_address)}")
         _say("ready")
+        notify("READY=1")
+        tasks = [
+            asyncio.create_task(_follow(server, load, config, hang_up), name="configuration file"),
+            asyncio.create_task(_feed_watchdog(), name="watchdog"),
+        ]
         await stop.wait()
         _say("draining; a second signal cuts what is left")
+        notify("STOPPING=1")
     finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         await server.stop()
+
+
+async def _follow(server: Server, load: Callable[[], Settings], config: Path, hang_up: asyncio.Event) -> None:
+    """Reload on a signal, and when the file has changed and then stayed the same from one look to the next."""
+    in_use = seen = read_fingerprint([config])
+    while True:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(hang_up.wait(), _LOOK_S)
+        found = read_fingerprint([config])
+        settled, seen = found == seen, found
+        if not hang_up.is_set() and (found == in_use or not settled):
+            continue
+        hang_up.clear()
+        in_use = found
+        notify_reloading()
+        addresses = list(server.addresses)
+        try:
+            await server.reload(load)
+        except ConfigurationError as error:
+            _say(f"the new configuration is not used, the old one stays:\n{error}")
+        else:
+            if server.addresses != addresses:
+                _say_addresses(server)
+            _say("reloaded")
+        notify("READY=1")
+
+
+async def _feed_watchdog() -> None:
+    interval_s = watchdog_interval_s(os.environ)
+    while interval_s is not None:
+        notify("WATCHDOG=1")
+        await asyncio.sleep(interval_s)
+
+
+def _say_addresses(server: Server) -> None:
+    for listener, (host, port) in zip(server.settings.listeners, server.addresses, strict=True):
+        _say(f"listening on {_join(host, port)} ({listener.mode})")
 
 
 def _join(host: str, port: int) -> str:

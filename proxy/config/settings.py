@@ -6,7 +6,7 @@ value alone is judged here, by the types of `proxy.config.values`; what needs ot
 """
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
@@ -191,6 +191,8 @@ class AdminSettings(Model):
     """Where health and metrics are served; None: nowhere."""
 
     address: ListenText = "127.0.0.1:9901"
+    allow_quit: Flag = False
+    """Whether ``POST /quit`` ends the proxy, as the sidecar of a job wants it."""
 
 
 class LimitSettings(Model):
@@ -236,6 +238,8 @@ class TimeoutSettings(Model):
     """Without a byte either way in a tunnel or an upgraded connection."""
     token_s: Seconds = 20
     """How long one request waits for an access token."""
+    drain_delay_s: Annotated[float, Field(ge=0, le=3_600, strict=True)] = 0
+    """How long connections are still accepted after SIGTERM, while readiness fails already: until nobody sends any."""
     drain_s: Seconds = 30
     """How long exchanges in flight may take to finish after SIGTERM."""
 

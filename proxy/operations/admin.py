@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from aiohttp import web
 
@@ -52,6 +52,20 @@ _SECURITY_FIELDS: Final = {
 }
 
 
+class Extra(Protocol):
+    """Something that is served beside the rest.
+
+    Attributes:
+        posts: the paths that take POST, and nothing else.
+    """
+
+    posts: Sequence[str]
+
+    def routes(self) -> list[web.RouteDef]:
+        """Returns what is served."""
+        ...
+
+
 class AdminSite:
     """One admin site, from `start` to `close`.
 
@@ -64,6 +78,7 @@ class AdminSite:
         token: opens everything to whoever sends it, wherever from.
         server_names: Host values accepted beside loopback names and the address itself.
         page: served beside the rest; started and closed with the site.
+        extras: served too, and some of them by POST.
     """
 
     def __init__(
@@ -77,6 +92,7 @@ class AdminSite:
         token: str | None = None,
         server_names: Collection[str] = (),
         page: Page | None = None,
+        extras: Sequence[Extra] = (),
     ) -> None:
         # One address, so that a free port is one port: localhost may stand for two.
         self._host = "127.0.0.1" if host == "localhost" else host
@@ -87,6 +103,7 @@ class AdminSite:
         self._token = token
         self._server_names = frozenset(name.lower() for name in server_names)
         self._page = page
+        self._extras = extras
         self._runner: web.AppRunner | None = None
 
     async def start(self) -> tuple[str, int]:
@@ -96,7 +113,8 @@ class AdminSite:
             OSError: the address cannot be bound.
         """
         admission = Admission(_is_loopback(self._host), self._server_names, self._token)
-        application = web.Application(middlewares=[_guard(admission)])
+        posts = frozenset(path for extra in self._extras for path in extra.posts)
+        application = web.Application(middlewares=[_guard(admission, posts)])
         application.on_response_prepare.append(_add_fields)
         application.add_routes(
             [
@@ -108,6 +126,8 @@ class AdminSite:
         )
         if self._page is not None:
             application.add_routes(self._page.routes())
+        for extra in self._extras:
+            application.add_routes(extra.routes())
         runner = web.AppRunner(
             application,
             handle_signals=False,
@@ -158,7 +178,7 @@ def _answer_probe(what: str, holds: bool, missing: Sequence[str]) -> web.Respons
     return web.json_response(content, status=200 if holds else 503, dumps=_dump)
 
 
-def _guard(admission: Admission) -> Middleware:
+def _guard(admission: Admission, posts: Collection[str]) -> Middleware:
     @web.middleware
     async def guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
         own = request.transport.get_extra_info("sockname") if request.transport is not None else None
@@ -167,7 +187,7 @@ def _guard(admission: Admission) -> Middleware:
         )
         if denial is not None:
             return _answer_denial(denial)
-        if request.method not in _METHODS:
+        if request.method not in (_METHODS if request.path not in posts else ("POST",)):
             return _answer_problem(405, "This site is read with GET or HEAD.", {"Allow": ", ".join(_METHODS)})
         try:
             return await handler(request)

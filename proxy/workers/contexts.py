@@ -34,6 +34,12 @@ class RemoteContexts:
         for host, pem in leaves.items():
             self._keep(host, pem)
 
+    def replace(self, leaves: dict[str, str]) -> None:
+        """Goes over to other leaves; connections that have their context keep it."""
+        self._contexts.clear()
+        for host, pem in leaves.items():
+            self._keep(host, pem)
+
     def context_for(self, host: str) -> ssl.SSLContext | None:
         """Returns the context for a host; None while its leaf is still to be fetched."""
         found = self._contexts.get(host)

@@ -27,6 +27,8 @@ from proxy.workers.messages import (
     Leaf,
     Message,
     Rejected,
+    Reload,
+    SourceKey,
     Stale,
     Started,
     ToControl,
@@ -194,11 +196,9 @@ class Control:
         self.recent = RecentExchanges()
         self.is_draining = False
         self._tasks: set[asyncio.Task[None]] = set()
-        keys = dict.fromkeys((route.credential, target_of(route.scope, route.resource)) for route in settings.routes)
-        self._sources = [
-            SharedSource(tokens.source_for(credential, target), index)
-            for index, (credential, target) in enumerate(keys)
-        ]
+        self._sources: list[SharedSource] = []
+        self._keys: list[SourceKey] = []
+        self._take_sources(settings, tokens)
 
     async def start(self) -> None:
         """Starts all relay processes and waits until their listeners are open.
@@ -216,6 +216,26 @@ class Control:
                     f"The relay processes did not start within {_START_LIMIT_S:g} s; what they say stands above."
                 )
             await asyncio.sleep(0.02)  # once, at start
+
+    def reload(
+        self, settings: Settings, tokens: TokenSources, mint: Callable[[str], bytes], literal_hosts: Sequence[str]
+    ) -> None:
+        """Lets every relay process go over to another configuration with the same listeners.
+
+        Args:
+            settings: what they serve from now on.
+            tokens: as for a new object.
+            mint: as for a new object.
+            literal_hosts: as for a new object.
+        """
+        self._settings, self._mint, self._literal_hosts = settings, mint, literal_hosts
+        self._take_sources(settings, tokens)
+        begin = self._begin(0)
+        message = Reload(settings=begin.settings, leaves=begin.leaves, sources=begin.sources)
+        for process in self._processes.values():
+            process.channel.send(message)
+        for source in self._sources:
+            self._share(source)
 
     async def drain(self) -> None:
         """Lets every relay process finish, and waits for its end."""
@@ -280,12 +300,23 @@ class Control:
             await asyncio.sleep(delay_s)
             delay_s = max(delay_s, _RESTART_S)
 
+    def _take_sources(self, settings: Settings, tokens: TokenSources) -> None:
+        """Numbers the sources of a configuration that have no number yet. Numbers are never used again for something else."""
+        known = {id(shared.source) for shared in self._sources}
+        keys = dict.fromkeys((route.credential, route.scope, route.resource) for route in settings.routes)
+        for credential, scope, resource in keys:
+            source = tokens.source_for(credential, target_of(scope, resource))
+            if id(source) not in known:
+                self._sources.append(SharedSource(source, len(self._sources)))
+                self._keys.append(SourceKey(credential=credential, scope=scope, resource=resource))
+
     def _begin(self, number: int) -> Begin:
         return Begin(
             settings=describe_settings(self._settings),
             ports=self._ports,
             leaves={host: self._mint(host).decode("ascii") for host in self._literal_hosts},
             number=number,
+            sources=tuple(self._keys),
         )
 
     async def _look_for_tokens(self) -> None:

@@ -23,6 +23,20 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
 
 
+class SourceKey(Message):
+    """What a source is for; its number is its place in a list.
+
+    Attributes:
+        credential: the credential's name.
+        scope: as a route has it.
+        resource: as a route has it, in place of the scope.
+    """
+
+    credential: str
+    scope: str | None = None
+    resource: str | None = None
+
+
 class Begin(Message):
     """Control → relay, first of all: what to serve.
 
@@ -31,6 +45,7 @@ class Begin(Message):
         ports: of the listeners, in the configuration's order; a free port has been chosen by now.
         leaves: for each literal routed host, its leaf certificate, chain and key as PEM.
         number: of the relay process, from 0.
+        sources: what each token source is for. The list only ever grows; of several alike the last one counts.
     """
 
     kind: Literal["begin"] = "begin"
@@ -38,6 +53,16 @@ class Begin(Message):
     ports: tuple[int, ...]
     leaves: dict[str, str]
     number: int
+    sources: tuple[SourceKey, ...]
+
+
+class Reload(Message):
+    """Control → relay: go over to another configuration, with the same listeners. The attributes are those of `Begin`."""
+
+    kind: Literal["reload"] = "reload"
+    settings: dict[str, object]
+    leaves: dict[str, str]
+    sources: tuple[SourceKey, ...]
 
 
 class Token(Message):
@@ -137,7 +162,7 @@ class Figures(Message):
     records: tuple[ExchangeRecord, ...] = ()
 
 
-ToRelay = Annotated[Begin | Token | Answered | Failed | Leaf | Drain, Field(discriminator="kind")]
+ToRelay = Annotated[Begin | Reload | Token | Answered | Failed | Leaf | Drain, Field(discriminator="kind")]
 ToControl = Annotated[Started | Want | Stale | Rejected | WantLeaf | Figures, Field(discriminator="kind")]
 
 TO_RELAY: Final[TypeAdapter[ToRelay]] = TypeAdapter(ToRelay)

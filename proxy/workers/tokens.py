@@ -15,10 +15,9 @@ from proxy.identity.credential import Target
 from proxy.workers.messages import Failed, Rejected, Stale, Token, Want
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from proxy.config.settings import Settings
-    from proxy.workers.messages import Message
+    from proxy.workers.messages import Message, SourceKey
 
 
 class RemoteSource:
@@ -99,18 +98,20 @@ class RemoteSources:
         self._requests = itertools.count()
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
-    def number(self, settings: Settings) -> None:
-        """Numbers the sources of a configuration, before the first token arrives."""
-        for route in settings.routes:
-            self.source_for(route.credential, Target(scope=route.scope, resource=route.resource))
+    def number(self, keys: Sequence[SourceKey]) -> None:
+        """Takes note of what each number stands for, before the first token of it arrives.
+
+        Args:
+            keys: all sources there are and were; of several alike, the last one counts from now on.
+        """
+        for key in keys[len(self._by_index) :]:
+            source = RemoteSource(self, len(self._by_index))
+            self._by_index.append(source)
+            self._by_target[key.credential, Target(scope=key.scope, resource=key.resource)] = source
 
     def source_for(self, credential: str, target: Target) -> RemoteSource:
         """Returns the source of a (credential, target); see `proxy.identity.sources.TokenSources.source_for`."""
-        found = self._by_target.get((credential, target))
-        if found is None:
-            found = self._by_target[credential, target] = RemoteSource(self, len(self._by_index))
-            self._by_index.append(found)
-        return found
+        return self._by_target[credential, target]
 
     async def ask(self, make: Callable[[int], Message]) -> None:
         """Sends a request and waits until control has answered it.

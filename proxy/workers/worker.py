@@ -28,6 +28,7 @@ from proxy.workers.messages import (
     Failed,
     Figures,
     Leaf,
+    Reload,
     Started,
     Token,
     ToRelay,
@@ -48,6 +49,8 @@ class Worker:
         self._contexts: RemoteContexts | None = None
         self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
         self._stop = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._reload: Reload | None = None
         self._seen = 0
 
     async def serve(self, end: socket.socket) -> None:
@@ -64,15 +67,31 @@ class Worker:
         await front.start(begin.ports)
         self._channel.send(Started())
         while not self._stop.is_set():
+            await self._go_over(front, contexts)
             self._report(front)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._stop.wait(), _FIGURES_S)
+                await asyncio.wait_for(self._wake.wait(), _FIGURES_S)
+            self._wake.clear()
         await front.stop()
         self._report(front)
 
     def stop(self) -> None:
         """Begins to drain."""
         self._stop.set()
+        self._wake.set()
+
+    async def _go_over(self, front: RelayServer, contexts: RemoteContexts) -> None:
+        """Uses another configuration, if one has come. Control has judged it; should it fail here, another process begins with it.
+
+        Raises:
+            ConfigurationError: it cannot be used in this process.
+        """
+        message, self._reload = self._reload, None
+        if message is not None:
+            plan = front.plan(Settings.model_validate(message.settings), self._sources)
+            await front.open(plan)
+            contexts.replace(message.leaves)
+            front.use(plan)
 
     def _report(self, front: RelayServer) -> None:
         self._seen, records = front.access_log.tail(self._seen)
@@ -82,9 +101,12 @@ class Worker:
     def _on_message(self, message: ToRelay) -> None:
         match message:
             case Begin():
-                # Sources are numbered by the routes, and tokens may follow at once.
-                self._sources.number(Settings.model_validate(message.settings))
+                self._sources.number(message.sources)  # tokens may follow at once
                 self._begin.set_result(message)
+            case Reload():
+                self._sources.number(message.sources)
+                self._reload = message
+                self._wake.set()
             case Token():
                 self._sources.take_token(message)
             case Answered():
