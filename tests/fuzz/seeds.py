@@ -1,0 +1,83 @@
+"""Where the fuzzer starts from, and every input that once broke a target. Data only."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_GET: Final = b"GET /a?b HTTP/1.1\r\nHost: api.example.test\r\n"
+
+_CONFIGURATION: Final = b"""\
+listeners: [{address: '127.0.0.1:8080'}]
+credentials: {c: {token_endpoint: 'https://l.example/t', client_id: i, certificate: c.pem}}
+routes: [{hosts: [a.example], credential: c, scope: s}]
+"""
+_POST: Final = b"POST http://api.example.test/ HTTP/1.1\r\nHost: api.example.test\r\n"
+
+SEEDS: Final[dict[str, tuple[bytes, ...]]] = {
+    "request_head": (
+        _GET + b"\r\n",
+        _GET + b"Content-Length: 5\r\nExpect: 100-continue\r\n\r\n",
+        _GET + b"Transfer-Encoding: chunked\r\nTE: trailers\r\nConnection: TE, x-a\r\nX-A: 1\r\n\r\n",
+        _GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
+        _GET + b"Proxy-Authorization: Basic bjpw\r\nAuthorization: Bearer x\r\nProxy-Connection: close\r\n\r\n",
+        b"OPTIONS * HTTP/1.0\r\nConnection: host, content-length\r\n\r\n",
+        _GET + b"Content-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+        _GET + b"X: a\r\n b\r\n\r\n",
+        _GET + b"X : a\r\n\r\n",
+        _GET + b"X: a\rb\r\n\r\n",
+    ),
+    "response_head": (
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n",
+        b"HTTP/1.0 404 \r\nConnection: keep-alive\r\n\r\n",
+        b'HTTP/1.1 401 No\r\nWWW-Authenticate: Bearer error="x"\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n',
+        b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+        b"HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n",
+    ),
+    "chunked_body": (
+        b"5\r\nhello\r\n0\r\n\r\n",
+        b"5;a=b\r\nhello\r\n3\r\n\r\n\r\r\n0\r\nX-T: 1\r\n\r\nGET /",
+        b"a\r\n0123456789\r\n00\r\n\r\n",
+        b"-1\r\n",
+        b"5\r\nhello0\r\n\r\n",
+        b"0\r\nContent-Length: 5\r\n\r\n",
+        b"fffffffffffffffff\r\n",
+    ),
+    "authority": (
+        b"api.example.com",
+        b"API.Example.COM.:443",
+        b"[::ffff:10.0.0.1]:8443",
+        b"127.1",
+        b"0x7f.0.0.1",
+        b"017700000001:80",
+        b"user@host:1",
+        b"[fe80::1%25eth0]",
+        "m\u00fcnchen.example:80".encode(),
+        b"xn--mnchen-3ya.example",
+    ),
+    "configuration": (
+        _CONFIGURATION,
+        b"listeners: &a [*a]\n",
+        b"a: ${KEY}\nb: ${KEY:-x}\nc: $${\n",
+        b"clients: [{name: a, networks: [10.0.0.0/8], password_hash: x}]\n",
+        b"? [a]\n: {b: !!python/object:os.system x}\n",
+        b"\xff\xfe",
+    ),
+    "token_response": (
+        b"\x00" + b'{"access_token":"abc","token_type":"Bearer","expires_in":3599}',
+        b"\x00" + b'{"access_token":"abc","token_type":"Bearer","expires_in":"3599","ext_expires_in":"1"}',
+        b"\x64" + b'{"error":"invalid_client","error_description":"AADSTS700027: x","error_codes":[700027]}',
+        b"\x72" + b"too many\x0060\x00Mon, 01 Jan 2024 00:00:00 GMT",
+        b"\x00" + b"<html>",
+    ),
+    "proxy_authorization": (b"Basic bmFtZTpwYXNz", b"basic  bmFtZQ==", b"Bearer x", b"Basic \xff"),
+    "client_connection": (
+        b"\x00\x10GET http://api.example.test/ HTTP/1.1\r\nHost: api.example.test\r\n\r\n",
+        b"\x00\x40" + _POST + b"Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
+        b"\x00\x00CONNECT other.example.test:443 HTTP/1.1\r\nHost: other.example.test:443\r\n\r\n",
+        b"\x01\x08HEAD / HTTP/1.1\r\nHost: localhost\r\n\r\nGET / HTTP/1.1\r\nHost: evil.test\r\n\r\n",
+        b"\x02\x03\x16\x03\x01\x00\x05\x01\x00\x00\x01\x03",
+        b"\x02\x00GET / HTTP/1.1\r\nHost: api.example.test\r\n\r\n",
+        b"\x02\x00SSH-2.0-x\r\n",
+        b"\x02\x00\x00\x00\x00",
+    ),
+}
