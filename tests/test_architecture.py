@@ -21,16 +21,18 @@ ROOT: Final = Path(__file__).parent.parent / "proxy"
 
 # Each room, and the rooms it may import: docs/design.md, "Rooms". A room that is not listed here has no place yet.
 # The room "" is `proxy` itself, which holds the version and nothing else.
-BELOW_RELAY: Final = frozenset({"identity", "policy", "config", "errors", ""})
+BELOW_RELAY: Final = frozenset({"identity", "dialing", "policy", "config", "errors", ""})
 BELOW_SERVER: Final = BELOW_RELAY | {"relay", "interception", "operations", "event_loop"}
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(),
     "event_loop": frozenset(),
     "hardening": frozenset(),
+    "hardening": frozenset(),
     "errors": frozenset({""}),
     "policy": frozenset({"errors", ""}),
     "config": frozenset({"policy", "errors", ""}),
-    "identity": frozenset({"policy", "config", "errors", ""}),
+    "dialing": frozenset({"policy", "config", "errors", ""}),
+    "identity": frozenset({"dialing", "policy", "config", "errors", ""}),
     "interception": BELOW_RELAY,
     "relay": BELOW_RELAY,
     "operations": BELOW_RELAY,
@@ -38,7 +40,8 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "workers": BELOW_SERVER | {"relay_server"},
     "server": BELOW_SERVER | {"relay_server", "workers"},
     "doctor": BELOW_RELAY | {"interception"},
-    "cli": BELOW_SERVER | {"server", "workers", "doctor", "sandbox"},
+    "client_setup": frozenset({"config", "errors", ""}),
+    "cli": BELOW_SERVER | {"server", "workers", "doctor", "client_setup", "sandbox"},
     "sandbox": frozenset(),
     "__main__": frozenset({"cli"}),
 }
