@@ -164,7 +164,7 @@ class Peer(asyncio.Protocol):
     def cut(self) -> None:
         """Resets the connection."""
         connected = self.transport.get_extra_info("socket")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, AttributeError):  # it may be closed already
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
