@@ -26,6 +26,7 @@ _COMMANDS: Final = {
     "ca": ("proxy.cli.ca", "ca", "Show or export the CA that clients must trust for https URLs."),
     "env": ("proxy.cli.environment", "env", "Print the variables that make programs use the proxy."),
     "exec": ("proxy.cli.exec", "exec_", "Run a program that uses the proxy."),
+    "wait": ("proxy.cli.wait", "wait", "Wait until a proxy is ready."),
     "client": ("proxy.cli.client", "client", "Say who may use the proxy: make a client's password."),
     "explain": ("proxy.cli.explain", "explain", "Explain an AADSTS code, or what becomes of a request for a URL."),
 }
