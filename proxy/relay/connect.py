@@ -243,7 +243,9 @@ class TunnelRequest:
         relay.clients.discard(client)
         if rest:
             transport.write(rest)
-        Splice(relay, client.transport, transport, self._on_end)
+        splice = Splice(relay, client.transport, transport, self._on_end)
+        if client.half_closed:
+            splice.client.eof_received()
 
     def _on_end(self, up: int, down: int) -> None:
         self._client.relay.counters.received_bytes += up

@@ -13,10 +13,10 @@ from proxy.relay.pool import UpstreamPool
 if TYPE_CHECKING:
     import ssl
 
-    from proxy.relay.tokens import Source
     from proxy.policy.routing import RouteTable
     from proxy.relay.dialer import Permit
     from proxy.relay.relay import Relay
+    from proxy.relay.tokens import Source
 
 # Spellings and names below a wildcard that are remembered; when it is full, it is emptied of what is not in use.
 _REMEMBERED: Final = 4_096

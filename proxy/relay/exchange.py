@@ -7,6 +7,7 @@ the exchange lets go of the other at once, so a response can never reach another
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from proxy.relay.destinations import Destination
     from proxy.relay.head import RequestHead, ResponseHead
     from proxy.relay.upstream import UpstreamConnection
+
+logger = logging.getLogger("proxy.relay")
 
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 # RFC 9110 §9.2.2. TRACE is idempotent as well, and refused: see `ClientConnection`.
@@ -176,6 +179,11 @@ class Exchange:
             self._task = None
             self.fail(error)
             return
+        except Exception as error:  # noqa: BLE001  # the top of a task: a fault of ours must not leave a client waiting
+            logger.error("an exchange with %s failed: %s", self._destination.name, type(error).__name__)  # noqa: TRY400  # its text could hold a secret
+            self._task = None
+            self.fail(ProxyError("The proxy made a mistake while it got ready to send the request. It was not sent."))
+            return
         self._task = None
         # The token may have reached its end while the connection was being opened.
         tokens = self._destination.tokens
@@ -279,7 +287,9 @@ class Exchange:
             if self.client.seat is not None:
                 self.client.seat.leave()
 
-        Splice(relay, self.client.transport, connection.transport, on_end)
+        splice = Splice(relay, self.client.transport, connection.transport, on_end)
+        if self.client.half_closed:
+            splice.client.eof_received()
 
     def on_response_head(self, head: ResponseHead, *, until_close: bool) -> bytes:
         """Returns the head as it goes to the client; the caller writes it with the first content."""
@@ -409,7 +419,9 @@ class Exchange:
             return
         self._task = None
         self._held = self._held_head = None
-        self._closes_client = not self.request.keeps_alive  # what the refused response's framing asked for does not count
+        self._closes_client = (
+            not self.request.keeps_alive
+        )  # what the refused response's framing asked for does not count
         self._held_content = b""
         self.sent_bytes = 0
         self.client.relay.counters.replays += 1

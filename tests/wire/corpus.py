@@ -537,6 +537,17 @@ def _response_fields() -> list[Case]:
             response_drops=(b"connection", b"upgrade"),
         ),
         Case(
+            "response field: 426 says what to upgrade to",
+            get(),
+            answer(
+                b"Upgrade: websocket\r\nConnection: Upgrade\r\nX: 1\r\nContent-Length: 2\r\n",
+                b"up",
+                b"HTTP/1.1 426 Upgrade Required",
+            ),
+            response_drops=(b"connection", b"upgrade"),
+            response_adds=(b"Connection: Upgrade", b"Upgrade: websocket"),
+        ),
+        Case(
             "response field: a challenge to a proxy ends here",
             get(),
             answer(b"Proxy-Authenticate: Basic\r\nContent-Length: 2\r\n", b"ok"),

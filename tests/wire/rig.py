@@ -338,8 +338,8 @@ class Rig:
             self.ports[mode] = server.sockets[0].getsockname()[1]
         self.ports["connect"] = self.ports["forward"]
 
-    def destinations(self, port: int) -> Destinations:
-        """Routes `HOST` to a port on loopback."""
+    def destinations(self, port: int, *, tunnels: bool = False) -> Destinations:
+        """Routes `HOST` to a port on loopback; other hosts are refused, unless `tunnels`."""
         route = Route(
             name=HOST,
             tokens=cast("TokenSource", self.tokens),
@@ -348,7 +348,12 @@ class Rig:
             dial=Authority("127.0.0.1", port),
             context=self.trust.relay_context,
         )
-        return Destinations(self.relay, RouteTable([(parse_host_pattern(HOST), 0)]), [route], None)
+        return Destinations(
+            self.relay,
+            RouteTable([(parse_host_pattern(HOST), 0)]),
+            [route],
+            (lambda _address, _port: None) if tunnels else None,
+        )
 
     @contextlib.contextmanager
     def leading_to(self, port: int) -> Iterator[None]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
 import pytest
 import trustme
 
 from tests.wire.messages import Head, split_head
-from tests.wire.rig import HOST, MODES, Mode, Peer, Rig, Wire, address_form, settle
+from tests.wire.rig import HOST, MODES, FixedTokens, Mode, Peer, Rig, Wire, address_form, settle
 from tests.wire.test_relay_refusals import check_problem
+
+if TYPE_CHECKING:
+    from proxy.identity.access_token import AccessToken
 
 HOST_LINE = b"Host: " + HOST.encode() + b"\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST_LINE + b"\r\n"
@@ -352,6 +356,25 @@ async def with_destination(rig: Rig, port: int, mode: Mode, status: int, token: 
         client = await rig.client(mode)
         client.send(address_form(GET, mode))
         await read_problem(client, status, token)
+
+
+def test_a_fault_of_the_proxys_own_is_500_and_says_nothing_of_its_cause(uv_wire: Wire) -> None:
+    class Broken(FixedTokens):
+        async def acquire(self) -> AccessToken:
+            raise RuntimeError("secret text")
+
+    async def work(rig: Rig) -> None:
+        usual, rig.tokens = rig.tokens, Broken()
+        try:
+            rig.tokens.token = None
+            with rig.leading_to(rig.upstream.port):
+                client = await rig.client("reverse")
+                client.send(GET)
+                assert b"secret" not in await read_problem(client, 500, "proxy_internal_error")
+        finally:
+            rig.tokens = usual
+
+    uv_wire.run(work)
 
 
 # Nobody says anything.
