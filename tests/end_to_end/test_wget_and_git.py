@@ -79,9 +79,8 @@ def repositories(tmp_path: Path) -> Iterator[tuple[str, Path, Path]]:
         thread.join()
 
 
-@pytest.mark.parametrize("scheme", ["http", "https"])
 def test_git_clones(
-    scheme: str, repositories: tuple[str, Path, Path], place: Place, start_proxy: StartProxy, tmp_path: Path
+    repositories: tuple[str, Path, Path], place: Place, start_proxy: StartProxy, tmp_path: Path
 ) -> None:
     if shutil.which("git") is None:
         pytest.skip("git is not installed here")
@@ -103,7 +102,7 @@ def test_git_clones(
 
     hosts = {"hosts": ["git.contoso.test"], "dial": f"127.0.0.1:{port}", "ca_file": str(ca_file)}
     proxy = start_proxy(configuration(place, route=hosts, listeners=[{"address": "127.0.0.1:0"}]))
-    variables = {f"{scheme}_proxy": proxy.forward, "GIT_SSL_CAINFO": str(proxy.ca_file)}
-    git("clone", "--quiet", f"{scheme}://git.contoso.test/orders.git", tmp_path / "cloned", **variables)
-
-    assert (tmp_path / "cloned/data").read_bytes() == PATTERN
+    for scheme in ("http", "https"):
+        variables = {f"{scheme}_proxy": proxy.forward, "GIT_SSL_CAINFO": str(proxy.ca_file)}
+        git("clone", "--quiet", f"{scheme}://git.contoso.test/orders.git", tmp_path / scheme, **variables)
+        assert (tmp_path / scheme / "data").read_bytes() == PATTERN
