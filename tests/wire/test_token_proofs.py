@@ -109,6 +109,7 @@ class Bench:
         """Write a new pair and return its certificate."""
         certificate, key = create_certificate("client", 1, 2048, datetime.now(UTC))
         temporary = self.directory / f"{name}.new"
+        temporary.touch(mode=0o600)
         temporary.write_bytes(certificate + key)
         temporary.replace(self.directory / name)
         return certificate
