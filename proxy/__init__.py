@@ -10,6 +10,7 @@
     interception/   the CA and the leaf certificates by which a CONNECT tunnel ends here
     operations/     access log, metrics, admin site: watches, never steers
     identity/       certificate → client assertion → token endpoint → token cache
+    dialing/        how connections leave: to a checked address, or through an upstream proxy
     config/         YAML → frozen settings; faults with key path and line
     policy/         pure decisions: what an authority is, which route, which address, what a 401 is about
     errors.py       who is at fault, which status, which RFC 9209 token

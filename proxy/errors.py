@@ -22,6 +22,7 @@ one, and neither does a secret.
     │   └── CredentialRejected      502  it answered, and said no
     ├── UpstreamError               the server the request is meant for
     │   ├── UpstreamUnreachable     502
+    │   ├── UpstreamProxyRefused    502  the proxy between us and it said no
     │   ├── UpstreamUntrusted       502  its certificate does not hold
     │   ├── UpstreamProtocolError   502  its response cannot be relayed safely
     │   ├── UpstreamClosed          502  it hung up before a response
@@ -193,6 +194,12 @@ class UpstreamUnreachable(UpstreamError):
     """Name resolution or the connection failed."""
 
     title = "The upstream cannot be reached"
+
+
+class UpstreamProxyRefused(UpstreamError):
+    """The upstream proxy answered CONNECT with a status that opens no tunnel."""
+
+    title = "The upstream proxy opened no connection to the upstream"
 
 
 class UpstreamUntrusted(UpstreamError):

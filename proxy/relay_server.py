@@ -11,6 +11,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
+from proxy.dialing.building import build_dialer
 from proxy.errors import ConfigurationError, DestinationRefused
 from proxy.identity.credential import Target
 from proxy.operations.access_log import AccessLog
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.config.settings import ClientSettings, ListenerSettings, RouteSettings, Settings
+    from proxy.dialing.dialer import Dialer, Permit
     from proxy.policy.authority import Authority
     from proxy.relay.destinations import Destination
-    from proxy.relay.dialer import Permit
     from proxy.relay.doorway import Guard
     from proxy.relay.entry import Entry
     from proxy.relay.head import RequestHead
@@ -81,6 +82,7 @@ class Plan:
     admission: Admission | None
     doors: list[Door]
     access_log: AccessLog
+    dialer: Dialer
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ class RelayServer:
             ConfigurationError: a file named by the settings cannot be used.
         """
         destinations = build_destinations(self.relay, settings, tokens)
+        dialer = build_dialer(settings)
         admission = build_admission(settings, self._passwords)
         doors: list[Door] = []
         for listener in settings.listeners:
@@ -182,7 +185,7 @@ class RelayServer:
             doors.append(Door(key, listener, build_entry(listener, destinations), build_guard(listener)))
         is_same_log = settings.access_log == self._settings.access_log
         access_log = self.access_log if is_same_log else AccessLog(settings.access_log)
-        return Plan(settings, destinations, admission, doors, access_log)
+        return Plan(settings, destinations, admission, doors, access_log, dialer)
 
     async def open(
         self, plan: Plan, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()
@@ -242,6 +245,7 @@ class RelayServer:
         relay.observe = plan.access_log.observe
         self._doors = {door.key: door for door in plan.doors}
         self.addresses[:] = [door.address for door in plan.doors]
+        relay.dialer = plan.dialer
         relay.dialer.own_addresses = frozenset(self.addresses) | _admin_addresses(plan.settings)
         if before is plan:
             return

@@ -14,6 +14,7 @@ from proxy.config.faults import Finding, KeyPath, format_key_path, suggest
 from proxy.config.proofs import check_proof, check_target
 from proxy.config.sections import Section, sections
 from proxy.config.settings import AdminSettings, LimitSettings, ListenerMode
+from proxy.config.upstream_proxy import check_upstream_proxy
 from proxy.errors import ConfigurationError
 from proxy.policy.routing import RouteTable, parse_host_pattern
 
@@ -48,6 +49,7 @@ def check_settings(root: Section) -> Iterator[Finding]:
     yield from _check_routes(root)
     yield from _check_hosts(root)
     yield from _check_limits(root)
+    yield from check_upstream_proxy(root)
 
 
 def _addresses(root: Section) -> Iterator[tuple[KeyPath, ListenAddress]]:

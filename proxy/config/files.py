@@ -30,7 +30,7 @@ _KEY_ELSEWHERE = ("private_key", "signer_command", "key_vault_key")
 
 
 def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Finding]:
-    """Yield what is wrong with the files that the credentials, routes and listeners of a document name."""
+    """Yield what is wrong with the files that the credentials, routes, listeners and the upstream proxy of a document name."""
     for key, names in (("credentials", _CREDENTIAL_FILES), ("routes", _ROUTE_FILES)):
         for path, section in sections(root, key):
             for name in names:
@@ -47,6 +47,9 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
             for name in _LISTENER_TLS_FILES:
                 yield from _check_file((*path, "tls", name), tls.get(name), surroundings)
             yield from _check_secrets((*path, "tls"), tls, surroundings)
+    upstream_proxy = root.get("upstream_proxy")
+    if isinstance(upstream_proxy, dict):
+        yield from _check_file(("upstream_proxy", "ca_file"), upstream_proxy.get("ca_file"), surroundings)
     log = root.get("access_log")
     if isinstance(log, dict):
         yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)

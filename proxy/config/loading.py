@@ -9,6 +9,7 @@ from proxy.config.document import DocumentError, parse_document
 from proxy.config.environment import substitute
 from proxy.config.faults import ConfigurationFaults, Fault
 from proxy.config.files import check_named_files
+from proxy.config.upstream_proxy import take_from_environment
 from proxy.config.validation import validate
 from proxy.config.values import Surroundings
 
@@ -43,9 +44,10 @@ def load_settings(path: Path, environ: Mapping[str, str], check_files: bool = Tr
     root = document.root = substitution.root
     if "state_directory" not in root and (default := _default_state_directory(environ)):
         root["state_directory"] = default
+    from_environment = take_from_environment(root, environ)
     surroundings = Surroundings(path.absolute().parent, environ.get("HOME"))
     settings, findings = validate(root, surroundings, substitution.replaced)
-    findings += check_settings(root)
+    findings += from_environment + list(check_settings(root))
     if check_files:
         findings += check_named_files(root, surroundings)
     faults = document.faults + [document.fault(*finding) for finding in substitution.merge(findings)]

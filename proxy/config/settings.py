@@ -16,6 +16,7 @@ from proxy.config.values import (
     ClientName,
     Count,
     DialText,
+    ExemptionText,
     Fields,
     FileMode,
     Flag,
@@ -29,6 +30,7 @@ from proxy.config.values import (
     Parameters,
     PasswordHashText,
     Port,
+    ProxyUrl,
     Rate,
     ResourceText,
     ScopeText,
@@ -269,6 +271,21 @@ class DestinationSettings(Model):
     ports: tuple[Port, ...] = (443, 80)
 
 
+class UpstreamProxySettings(Model):
+    """A proxy between this one and everything it calls: APIs, token endpoints, key vaults, tunnels."""
+
+    url: ProxyUrl | None = None
+    """``http[s]://[user:password@]host[:port]``; None: connections are direct."""
+    plain_http_url: ProxyUrl | None = None
+    """For plain-http requests of unrouted hosts; None: the same as ``url``."""
+    no_proxy: tuple[ExemptionText, ...] = ()
+    """What is reached directly: ``host``, ``*.domain``, addresses and ranges."""
+    from_environment: Flag = True
+    """Take what is not written here from ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``; done by the time this exists."""
+    ca_file: LocatedPath | None = None
+    """Added to the system's roots for an https proxy."""
+
+
 class Settings(Model):
     """The whole configuration. Paths are absolute by now."""
 
@@ -281,6 +298,7 @@ class Settings(Model):
     routes: tuple[RouteSettings, ...] = Field(min_length=1)
     other_hosts: OtherHosts = OtherHosts.REFUSE
     destinations: DestinationSettings = DestinationSettings()
+    upstream_proxy: UpstreamProxySettings = UpstreamProxySettings()
     admin: AdminSettings | None = AdminSettings()
     workers: Workers = 1
     """Relay processes; with more than one, a control process besides holds every key."""

@@ -18,6 +18,7 @@ from proxy.errors import ConfigurationError, MalformedRequest
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.policy.passwords import parse_password_hash
 from proxy.policy.routing import parse_host_pattern
+from proxy.policy.upstream_proxy import parse_exemption, parse_proxy_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +173,14 @@ def _check_password_hash(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _check_proxy_url(secret: SecretStr) -> SecretStr:
+    try:
+        parse_proxy_url(secret.get_secret_value())
+    except ConfigurationError as error:
+        raise ValueError(error.detail) from None
+    return secret
+
+
 def _check_client_id(text: str) -> str:
     if not _CLIENT_ID.fullmatch(text):
         raise ValueError("a client id has only printable ASCII characters (RFC 6749 §A.1)")
@@ -260,6 +269,10 @@ FileMode = Annotated[str, AfterValidator(_check_file_mode)]
 """Octal digits as text: YAML reads 0600 as another number."""
 PasswordHashText = Annotated[SecretStr, AfterValidator(_check_password_hash)]
 """What `parse_password_hash` takes."""
+ProxyUrl = Annotated[SecretStr, AfterValidator(_check_proxy_url)]
+"""What `parse_proxy_url` takes; it may hold a password."""
+ExemptionText = Annotated[str, _judged_by(parse_exemption)]
+"""What `parse_exemption` takes."""
 TenantText = Annotated[str, AfterValidator(_check_tenant)]
 ClientIdText = Annotated[str, AfterValidator(_check_client_id)]
 ResourceText = Annotated[str, Field(min_length=1), AfterValidator(_check_resource)]

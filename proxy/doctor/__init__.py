@@ -1,9 +1,10 @@
 """What is wrong here, and what to do about it: looks at a configuration and at everything it depends on.
 
     findings       what was looked at, what was found, what to do
-    offline        all that can be told without asking anyone: the order of the four below
+    offline        all that can be told without asking anyone: the order of the five below
     credentials      certificates, keys, passwords, expiry
     routes           hosts, credentials nobody uses, files of trusted roots
+    upstream_proxy   what stands between here and everything that is called
     ca               the interception CA, and whether it fits the routes
     listeners        addresses that are free, or taken by whom
     online         all that has to be asked for: token endpoint, token, API

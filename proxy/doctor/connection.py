@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
+from proxy.dialing.dialer import Dialer
+from proxy.errors import ProxyError
 from proxy.policy.authority import HTTPS_PORT
 
 if TYPE_CHECKING:
@@ -51,8 +53,8 @@ class Connection:
     Attributes:
         reader: what comes.
         writer: what goes.
-        address: the IP address that answered.
-        connected_s: how long name resolution and TCP took.
+        address: the IP address that answered, or the upstream proxy, in words.
+        connected_s: how long name resolution and TCP took, or the upstream proxy to open a tunnel.
         handshake_s: how long TLS took.
         tls: the protocol version.
         expires: the end of the server's certificate.
@@ -67,23 +69,36 @@ class Connection:
     expires: datetime
 
 
-async def open_connection(authority: Authority, dial: Authority | None, context: ssl.SSLContext) -> Connection:
+async def open_connection(
+    authority: Authority, dial: Authority | None, context: ssl.SSLContext, dialer: Dialer | None = None
+) -> Connection:
     """Return a connection to `dial`, or to the authority itself, whose certificate verifies for the authority's host.
+
+    Args:
+        authority: whom to reach.
+        dial: where to connect instead.
+        context: verifies the certificate.
+        dialer: knows whether there is an upstream proxy between; default: there is none.
 
     Raises:
         ProbeFailed: with the step that failed and what to do.
     """
     target = dial or authority
+    dialer = dialer or Dialer()
     begun = time.monotonic()
-    reader, writer = await _connect(target, await _resolve(target))
+    proxy = dialer.choose(target.host, target.port, authority.host)
+    if proxy is None:
+        reader, writer = await _connect(target, await _resolve(target))
+    else:
+        reader, writer = await _connect_through(dialer, target, authority)
     connected = time.monotonic()
-    address = str(writer.get_extra_info("peername")[0])
+    address = str(writer.get_extra_info("peername")[0]) if proxy is None else f"the upstream proxy {proxy}"
     try:
         async with asyncio.timeout(TIMEOUT_S):
             await writer.start_tls(context, server_hostname=authority.host)
     except ssl.SSLCertVerificationError as refusal:
         writer.transport.abort()
-        raise await _describe_distrust(authority, target, refusal) from None
+        raise await _describe_distrust(authority, target, refusal, dialer) from None
     except (TimeoutError, OSError, ssl.SSLError):
         writer.transport.abort()
         raise ProbeFailed(
@@ -100,6 +115,24 @@ async def open_connection(authority: Authority, dial: Authority | None, context:
         str(protocol.version()),
         datetime.fromtimestamp(ssl.cert_time_to_seconds(protocol.getpeercert()["notAfter"]), UTC),
     )
+
+
+async def _connect_through(
+    dialer: Dialer, target: Authority, authority: Authority
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Return a tunnel through the upstream proxy."""
+    proxy = dialer.choose(target.host, target.port, authority.host)
+    advice = f"Compare with: curl --proxy {proxy} https://{describe_port(target)}/"
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            connected = await dialer.connect(target.host, target.port, name=authority.host)
+    except TimeoutError:
+        raise ProbeFailed(
+            f"The upstream proxy {proxy} opens no tunnel to {target} within {TIMEOUT_S:g} s.", advice
+        ) from None
+    except ProxyError as refusal:
+        raise ProbeFailed(refusal.detail, advice) from None
+    return await asyncio.open_connection(sock=connected)
 
 
 async def _resolve(target: Authority) -> list[str]:
@@ -143,9 +176,9 @@ async def _connect(target: Authority, addresses: list[str]) -> tuple[asyncio.Str
 
 
 async def _describe_distrust(
-    authority: Authority, target: Authority, refusal: ssl.SSLCertVerificationError
+    authority: Authority, target: Authority, refusal: ssl.SSLCertVerificationError, dialer: Dialer
 ) -> ProbeFailed:
-    shown = await _read_certificate(authority, target)
+    shown = await _read_certificate(authority, target, dialer)
     if refusal.verify_code == _EXPIRED:
         return ProbeFailed(
             f"The certificate of {authority} has expired{_describe_end(shown)}.",
@@ -167,22 +200,23 @@ async def _describe_distrust(
     )
 
 
-async def _read_certificate(authority: Authority, target: Authority) -> x509.Certificate | None:
+async def _read_certificate(authority: Authority, target: Authority, dialer: Dialer) -> x509.Certificate | None:
     """Return the certificate that did not verify, to say more about it. Sends nothing but the handshake."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE  # to look at the certificate, never to speak over the connection
     try:
         async with asyncio.timeout(TIMEOUT_S):
+            connected = await dialer.connect(target.host, target.port, name=authority.host)
             _, writer = await asyncio.open_connection(
-                target.host, target.port, ssl=context, server_hostname=authority.host if not authority.is_ip else None
+                sock=connected, ssl=context, server_hostname=authority.host if not authority.is_ip else ""
             )
         try:
             der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
         finally:
             writer.transport.abort()
         return x509.load_der_x509_certificate(der) if der else None
-    except (OSError, ValueError, TimeoutError):
+    except (OSError, ValueError, TimeoutError, ProxyError):
         return None
 
 

@@ -11,6 +11,7 @@ from proxy.doctor.credentials import check_credential
 from proxy.doctor.findings import error, ok
 from proxy.doctor.listeners import check_listeners
 from proxy.doctor.routes import check_routes
+from proxy.doctor.upstream_proxy import check_upstream_proxy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -57,6 +58,7 @@ def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> It
     for name, credential in settings.credentials.items():
         yield from check_credential(name, credential, now)
     yield from check_routes(settings)
+    yield from check_upstream_proxy(settings)
     yield from check_ca(settings.state_directory, hosts, now)
     yield from check_listeners(settings, now)
 

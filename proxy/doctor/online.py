@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from proxy.dialing.building import build_dialer
 from proxy.doctor.claims import decode_access_token, judge_claims
 from proxy.doctor.connection import ProbeFailed, describe_port, open_connection
 from proxy.doctor.credentials import days_left
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxy.config.settings import CredentialSettings, RouteSettings, Settings
+    from proxy.dialing.dialer import Dialer
     from proxy.doctor.connection import Connection
     from proxy.doctor.findings import Finding
     from proxy.identity.credential import CredentialStatistics
@@ -48,13 +50,17 @@ async def check_online(settings: Settings, path: str, now: datetime) -> AsyncIte
         now: aware.
     """
     tokens: dict[tuple[str, Target], str] = {}
+    try:
+        dialer = build_dialer(settings)
+    except ConfigurationError:
+        return
     for name, credential in settings.credentials.items():
         try:
             sources = build_sources(settings, name)
         except ConfigurationError:
             continue
         try:
-            reached = await _reach_token_endpoint(f"credential {name}", credential, now)
+            reached = await _reach_token_endpoint(f"credential {name}", credential, now, dialer)
             yield reached
             if reached.level is not Level.ERROR:
                 async for finding in _request_tokens(settings, name, sources, tokens):
@@ -67,7 +73,7 @@ async def check_online(settings: Settings, path: str, now: datetime) -> AsyncIte
             await sources.close()
     for route in settings.routes:
         access_token = tokens.get((route.credential, target_of(route)))
-        async for finding in _check_route(settings, route, access_token, path, now):
+        async for finding in _check_route(settings, route, access_token, path, now, dialer):
             yield finding
 
 
@@ -93,11 +99,11 @@ def target_of(route: RouteSettings) -> Target:
     return Target(scope=route.scope, resource=route.resource)
 
 
-async def _reach_token_endpoint(subject: str, settings: CredentialSettings, now: datetime) -> Finding:
+async def _reach_token_endpoint(subject: str, settings: CredentialSettings, now: datetime, dialer: Dialer) -> Finding:
     parts = urlsplit(token_url(settings))
     authority = parse_authority(parts.netloc.encode("ascii"), HTTPS_PORT)
     try:
-        connection = await open_connection(authority, None, create_tls_context(settings.ca_file))
+        connection = await open_connection(authority, None, create_tls_context(settings.ca_file), dialer)
     except ProbeFailed as failed:
         return error(subject, f"The token endpoint cannot be used. {failed.message}", failed.advice)
     connection.writer.transport.abort()
@@ -146,7 +152,7 @@ def _judge_skew(subject: str, statistics: CredentialStatistics) -> Finding:
 
 
 async def _check_route(
-    settings: Settings, route: RouteSettings, access_token: str | None, path: str, now: datetime
+    settings: Settings, route: RouteSettings, access_token: str | None, path: str, now: datetime, dialer: Dialer
 ) -> AsyncIterator[Finding]:
     try:
         context = create_tls_context(route.ca_file)
@@ -158,7 +164,7 @@ async def _check_route(
         if pattern.is_wildcard:
             yield ok(f"host {text}", "A wildcard stands for many hosts; none of them was called.")
             continue
-        call = _Call(f"host {text}", pattern.authority, route, context)
+        call = _Call(f"host {text}", pattern.authority, route, context, dialer)
         async for finding in call.check(access_token, path, now, is_entra=is_entra):
             yield finding
 
@@ -166,18 +172,21 @@ async def _check_route(
 class _Call:
     """One call of one host."""
 
-    def __init__(self, subject: str, authority: Authority, route: RouteSettings, context: ssl.SSLContext) -> None:
+    def __init__(
+        self, subject: str, authority: Authority, route: RouteSettings, context: ssl.SSLContext, dialer: Dialer
+    ) -> None:
         self._subject = subject
         self._authority = authority
         self._route = route
         self._context = context
+        self._dialer = dialer
         self._dial = parse_authority(route.dial.encode("ascii"), None) if route.dial is not None else None
 
     async def check(
         self, access_token: str | None, path: str, now: datetime, *, is_entra: bool
     ) -> AsyncIterator[Finding]:
         try:
-            connection = await open_connection(self._authority, self._dial, self._context)
+            connection = await open_connection(self._authority, self._dial, self._context, self._dialer)
         except ProbeFailed as failed:
             yield error(self._subject, failed.message, failed.advice)
             return
@@ -205,8 +214,9 @@ class _Call:
 
 def _describe_connection(subject: str, what: str, connection: Connection, now: datetime) -> Finding:
     days = days_left(connection.expires, now)
+    preposition = "through" if connection.address.startswith("the upstream proxy") else "at"
     message = (
-        f"{what} reached at {connection.address}: TCP {connection.connected_s * 1_000:.0f} ms, "
+        f"{what} reached {preposition} {connection.address}: TCP {connection.connected_s * 1_000:.0f} ms, "
         f"{connection.tls} {connection.handshake_s * 1_000:.0f} ms, certificate valid for {days} more days."
     )
     if days < _SERVER_CERTIFICATE_DAYS:

@@ -1,6 +1,6 @@
 """The HTTP client of everything that gives us tokens or signatures. Does network I/O, over verified TLS.
 
-Invariants: no redirect is followed, no cookie kept, no environment proxy used; at most 1 MiB is read; one attempt a
+Invariants: no redirect is followed, no cookie kept, no proxy used but the dialer's; at most 1 MiB is read; one attempt a
 call, bounded in time; no error carries a library's text. Repeating is for the caller, who knows about the others.
 """
 
@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from proxy import __version__
-from proxy.errors import ConfigurationError, IdentityPlatformUnavailable
+from proxy.dialing.dialer import Dialer
+from proxy.errors import ConfigurationError, IdentityPlatformUnavailable, LoopDetected, UpstreamError
 from proxy.identity.token_response import Answer
 
 if TYPE_CHECKING:
@@ -31,13 +32,21 @@ _CHUNK_BYTES = 65_536
 class HttpsClient:
     """Sends single requests and returns answers of any status."""
 
-    def __init__(self, role: str, *, ca_file: Path | None = None, timeout_s: float = REQUEST_TIMEOUT_S) -> None:
+    def __init__(
+        self,
+        role: str,
+        *,
+        ca_file: Path | None = None,
+        timeout_s: float = REQUEST_TIMEOUT_S,
+        dialer: Dialer | None = None,
+    ) -> None:
         """Prepare, without connecting.
 
         Args:
             role: whom it talks to, for messages, e.g. ``token endpoint``.
             ca_file: PEM certificates trusted beside the system's roots.
             timeout_s: for one attempt, from name resolution to the last byte.
+            dialer: opens the connections; default: one that goes by no upstream proxy.
 
         Raises:
             ConfigurationError: the CA file cannot be used.
@@ -45,6 +54,7 @@ class HttpsClient:
         self._role = role
         self._timeout_s = timeout_s
         self._tls = create_tls_context(ca_file)
+        self._dialer = dialer or Dialer()
         self._session: aiohttp.ClientSession | None = None
 
     async def exchange(
@@ -93,13 +103,13 @@ class HttpsClient:
         except aiohttp.ClientSSLError:
             raise self._unavailable(host, "tls_failed", "does not complete the TLS handshake") from None
         except TimeoutError:
-            raise self._unavailable(host, "timeout", f"did not answer within {self._timeout_s:g} s") from None
-        except aiohttp.ClientConnectorDNSError:
+            parts = urlsplit(url)
+            way = self._dialer.describe_way(host, parts.port or 443, is_plain=parts.scheme == "http")
+            raise self._unavailable(host + way, "timeout", f"did not answer within {self._timeout_s:g} s") from None
+        except (UpstreamError, LoopDetected) as error:
             raise self._unavailable(
-                host, "name_not_resolved", "has a name that cannot be resolved; check DNS"
+                host, error.code or "connection_failed", f"cannot be reached: {error.detail.removesuffix('.')}"
             ) from None
-        except aiohttp.ClientConnectorError:
-            raise self._unavailable(host, "connection_failed", "refuses connections or cannot be reached") from None
         except (aiohttp.ClientError, OSError):
             raise self._unavailable(host, "connection_cut", "broke off or does not speak HTTP") from None
 
@@ -113,8 +123,9 @@ class HttpsClient:
         if self._session is None:
             import aiohttp  # noqa: PLC0415 -- as above
 
-            # Tokens are asked for once an hour: a kept connection would have died by then, and cost a failure.
-            connector = aiohttp.TCPConnector(ssl=self._tls, force_close=True)
+            from proxy.identity.connector import DialingConnector  # noqa: PLC0415 -- it imports aiohttp
+
+            connector = DialingConnector(self._dialer, self._tls)
             self._session = aiohttp.ClientSession(
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),

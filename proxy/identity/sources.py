@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from proxy.dialing.building import build_dialer
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.cache import AuthorityPause
 from proxy.identity.clouds import AUTHORITIES
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from proxy.config.settings import CredentialSettings, Settings
+    from proxy.dialing.dialer import Dialer
     from proxy.identity.proof.interface import Proof
 
 
@@ -50,6 +52,7 @@ class TokenSources:
         lazy: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        dialer: Dialer | None = None,
     ) -> None:
         """Begin with no source.
 
@@ -58,6 +61,7 @@ class TokenSources:
             lazy: names of those whose tokens are obtained by demand only.
             clock: monotonic seconds.
             jitter: 0 to 1.
+            dialer: opens connections to key vaults.
         """
         self._credentials = dict(credentials)
         self._lazy = set(lazy)
@@ -65,7 +69,7 @@ class TokenSources:
         self._jitter = jitter
         self._sources: dict[tuple[str, Target], TokenSource] = {}
         self._pauses: dict[str, AuthorityPause] = {}
-        self._vaults = VaultAccess(self.source_for, clock=clock)
+        self._vaults = VaultAccess(self.source_for, clock=clock, dialer=dialer)
         self._watch = RotationWatch(())
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -94,12 +98,13 @@ class TokenSources:
             ConfigurationError: a file of a credential cannot be read or used.
         """
         lazy = [name for name, credential in settings.credentials.items() if credential.lazy]
-        sources = cls({}, lazy=lazy, clock=clock, jitter=jitter)
+        dialer = build_dialer(settings)
+        sources = cls({}, lazy=lazy, clock=clock, jitter=jitter, dialer=dialer)
         watched = []
         # A credential whose key is in a vault may need another credential to reach it.
         for name, each in sorted(settings.credentials.items(), key=lambda item: item[1].key_vault_key is not None):
             proofs = create_proofs(each, sources._vaults, now=now)
-            credential = create_credential(name, each, proofs, clock=clock, wall_clock=wall_clock)
+            credential = create_credential(name, each, proofs, clock=clock, wall_clock=wall_clock, dialer=dialer)
             sources._credentials[name] = credential
             load = functools.partial(create_proofs, each, sources._vaults)
             watched.append(Watched(name, list_proof_files(each), load, functools.partial(sources._rotate, name)))
@@ -212,6 +217,7 @@ def create_credential(
     *,
     clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
+    dialer: Dialer | None = None,
 ) -> Credential:
     """Return one credential, ready to request tokens.
 
@@ -221,7 +227,7 @@ def create_credential(
     return Credential(
         name,
         client_id=settings.client_id,
-        endpoint=TokenEndpoint(token_url(settings), ca_file=settings.ca_file, wall_clock=wall_clock),
+        endpoint=TokenEndpoint(token_url(settings), ca_file=settings.ca_file, wall_clock=wall_clock, dialer=dialer),
         proofs=proofs,
         resource_url=resource_url(settings),
         audience=settings.assertion_audience,

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from proxy.dialing.dialer import Dialer
     from proxy.identity.token_response import Answer
 
 # Fields of the form that no error may repeat.
@@ -36,6 +37,7 @@ class TokenEndpoint:
         ca_file: Path | None = None,
         timeout_s: float = REQUEST_TIMEOUT_S,
         wall_clock: Callable[[], float] = time.time,
+        dialer: Dialer | None = None,
     ) -> None:
         """Prepare, without connecting.
 
@@ -44,6 +46,7 @@ class TokenEndpoint:
             ca_file: PEM certificates trusted beside the system's roots.
             timeout_s: for one attempt.
             wall_clock: Unix seconds, for the skew.
+            dialer: as for `HttpsClient`.
 
         Raises:
             ConfigurationError: the URL is not https, or the CA file cannot be used.
@@ -57,7 +60,7 @@ class TokenEndpoint:
         self.origin = f"https://{parts.netloc.rpartition('@')[2].lower()}"
         self.clock_skew_s: float | None = None
         self._wall_clock = wall_clock
-        self._client = HttpsClient("token endpoint", ca_file=ca_file, timeout_s=timeout_s)
+        self._client = HttpsClient("token endpoint", ca_file=ca_file, timeout_s=timeout_s, dialer=dialer)
 
     async def request(self, form: Mapping[str, str], request_id: str, url: str | None = None) -> TokenResponse:
         """Post the form once and return the token.

@@ -277,15 +277,18 @@ async def _dial(relay: Relay, authority: Authority) -> asyncio.Transport:
     limit_s = relay.timeouts.connect_s
     try:
         async with asyncio.timeout(limit_s):
-            connected = await relay.dialer.connect(authority.host, authority.port, relay.destinations.permit)
+            connected = await relay.dialer.connect(
+                authority.host, authority.port, relay.destinations.permit, tells=True
+            )
             try:
                 transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=connected)
             except BaseException:
                 connected.close()
                 raise
     except TimeoutError:
+        way = relay.dialer.describe_way(authority.host, authority.port)
         raise UpstreamTimeout(
-            f"{authority} did not accept a connection within {limit_s:g} s (timeouts.connect_s)."
+            f"{authority}{way} did not accept a connection within {limit_s:g} s (timeouts.connect_s)."
         ) from None
     transport.pause_reading()  # nothing may be read before both ends are joined
     return transport

@@ -13,8 +13,8 @@ from proxy.relay.pool import UpstreamPool
 if TYPE_CHECKING:
     import ssl
 
+    from proxy.dialing.dialer import Permit
     from proxy.policy.routing import RouteTable
-    from proxy.relay.dialer import Permit
     from proxy.relay.relay import Relay
     from proxy.relay.tokens import Source
 

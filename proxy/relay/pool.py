@@ -12,8 +12,8 @@ from proxy.relay.secure import SecureTransport
 from proxy.relay.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
+    from proxy.dialing.dialer import Permit
     from proxy.policy.authority import Authority
-    from proxy.relay.dialer import Permit
     from proxy.relay.relay import Relay
 
 
@@ -142,8 +142,12 @@ class UpstreamPool:
                 await self._connect(connection)
         except TimeoutError:
             self._give_up()
+            way = self.relay.dialer.describe_way(
+                self._dial.host, self._dial.port, self._server_name, is_plain=self._context is None
+            )
             raise UpstreamTimeout(
-                f"{self._dial} did not complete a connection within {self.relay.timeouts.connect_s:g} s (timeouts.connect_s)."
+                f"{self._dial}{way} did not complete a connection within {self.relay.timeouts.connect_s:g} s "
+                "(timeouts.connect_s)."
             ) from None
         except BaseException:
             self._give_up()
@@ -162,7 +166,9 @@ class UpstreamPool:
 
     async def _connect(self, connection: UpstreamConnection) -> None:
         loop = asyncio.get_running_loop()
-        connected = await self.relay.dialer.connect(self._dial.host, self._dial.port, self._permit)
+        connected = await self.relay.dialer.connect(
+            self._dial.host, self._dial.port, self._permit, name=self._server_name, is_plain=self._context is None
+        )
         established: asyncio.Future[None] = loop.create_future()
 
         def succeed() -> None:

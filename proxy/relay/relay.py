@@ -10,9 +10,9 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
+from proxy.dialing.dialer import Dialer
 from proxy.relay.client import ClientConnection
 from proxy.relay.counters import Counters
-from proxy.relay.dialer import Dialer
 from proxy.relay.seats import Seats
 
 if TYPE_CHECKING:

@@ -379,7 +379,10 @@ def target_of(scope: str | None, resource: str | None) -> Target:
 
 
 def describe_settings(settings: Settings) -> dict[str, object]:
-    """Returns the settings as JSON values, for a relay process: with the fields it sets and the hashes it checks, no other secrets."""
+    """Returns the settings as JSON values, for a relay process.
+
+    With the secrets it needs and no others: the fields it sets, the hashes it checks, what it says to the upstream proxy.
+    """
     described: dict[str, object] = settings.model_dump(mode="json")
     described["routes"] = [
         {
@@ -395,4 +398,12 @@ def describe_settings(settings: Settings) -> dict[str, object]:
         }
         for client in settings.clients
     ]
+    upstream_proxy = settings.upstream_proxy
+    described["upstream_proxy"] = {
+        **upstream_proxy.model_dump(mode="json"),
+        **{
+            key: None if url is None else url.get_secret_value()
+            for key, url in (("url", upstream_proxy.url), ("plain_http_url", upstream_proxy.plain_http_url))
+        },
+    }
     return described

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.config.settings import CredentialSettings
+    from proxy.dialing.dialer import Dialer
     from proxy.identity.proof.key_vault import VaultKey
 
 
@@ -29,6 +30,7 @@ class VaultAccess:
         environ: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
+        dialer: Dialer | None = None,
     ) -> None:
         """Prepare.
 
@@ -37,11 +39,14 @@ class VaultAccess:
             environ: says where managed identities are; default: the process's.
             clock: monotonic seconds.
             wall_clock: Unix seconds.
+            dialer: opens connections to vaults; managed identities are on the machine itself and reached directly.
         """
         self._find_source = find_source
         self._environ = os.environ if environ is None else environ
         self._clock = clock
         self._wall_clock = wall_clock
+        self._dialer = dialer
+        self._machine: HttpsClient | None = None
         self._clients: dict[Path | None, HttpsClient] = {}
         self._managed: dict[tuple[str | None, str], TokenSource] = {}
 
@@ -52,7 +57,7 @@ class VaultAccess:
             ConfigurationError: the file cannot be used.
         """
         if ca_file not in self._clients:
-            self._clients[ca_file] = HttpsClient("key vault", ca_file=ca_file)
+            self._clients[ca_file] = HttpsClient("key vault", ca_file=ca_file, dialer=self._dialer)
         return self._clients[ca_file]
 
     def tokens(self, settings: CredentialSettings, key: VaultKey) -> TokenSource:
@@ -61,9 +66,11 @@ class VaultAccess:
             return self._find_source(settings.key_vault_credential, Target(scope=f"{key.resource}/.default"))
         which = (settings.managed_identity_client_id, key.resource)
         if which not in self._managed:
+            if self._machine is None:
+                self._machine = HttpsClient("managed identity endpoint")
             identity = ManagedIdentity(
                 find_endpoint(self._environ),
-                self.client(None),
+                self._machine,
                 client_id=settings.managed_identity_client_id,
                 clock=self._clock,
                 wall_clock=self._wall_clock,
@@ -79,3 +86,5 @@ class VaultAccess:
             await source.close()
         for client in self._clients.values():
             await client.close()
+        if self._machine is not None:
+            await self._machine.close()

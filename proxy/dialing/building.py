@@ -1,0 +1,49 @@
+"""A dialer from the settings. Reads the file of trusted roots for an upstream proxy."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+from proxy.dialing.dialer import Dialer
+from proxy.errors import ConfigurationError
+from proxy.policy.upstream_proxy import UpstreamProxies, parse_exemption, parse_proxy_url
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Settings, UpstreamProxySettings
+
+
+def build_dialer(settings: Settings) -> Dialer:
+    """Return what opens connections as the settings say.
+
+    Raises:
+        ConfigurationError: upstream_proxy.ca_file cannot be used.
+    """
+    proxies = build_proxies(settings.upstream_proxy)
+    is_tls = any(proxy is not None and proxy.is_tls for proxy in (proxies.for_tls, proxies.for_plain))
+    return Dialer(proxies, _create_context(settings.upstream_proxy) if is_tls else None)
+
+
+def build_proxies(settings: UpstreamProxySettings) -> UpstreamProxies:
+    """Return which connections go through which upstream proxy."""
+    for_tls = parse_proxy_url(settings.url.get_secret_value()) if settings.url is not None else None
+    for_plain = settings.plain_http_url
+    return UpstreamProxies(
+        for_tls,
+        parse_proxy_url(for_plain.get_secret_value()) if for_plain is not None else for_tls,
+        tuple(map(parse_exemption, settings.no_proxy)),
+    )
+
+
+def _create_context(settings: UpstreamProxySettings) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if settings.ca_file is not None:
+        try:
+            context.load_verify_locations(cafile=settings.ca_file)
+        except (OSError, ssl.SSLError):
+            raise ConfigurationError(
+                f"{settings.ca_file} cannot be used as upstream_proxy.ca_file: it must be a readable PEM file with at least "
+                "one certificate."
+            ) from None
+    return context

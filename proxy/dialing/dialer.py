@@ -1,0 +1,185 @@
+"""Opens TCP connections: resolves once, checks every address, connects to a checked one; or has a proxy do that. Does I/O.
+
+Happy Eyeballs (RFC 8305) is aiohappyeyeballs'. What is dialled is an address this module has seen and approved, never a name that
+could resolve to something else a moment later. An upstream proxy is told the name and resolves it itself: then what this module
+finds of it is checked as well, and beyond that it is for the upstream proxy to say where its tunnels may lead.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from aiohappyeyeballs import start_connection
+
+from proxy.dialing.opening import open_tunnel
+from proxy.dialing.proxy_tls import start_tls
+from proxy.errors import LoopDetected, UpstreamUnreachable
+from proxy.policy.authority import Authority
+from proxy.policy.upstream_proxy import UpstreamProxies
+
+if TYPE_CHECKING:
+    import ssl
+
+    from proxy.policy.upstream_proxy import UpstreamProxy
+
+Permit: TypeAlias = Callable[[str, int], None]
+"""Takes an IP address and a port; raises ``DestinationRefused`` where they may not be dialled."""
+
+# RFC 8305 §8: the recommended delay before the next address is tried as well.
+_HAPPY_EYEBALLS_DELAY_S: Final = 0.25
+# A resolver that knows no outside names says so at once, or never.
+_LOOK_AHEAD_S: Final = 2.0
+_SOME_PUBLIC_ADDRESS: Final = "1.1.1.1"
+
+
+class Dialer:
+    """Opens connections.
+
+    Args:
+        proxies: which connections go through an upstream proxy.
+        proxy_context: verifies the certificate of one that is spoken to over TLS; None where there is none.
+
+    Attributes:
+        own_addresses: (IP address, port) of every listener of this proxy; filled in once they are bound.
+    """
+
+    def __init__(self, proxies: UpstreamProxies | None = None, proxy_context: ssl.SSLContext | None = None) -> None:
+        self.own_addresses: frozenset[tuple[str, int]] = frozenset()
+        self._proxies = proxies or UpstreamProxies()
+        self._proxy_context = proxy_context
+
+    async def connect(
+        self,
+        host: str,
+        port: int,
+        permit: Permit | None = None,
+        *,
+        name: str | None = None,
+        is_plain: bool = False,
+        tells: bool = False,
+    ) -> socket.socket:
+        """Returns a connected non-blocking socket; the caller closes it.
+
+        Args:
+            host: a DNS name in A-label form, or an IP address.
+            port: 1 to 65535.
+            permit: asked for every address the name resolves to.
+            name: whom the connection is for where that is not `host`; either may be exempt from the upstream proxy.
+            is_plain: plain http will be spoken.
+            tells: the other end may be the first to send.
+
+        Raises:
+            UpstreamUnreachable: the name does not resolve, or nothing accepts the connection.
+            UpstreamError: the upstream proxy does not open a tunnel.
+            DestinationRefused: an address is not permitted.
+            LoopDetected: the address is a listener of this very proxy.
+        """
+        proxy = self.choose(host, port, name, is_plain=is_plain)
+        if proxy is None:
+            return await self._connect(host, port, permit)
+        if permit is not None:
+            await _look_ahead(host, port, permit)
+        connected = await self._connect_proxy(proxy)
+        try:
+            await open_tunnel(connected, proxy, Authority(host, port), tells=tells)
+        except BaseException:
+            connected.close()
+            raise
+        return connected
+
+    def choose(self, host: str, port: int, name: str | None = None, *, is_plain: bool = False) -> UpstreamProxy | None:
+        """Returns the upstream proxy that a connection would go through; None for a direct one."""
+        return self._proxies.choose((host, name or host), port, is_plain=is_plain)
+
+    def describe_way(self, host: str, port: int, name: str | None = None, *, is_plain: bool = False) -> str:
+        """Returns words for a message about a connection: nothing for a direct one."""
+        proxy = self.choose(host, port, name, is_plain=is_plain)
+        return "" if proxy is None else f", through the upstream proxy {proxy},"
+
+    async def _connect_proxy(self, proxy: UpstreamProxy) -> socket.socket:
+        try:
+            connected = await self._connect(proxy.authority.host, proxy.authority.port, None)
+        except UpstreamUnreachable as error:
+            raise UpstreamUnreachable(
+                f"The upstream proxy cannot be used. {error.detail} It is named by upstream_proxy.url, or by HTTPS_PROXY in "
+                "the proxy's environment.",
+                code=f"upstream_proxy_{error.code}",
+            ) from None
+        if not proxy.is_tls or self._proxy_context is None:
+            return connected
+        return await start_tls(connected, proxy, self._proxy_context)
+
+    async def _connect(self, host: str, port: int, permit: Permit | None) -> socket.socket:
+        loop = asyncio.get_running_loop()
+        try:
+            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except OSError:
+            raise UpstreamUnreachable(
+                f"The name {host} does not resolve. Check its spelling and this machine's DNS.",
+                code="name_not_resolved",
+            ) from None
+        if permit is not None:
+            for *_, address in found:
+                permit(str(address[0]), port)
+        try:
+            connected = await start_connection(found, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY_S)
+        except OSError as error:
+            raise UpstreamUnreachable(f"{_describe(host, port)} {_cause(error)}.", code="connection_failed") from None
+        if self._is_self(connected):
+            connected.close()
+            raise LoopDetected(
+                f"{_describe(host, port)} is a listener of this proxy itself. Check the name's DNS entry, `dial` and "
+                "the upstream proxy."
+            )
+        return connected
+
+    def _is_self(self, connected: socket.socket) -> bool:
+        # An IPv4 listener is reached under the address's IPv4-mapped IPv6 form as well (RFC 4291 §2.5.5.2).
+        port = connected.getpeername()[1]
+        peer = _plain_address(connected.getpeername()[0])
+        if (peer, port) in self.own_addresses:
+            return True
+        # A listener on all addresses is reached under any of this machine's: then both ends carry the same one.
+        unspecified = {("0.0.0.0", port), ("::", port)}  # noqa: S104  # compared, not bound
+        wildcard = not unspecified.isdisjoint(self.own_addresses)  # compared, not bound
+        return wildcard and (
+            _plain_address(connected.getsockname()[0]) == peer or ipaddress.ip_address(peer).is_loopback
+        )
+
+
+async def _look_ahead(host: str, port: int, permit: Permit) -> None:
+    """Asks `permit` for what can be known of a destination that an upstream proxy will resolve.
+
+    Many networks with such a proxy resolve no outside name within: then only the port is judged here.
+    """
+    permit(_SOME_PUBLIC_ADDRESS, port)
+    try:
+        async with asyncio.timeout(_LOOK_AHEAD_S):
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, TimeoutError):
+        return
+    for *_, address in found:
+        permit(str(address[0]), port)
+
+
+def _plain_address(text: str) -> str:
+    address = ipaddress.ip_address(text.partition("%")[0])
+    return str(getattr(address, "ipv4_mapped", None) or address)
+
+
+def _describe(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def _cause(error: OSError) -> str:
+    if isinstance(error, ConnectionRefusedError):
+        return "refused the connection; nothing listens there, or a firewall rejects it"
+    if isinstance(error, ConnectionResetError):
+        return "reset the connection"
+    if isinstance(error, TimeoutError):
+        return "did not answer"
+    return "cannot be reached from this machine; check its network, routes and firewall"
