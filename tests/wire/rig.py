@@ -53,6 +53,7 @@ class Peer(asyncio.Protocol):
 
     Attributes:
         received: every byte so far.
+        total, reads: how many bytes those were, and in how many pieces they came.
         ended: the other side has ended sending, properly.
         lost: the connection is gone.
         reset: it went with an error.
@@ -64,6 +65,7 @@ class Peer(asyncio.Protocol):
     def __init__(self, upstream: Upstream | None = None) -> None:
         self.received = bytearray()
         self.total = 0
+        self.reads = 0
         self.ended = False
         self.lost = False
         self.reset = False
@@ -82,6 +84,7 @@ class Peer(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.total += len(data)
+        self.reads += 1
         if not self.discards:
             self.received += data
         self._news.set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
@@ -37,6 +38,28 @@ def test_the_event_loop_makes_no_difference(wire: Wire, case: Case) -> None:
     async def work(rig: Rig) -> None:
         for mode in MODES:
             await exchange(rig, case, mode, "at once")
+
+    wire.run(work)
+
+
+def test_byte_by_byte_is_what_it_says(wire: Wire) -> None:
+    """Sent fast, bytes would come in one piece again; then the corpus would prove half of what it says."""
+
+    async def work(rig: Rig) -> None:
+        for context in (None, rig.trust.upstream_context):
+            reader = Peer()
+            loop = asyncio.get_running_loop()
+            server = await loop.create_server(lambda reader=reader: reader, "127.0.0.1", 0, ssl=context)  # type: ignore[misc]
+            trusting = None if context is None else rig.trust.relay_context
+            address = server.sockets[0].getsockname()
+            _, sender = await loop.create_connection(
+                Peer, *address, ssl=trusting, server_hostname=None if context is None else HOST
+            )
+            await sender.send_split(b"x" * 500)
+            await reader.until(lambda peer: peer.total == 500)
+            assert reader.reads > 450
+            sender.transport.abort()
+            server.close()
 
     wire.run(work)
 
