@@ -17,6 +17,7 @@ from proxy.errors import ConfigurationError, ProxyError
 
 # Command: (module, object, one line of help). The help stands here so that `--help` imports none of the modules.
 _COMMANDS: Final = {
+    "init": ("proxy.cli.init", "init", "Write a first configuration, and print what registers the application."),
     "run": ("proxy.cli.run", "run", "Serve until SIGTERM or SIGINT, then drain."),
     "demo": ("proxy.cli.demo.command", "demo", "Play the whole flow on this machine and narrate it."),
     "sandbox": ("proxy.cli.sandbox", "sandbox", "Run a local identity platform, gateway and API."),

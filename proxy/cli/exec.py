@@ -42,7 +42,7 @@ _FORWARDED: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUS
 @click.option(
     "--start",
     is_flag=True,
-    help="Run a proxy for as long as the program runs, where none listens; for a sandbox's configuration, the sandbox too.",
+    help="Run a proxy for as long as the program runs, where none listens. For a sandbox's configuration that goes without saying.",
 )
 @click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARGUMENT]...")
 def exec_(config: Path | None, proxy_url: str | None, start: bool, command: tuple[str, ...]) -> None:
@@ -54,13 +54,14 @@ def exec_(config: Path | None, proxy_url: str | None, start: bool, command: tupl
     environment = prepare(config, proxy_url)
     if environment.address is None or _listens(environment.address.host, environment.address.port):
         sys.exit(run_command(command, environment.apply()))
-    if not start:
+    sandbox = None if environment.config is None else _find_sandbox(environment.config.absolute().parent)
+    if not (start or sandbox):
         run = f"apim-auth-proxy run{f' --config {environment.config}' if environment.config else ''}"
         raise click.ClickException(
             f"No proxy listens at {environment.proxy_url}. Start it with `{run}`, or add --start (before the `--`) to run "
             "one for as long as the program runs."
         )
-    with _proxy_for(environment):
+    with _proxy_for(environment, sandbox):
         status = run_command(command, environment.apply(), replace=False)
     sys.exit(status)
 
@@ -106,26 +107,29 @@ def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _proxy_for(environment: ClientEnvironment) -> Iterator[None]:
+def _proxy_for(environment: ClientEnvironment, sandbox: Path | None) -> Iterator[None]:
     """Run a proxy, and the sandbox that its configuration needs, until the program has ended."""
     if environment.config is None:
         raise click.ClickException("There is no configuration to start a proxy with: name one with --config.")
-    directory = environment.config.absolute().parent
     with contextlib.ExitStack() as stack:
-        if _wants_sandbox(directory):
-            stack.enter_context(_running(["sandbox", "--directory", str(directory)], "sandbox ready"))
+        if sandbox is not None and not _runs(sandbox):
+            stack.enter_context(_running(["sandbox", "--directory", str(sandbox)], "sandbox ready"))
         stack.enter_context(_running(["run", "--config", str(environment.config)], "apim-auth-proxy: ready"))
         yield
 
 
-def _wants_sandbox(directory: Path) -> bool:
-    """Return whether a sandbox wrote the configuration and does not run."""
+def _find_sandbox(directory: Path) -> Path | None:
+    """Return the directory of the sandbox that a configuration there is for; None for a real identity platform."""
+    return next((place for place in (directory, directory / "sandbox") if (place / "sandbox.json").is_file()), None)
+
+
+def _runs(sandbox: Path) -> bool:
     try:
-        facts = json.loads((directory / "sandbox.json").read_text(encoding="utf-8"))
+        facts = json.loads((sandbox / "sandbox.json").read_text(encoding="utf-8"))
         port = int(str(facts["api_url"]).rpartition(":")[2])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return not _listens("127.0.0.1", port)
+    return _listens("127.0.0.1", port)
 
 
 @contextlib.contextmanager
@@ -143,7 +147,7 @@ def _running(words: Sequence[str], ready: str) -> Iterator[None]:
     reader = threading.Thread(target=_follow, args=(process, ready, started, said), daemon=True)
     reader.start()
     try:
-        if not started.wait(_START_S) or process.poll() is not None:
+        if not started.wait(_START_S) or not any(ready in line for line in said):
             raise click.ClickException(f"`{' '.join(words)}` did not start:\n" + "\n".join(said[-20:]))
         yield
     finally:

@@ -1,0 +1,172 @@
+"""`init`: a certificate, a commented configuration, and the commands that register both. Writes files."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import click
+
+from proxy.cli.terminal import say
+from proxy.client_setup.first_config import FirstConfig, format_first_config
+from proxy.client_setup.registration import Form, Registration, format_registration
+from proxy.identity.certificate_creation import create_certificate
+
+_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,80}")
+_ROLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+_DAYS: Final = 365
+_KEY_BITS: Final = 2_048
+
+
+@click.command()
+@click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    metavar="DIR",
+    help="Where to write.",
+)
+@click.option("--sandbox", is_flag=True, help="For a sandbox on this machine, which DIR/sandbox then is; asks nothing.")
+@click.option("--tenant-id", metavar="ID", help="GUID or domain of the tenant.")
+@click.option("--host", metavar="HOST", help="The API's host, such as contoso.azure-api.net.")
+@click.option("--client-id", metavar="ID", help="Of the application, where it is registered already.")
+@click.option(
+    "--scope", metavar="SCOPE", help="The API's identifier URI and /.default, where it is registered already."
+)
+@click.option(
+    "--name", default="Orders", show_default=True, metavar="NAME", help="For the registrations' display names."
+)
+@click.option(
+    "--role", default="Orders.Read", show_default=True, metavar="ROLE", help="The app role that the API asks for."
+)
+@click.option(
+    "--listen", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS", help="Of the forward listener."
+)
+@click.option("--admin", default="127.0.0.1:9901", show_default=True, metavar="ADDRESS", help="Of the admin site.")
+@click.option(
+    "--registration",
+    type=click.Choice([form.value for form in Form]),
+    default=Form.AZ.value,
+    show_default=True,
+    help="What to print for the registration.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+def init(
+    directory: Path,
+    sandbox: bool,
+    tenant_id: str | None,
+    host: str | None,
+    client_id: str | None,
+    scope: str | None,
+    name: str,
+    role: str,
+    listen: str,
+    admin: str,
+    registration: str,
+    force: bool,
+) -> None:
+    """Make a key and a certificate, write a commented config.yaml, and print what registers them.
+
+    Asks for what no option names. The registration goes to stdout, as commands or as a template; read it, then run it.
+    What is registered already is named with --client-id and --scope; otherwise the configuration takes the ids from the
+    variables CLIENT_ID and API_ID, which the commands set.
+    """
+    if _NAME.fullmatch(name) is None or _ROLE.fullmatch(role) is None:
+        raise click.UsageError("--name and --role consist of letters, digits, dots, hyphens and underscores.")
+    files = [directory / "config.yaml"] + (
+        [] if sandbox else [directory / "clientapp.crt", directory / "clientapp.key"]
+    )
+    for file in files:
+        if file.exists() and not force:
+            raise click.ClickException(
+                f"{file} exists already. Name another --directory, or overwrite it with --force."
+            )
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if sandbox:
+            _write(files[0], format_first_config(_make_sandbox(directory, listen, admin)).encode())
+            _say_sandbox(directory)
+            return
+        tenant_id = tenant_id or click.prompt("Tenant (GUID or domain)", err=True)
+        host = host or click.prompt("The API's host, such as contoso.azure-api.net", err=True)
+        first = FirstConfig(
+            tenant_id=tenant_id,
+            client_id=client_id or "${CLIENT_ID}",
+            host=host,
+            scope=scope or "api://${API_ID}/.default",
+            certificate="clientapp.crt",
+            private_key="clientapp.key",
+            listen=listen,
+            admin=admin,
+        )
+        certificate, key = create_certificate(name, _DAYS, _KEY_BITS, datetime.now(UTC))
+        for file, content, mode in zip(
+            files, (format_first_config(first).encode(), certificate, key), (0o600, 0o644, 0o600), strict=True
+        ):
+            _write(file, content, mode)
+    except OSError as error:
+        raise click.ClickException(
+            f"{directory} cannot be written to: {error.strerror}. Name another --directory."
+        ) from None
+    plan = Registration(name, role, str(uuid.uuid4()), str(files[1]), certificate.decode("ascii"), str(files[0]))
+    click.echo(format_registration(plan, Form(registration)))
+    say(
+        f"Written: {', '.join(map(str, files))}. The key stays here. Run what is printed above, then:\n"
+        f"  apim-auth-proxy check --config {files[0]} --online"
+    )
+
+
+def _make_sandbox(directory: Path, listen: str, admin: str) -> FirstConfig:
+    """Make a sandbox's keys and choose its ports, and return a configuration for it."""
+    # It brings aiohttp, which the rest does not need.
+    from proxy.sandbox import Sandbox, SandboxError, SandboxSettings  # noqa: PLC0415
+
+    async def make() -> None:
+        async with Sandbox(SandboxSettings()) as running:
+            await asyncio.to_thread(running.write_directory, directory / "sandbox")
+
+    try:
+        asyncio.run(make())
+    except SandboxError as error:
+        raise click.ClickException(str(error)) from None
+    facts = json.loads((directory / "sandbox" / "sandbox.json").read_text(encoding="utf-8"))
+    return FirstConfig(
+        tenant_id=facts["tenant_id"],
+        client_id=facts["client_id"],
+        host=facts["api_alias"].removeprefix("https://"),
+        scope=facts["scope"],
+        certificate="sandbox/clientapp.pem",
+        private_key=None,
+        listen=listen,
+        admin=admin,
+        authority=facts["authority"],
+        ca_file="sandbox/ca.pem",
+        dial=f"127.0.0.1:{facts['api_url'].rpartition(':')[2]}",
+        subscription_key=facts["subscription_key"],
+        state_directory="state",
+    )
+
+
+def _say_sandbox(directory: Path) -> None:
+    facts = json.loads((directory / "sandbox" / "sandbox.json").read_text(encoding="utf-8"))
+    there = "" if directory == Path() else f" --config {directory / 'config.yaml'}"
+    say(
+        f"Written: {directory / 'config.yaml'}, and a sandbox in {directory / 'sandbox'}. Call its API, which wants a token:\n"
+        f"  apim-auth-proxy exec{there} -- curl -i {facts['api_alias']}/orders\n"
+        "That starts the sandbox and a proxy for as long as curl runs. To let them run:\n"
+        f"  apim-auth-proxy sandbox --directory {directory / 'sandbox'} &\n"
+        f"  apim-auth-proxy run --config {directory / 'config.yaml'}"
+    )
+
+
+def _write(file: Path, content: bytes, mode: int = 0o600) -> None:
+    file.unlink(missing_ok=True)
+    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as out:
+        out.write(content)

@@ -1,0 +1,87 @@
+"""The commented configuration that `init` writes. Pure: does no I/O."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class FirstConfig:
+    """What is known when somebody begins.
+
+    Attributes:
+        tenant_id: GUID or domain.
+        client_id: the application's id, or ``${CLIENT_ID}`` where it is not registered yet.
+        host: of the API, ``host`` or ``host:port``.
+        scope: the API's identifier URI and ``/.default``.
+        certificate: the certificate's file.
+        private_key: the key's file; None where it is in the certificate's.
+        listen: the forward listener's address.
+        admin: the admin site's address.
+        authority: the identity platform, where it is not Microsoft's.
+        ca_file: trusted for the API and the authority, besides the system's roots.
+        dial: where to connect for the API; None for the host itself.
+        subscription_key: sent with each request; None for none.
+        state_directory: None for the default.
+    """
+
+    tenant_id: str
+    client_id: str
+    host: str
+    scope: str
+    certificate: str
+    private_key: str | None
+    listen: str = "127.0.0.1:8080"
+    admin: str = "127.0.0.1:9901"
+    authority: str | None = None
+    ca_file: str | None = None
+    dial: str | None = None
+    subscription_key: str | None = None
+    state_directory: str | None = None
+
+
+def format_first_config(first: FirstConfig) -> str:
+    """Return the file; every value from outside is quoted as JSON, which is YAML too."""
+    quote = json.dumps
+    lines = [
+        "# apim-auth-proxy; `apim-auth-proxy check` says what is wrong with this file. What else may stand here, with its",
+        "# unit, default and meaning: config.example.yaml of the project. `apim-auth-proxy config schema` is for editors.",
+        "",
+        "listeners:",
+        f"  - address: {quote(first.listen)}       # HTTP_PROXY and HTTPS_PROXY of your programs point here",
+        "    mode: forward",
+        "",
+        "# What proves the proxy to the identity platform: an application, and the certificate registered for it.",
+        "credentials:",
+        "  api-client:",
+        f"    tenant_id: {quote(first.tenant_id)}",
+        f"    client_id: {quote(first.client_id)}",
+        f"    certificate: {quote(first.certificate)}",
+    ]
+    if first.private_key is not None:
+        lines.append(f"    private_key: {quote(first.private_key)}       # stays on this machine")
+    if first.authority is not None:
+        lines.append(f"    authority: {quote(first.authority)}")
+    if first.ca_file is not None:
+        lines.append(f"    ca_file: {quote(first.ca_file)}")
+    lines += [
+        "",
+        "# Which hosts get a token, and for what.",
+        "routes:",
+        f"  - hosts: [{quote(first.host)}]",
+        "    credential: api-client",
+        f"    scope: {quote(first.scope)}       # the API's identifier URI, and /.default",
+    ]
+    if first.subscription_key is not None:
+        lines.append(f"    set_headers: {{ Ocp-Apim-Subscription-Key: {quote(first.subscription_key)} }}")
+    else:
+        lines.append('    # set_headers: { Ocp-Apim-Subscription-Key: "${SUBSCRIPTION_KEY}" }   # if the API wants one')
+    if first.dial is not None:
+        lines.append(f"    dial: {quote(first.dial)}")
+    if first.ca_file is not None:
+        lines.append(f"    ca_file: {quote(first.ca_file)}")
+    lines += ["", "# Health, metrics and a page to look at.", "admin:", f"  address: {quote(first.admin)}"]
+    if first.state_directory is not None:
+        lines += ["", "# The interception CA lives here.", f"state_directory: {quote(first.state_directory)}"]
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,155 @@
+"""`init`: from an empty directory to a first answer without editing a file; and what it prints does what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+from cryptography import x509
+
+from tests.end_to_end.programs import COMMAND, environment, run_program
+from tests.end_to_end.test_cli_env import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.end_to_end.programs import Finished
+
+TENANT = "11111111-1111-1111-1111-111111111111"
+KNOWN = ["--tenant-id", TENANT, "--host", "contoso.azure-api.net"]
+
+# Stands for the Azure CLI, which needs a cloud: it writes down its arguments, and answers queries with ids.
+AZ = r"""#!/bin/sh
+for argument; do printf '%s\n' "$argument"; done >> "$AZ_LOG"
+printf '%s\n' '--' >> "$AZ_LOG"
+case "$*" in
+  "account show"*) echo 11111111-1111-1111-1111-111111111111 ;;
+  *"API"*"appId"*) echo api-app-id ;;
+  *"proxy"*"appId"*) echo client-app-id ;;
+  "ad sp show --id api-app-id"*) echo api-sp ;;
+  "ad sp show --id client-app-id"*) echo client-sp ;;
+esac
+"""
+
+
+def init(directory: Path, *words: str, stdin: bytes = b"") -> Finished:
+    return run_program([COMMAND, "init", *words], stdin=stdin, directory=directory)
+
+
+def test_two_commands_in_an_empty_directory_and_an_api_has_answered(tmp_path: Path) -> None:
+    """What the first page of the documents has a newcomer type."""
+    ports = ["--listen", f"127.0.0.1:{free_port()}", "--admin", f"127.0.0.1:{free_port()}"]
+    made = init(tmp_path, "--sandbox", *ports)
+    assert (made.status, made.stdout) == (0, b"")
+    (url,) = re.findall(r"https://\S+/orders", made.stderr)
+    words: list[str | Path] = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", url]
+    done = run_program([COMMAND, "exec", "--", *words], directory=tmp_path)
+    assert (done.status, done.stdout, done.stderr) == (0, b"200", "")
+    check = run_program([COMMAND, "check", "--config", tmp_path / "config.yaml"])
+    assert check.status == 0, check.stdout.decode()
+
+
+def test_the_configuration_loads_once_the_ids_are_known(tmp_path: Path) -> None:
+    assert init(tmp_path, *KNOWN).status == 0
+    words: list[str | Path] = [
+        COMMAND,
+        "explain",
+        "https://contoso.azure-api.net/orders",
+        "--config",
+        tmp_path / "config.yaml",
+        "--json",
+    ]
+    unknown = run_program(words)
+    assert unknown.status == 2
+    assert "the environment variable CLIENT_ID is not set" in unknown.stderr
+    known = run_program(words, environ=environment(CLIENT_ID=TENANT, API_ID="api-app-id"))
+    assert known.status == 0
+    assert "api://api-app-id/.default" in known.stdout.decode()
+
+
+def test_the_key_is_for_its_owner_alone_and_the_certificate_fits_it(tmp_path: Path) -> None:
+    init(tmp_path, *KNOWN)
+    assert stat.S_IMODE((tmp_path / "clientapp.key").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "config.yaml").stat().st_mode) == 0o600
+    files: list[str | Path] = [tmp_path / "clientapp.crt", "--private-key", tmp_path / "clientapp.key"]
+    assert run_program([COMMAND, "cert", "show", *files]).status == 0
+
+
+def test_what_no_option_names_is_asked_for_on_stderr(tmp_path: Path) -> None:
+    done = init(tmp_path, stdin=f"{TENANT}\napi.contoso.com\n".encode())
+    assert done.status == 0
+    assert "Tenant" in done.stderr
+    assert b"Tenant" not in done.stdout
+    assert '"api.contoso.com"' in (tmp_path / "config.yaml").read_text()
+    assert init(tmp_path / "..", "--directory", str(tmp_path / "other")).status == 1, "nobody answers"
+
+
+def test_the_printed_commands_register_everything_in_order(tmp_path: Path) -> None:
+    """Run by a real shell that stops at the first error, with a stand-in for the Azure CLI."""
+    script = init(tmp_path, *KNOWN, "--name", "Orders").stdout.decode()
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "az").write_text(AZ)
+    (programs / "az").chmod(0o755)
+    (programs / "apim-auth-proxy").symlink_to("/bin/true")
+
+    log = tmp_path / "az.log"
+    environ = environment(PATH=f"{programs}:{os.environ['PATH']}", AZ_LOG=str(log))
+    done = run_program(["bash", "-eu", "-c", script], environ=environ, directory=tmp_path)
+    assert (done.status, done.stderr) == (0, "")
+    calls = [call.splitlines() for call in log.read_text().split("--\n") if call]
+    starts = [" ".join(call[:4]) for call in calls]
+    assert [" ".join(call[:3]) for call in calls][:3] == ["account show --query", "ad app create", "ad app update"]
+    assert starts.index("ad app credential reset") < starts.index("ad app permission add")
+    (upload,) = [call for call in calls if call[2] == "credential"]
+    assert {"--append", "@clientapp.crt", "client-app-id"} <= set(upload)
+    (role,) = json.loads((tmp_path / "roles.json").read_text())
+    (request,) = [call for call in calls if call[2] == "permission"]
+    assert f"{role['id']}=Role" in request
+    grant, policy = [call for call in calls if call[0] == "rest"]
+    assert json.loads(grant[-1]) == {"principalId": "client-sp", "resourceId": "api-sp", "appRoleId": role["id"]}
+    assert "@policy.json" in policy
+    value = json.loads((tmp_path / "policy.json").read_text())["properties"]["value"]
+    assert "<audience>api-app-id</audience>" in value
+    assert f"https://login.microsoftonline.com/{TENANT}/v2.0</issuer>" in value
+    assert "<value>Orders.Read</value>" in value
+    assert "PRIVATE KEY" not in script + log.read_text()
+
+
+@pytest.mark.parametrize("form", ["bicep", "terraform"])
+def test_templates_name_the_certificate_and_the_role_and_no_key(tmp_path: Path, form: str) -> None:
+    text = init(tmp_path, *KNOWN, "--registration", form, "--role", "Reports.Read").stdout.decode()
+    assert "Reports.Read" in text
+    assert "PRIVATE KEY" not in text
+    assert text.count("{") == text.count("}")
+    if form == "bicep":
+        import base64
+
+        (encoded,) = re.findall(r"key: '([A-Za-z0-9+/=]+)'", text)
+        registered = x509.load_der_x509_certificate(base64.b64decode(encoded))
+        assert registered == x509.load_pem_x509_certificate((tmp_path / "clientapp.crt").read_bytes())
+    else:
+        assert 'file("clientapp.crt")' in text
+
+
+def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
+    init(tmp_path, *KNOWN)
+    key = (tmp_path / "clientapp.key").read_bytes()
+    again = init(tmp_path, *KNOWN)
+    assert (again.status, again.stdout) == (1, b"")
+    assert "--force" in again.stderr
+    assert (tmp_path / "clientapp.key").read_bytes() == key
+    assert init(tmp_path, *KNOWN, "--force").status == 0
+    assert (tmp_path / "clientapp.key").read_bytes() != key
+
+
+@pytest.mark.parametrize(
+    "words", [["--name", "x'; rm -rf"], ["--role", "A B"], ["--registration", "arm"]], ids=" ".join
+)
+def test_what_cannot_be_used_exits_2(tmp_path: Path, words: list[str]) -> None:
+    assert init(tmp_path, *KNOWN, *words).status == 2
+    assert list(tmp_path.iterdir()) == []
