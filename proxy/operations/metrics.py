@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from proxy.identity.sources import IdentityStatistics, TokenSources
     from proxy.operations.access_log import AccessLog
     from proxy.operations.loop_lag import LoopLag
-    from proxy.operations.snapshot import HistogramSnapshot
-    from proxy.relay.relay import Relay
+    from proxy.operations.snapshot import HistogramSnapshot, Observed
 
 PREFIX: Final = "apim_auth_proxy_"
 _NO_ROUTE: Final = "-"
@@ -137,7 +136,7 @@ class RelayCollector(MetricsCollector):
 
     def __init__(
         self,
-        relay: Relay,
+        relay: Observed,
         tokens: TokenSources,
         *,
         access_log: AccessLog | None = None,

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
@@ -16,7 +16,9 @@ from proxy.operations.access_log import AccessLogStatistics
 from proxy.relay.counters import LATENCY_BOUNDS_S, Histogram
 
 if TYPE_CHECKING:
-    from proxy.relay.relay import Relay
+    from collections.abc import Sized
+
+    from proxy.relay.counters import Counters
 
 _BUCKETS: Final = len(LATENCY_BOUNDS_S) + 1
 _Buckets: TypeAlias = Annotated[tuple[NonNegativeInt, ...], Field(min_length=_BUCKETS, max_length=_BUCKETS)]
@@ -99,8 +101,37 @@ def _adapter() -> TypeAdapter[WorkerSnapshot]:
     return TypeAdapter(WorkerSnapshot)
 
 
+class Observed(Protocol):
+    """What is looked at of a relay: its counters, and how much is open."""
+
+    @property
+    def counters(self) -> Counters:
+        """What it has counted."""
+        ...
+
+    @property
+    def clients(self) -> Sized:
+        """Client connections."""
+        ...
+
+    @property
+    def tunnel_ends(self) -> Sized:
+        """Tunnels that have not yet led to a request."""
+        ...
+
+    @property
+    def upstreams(self) -> Sized:
+        """Upstream connections."""
+        ...
+
+    @property
+    def splices(self) -> Sized:
+        """Tunnels and upgraded connections."""
+        ...
+
+
 def take_snapshot(
-    relay: Relay,
+    relay: Observed,
     *,
     access_log: AccessLogStatistics | None = None,
     loop_lag: Histogram | None = None,
