@@ -33,7 +33,7 @@ def take_from_environment(root: Section, environ: Mapping[str, str]) -> list[Fin
     going by it, the proxy would call itself.
     """
     written = root.get(_SECTION, {})
-    if not isinstance(written, dict) or written.get("from_environment", True) is not True:
+    if not isinstance(written, dict) or not _is_true(written.get("from_environment", True)):
         return []
     section: dict[str, Value] = dict(written)
     findings: list[Finding] = []
@@ -71,6 +71,11 @@ def check_upstream_proxy(root: Section) -> Iterator[Finding]:
             continue
         if proxy is not None and _is_own_listener(root, proxy):
             yield (_SECTION, key), "this is a listener of this very proxy, which would call itself; name another proxy"
+
+
+def _is_true(value: Value) -> bool:
+    """Whether a truth value says yes; from ``${NAME}`` it comes as text, which validation makes one later."""
+    return value is True or (isinstance(value, str) and value.strip().lower() in {"true", "yes", "on"})
 
 
 def _read(environ: Mapping[str, str], name: str) -> str:

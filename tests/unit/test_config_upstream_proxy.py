@@ -67,6 +67,11 @@ def test_it_can_be_switched_off(tmp_path: Path) -> None:
     assert settings.upstream_proxy.no_proxy == ()
 
 
+@pytest.mark.parametrize(("text", "url"), [("yes", "http://secure.corp:3128"), ("false", "None")])
+def test_the_switch_may_itself_come_from_the_environment(tmp_path: Path, text: str, url: str) -> None:
+    assert _urls(_load(tmp_path, ENVIRON | {"SWITCH": text}, {"from_environment": "${SWITCH}"}))[0] == url
+
+
 def test_what_the_file_says_goes_first(tmp_path: Path) -> None:
     section = {"url": "http://${USER_NAME}:${SECRET}@file.corp:1", "no_proxy": ["only.example"]}
     settings = _load(tmp_path, ENVIRON | {"USER_NAME": "me", "SECRET": "p%40ss"}, section)
