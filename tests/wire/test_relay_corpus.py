@@ -49,7 +49,7 @@ def test_byte_by_byte_is_what_it_says(wire: Wire) -> None:
         for context in (None, rig.trust.upstream_context):
             reader = Peer()
             loop = asyncio.get_running_loop()
-            server = await loop.create_server(lambda reader=reader: reader, "127.0.0.1", 0, ssl=context)  # type: ignore[misc]
+            server = await loop.create_server(lambda reader=reader: reader, "127.0.0.1", 0, ssl=context)
             trusting = None if context is None else rig.trust.relay_context
             address = server.sockets[0].getsockname()
             _, sender = await loop.create_connection(
