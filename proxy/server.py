@@ -19,12 +19,9 @@ from proxy.interception.leaf import mint
 from proxy.interception.names import is_wildcard
 from proxy.interception.store import load_or_create
 from proxy.operations.event_log import EventLog
-from proxy.operations.metrics import CertificateExpiry
-from proxy.operations.overview import RouteSummary
 from proxy.policy.routing import parse_host_pattern
 from proxy.relay.listening import describe_bind
 from proxy.relay_server import RelayServer
-from proxy.workers.control import Control
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -33,8 +30,11 @@ if TYPE_CHECKING:
     from proxy.identity.sources import IdentityStatistics
     from proxy.interception.authority import InterceptionCA
     from proxy.operations.admin import AdminSite
+    from proxy.operations.metrics import CertificateExpiry
+    from proxy.operations.overview import RouteSummary
     from proxy.operations.snapshot import WorkerSnapshot
     from proxy.relay.record import ExchangeRecord
+    from proxy.workers.control import Control
 
 
 class Server:
@@ -104,6 +104,8 @@ class Server:
                 raise ConfigurationError("Sockets of a service manager can be used with `workers: 1` only.")
             self._reserved = [_reserve(listener.address) for listener in self._settings.listeners]
             self.addresses = [one.getsockname()[:2] for one in self._reserved]
+            from proxy.workers.control import Control  # noqa: PLC0415  # one process needs none of it
+
             self.control = Control(
                 self._settings,
                 [port for _, port in self.addresses],
@@ -290,9 +292,13 @@ class Server:
 
     def _other_certificates(self) -> list[CertificateExpiry]:
         """Returns the certificates beside the credentials' own."""
+        from proxy.operations.metrics import CertificateExpiry  # noqa: PLC0415  # see `_open_admin`
+
         return [CertificateExpiry("interception_ca", "", "", self._ca.not_after.timestamp())]
 
     def _summarise_routes(self) -> list[RouteSummary]:
+        from proxy.operations.overview import RouteSummary  # noqa: PLC0415  # see `_open_admin`
+
         return [
             RouteSummary(route.hosts[0], route.hosts, route.credential, route.scope or route.resource or "")
             for route in self._settings.routes
