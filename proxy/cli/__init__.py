@@ -17,17 +17,18 @@ from proxy.errors import ConfigurationError, ProxyError
 
 # Command: (module, object, one line of help). The help stands here so that `--help` imports none of the modules.
 _COMMANDS: Final = {
-    "init": ("proxy.cli.init", "init", "Write a first configuration, and print what registers the application."),
+    "init": ("proxy.cli.init", "init", "Begin: write a configuration, print what registers it."),
     "run": ("proxy.cli.run", "run", "Serve until SIGTERM or SIGINT, then drain."),
     "demo": ("proxy.cli.demo.command", "demo", "Play the whole flow on this machine and narrate it."),
     "sandbox": ("proxy.cli.sandbox", "sandbox", "Run a local identity platform, gateway and API."),
     "check": ("proxy.cli.check", "check", "Say what is wrong with a configuration, and what to do about it."),
     "token": ("proxy.cli.access_token", "token", "Print an access token, or its claims."),
     "cert": ("proxy.cli.cert", "cert", "Make or show the certificate that proves who the proxy is."),
-    "ca": ("proxy.cli.ca", "ca", "Show or export the CA that clients must trust for https URLs."),
+    "ca": ("proxy.cli.trust", "ca", "Show, export or install the CA that https clients trust."),
     "env": ("proxy.cli.environment", "env", "Print the variables that make programs use the proxy."),
     "exec": ("proxy.cli.exec", "exec_", "Run a program that uses the proxy."),
     "wait": ("proxy.cli.wait", "wait", "Wait until a proxy is ready."),
+    "config": ("proxy.cli.config", "config", "Tell editors what may stand in a configuration."),
     "client": ("proxy.cli.client", "client", "Say who may use the proxy: make a client's password."),
     "explain": ("proxy.cli.explain", "explain", "Explain an AADSTS code, or what becomes of a request for a URL."),
 }

@@ -1,0 +1,84 @@
+"""`ca trust`: how to trust the interception CA on each platform, or doing it. With --install, writes to the system's store."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from proxy.cli.ca import _open as open_ca
+from proxy.cli.ca import ca
+from proxy.cli.options import json_option, optional_config_option
+from proxy.cli.terminal import say, write_json
+from proxy.client_setup.trust_stores import (
+    INSTALLABLE,
+    Platform,
+    detect_platform,
+    format_instructions,
+    install,
+)
+from proxy.errors import ConfigurationError
+from proxy.interception.store import trusted_pem
+
+__all__ = ["ca"]
+
+
+@ca.command()
+@optional_config_option
+@click.option(
+    "--platform", type=click.Choice([each.value for each in Platform]), help="Only this one. Default: all of them."
+)
+@click.option(
+    "--install", "wants_install", is_flag=True, help="Do it, as root: on Debian, Red Hat, Alpine and their kin."
+)
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path, file_okay=False, exists=True),
+    default=Path("/"),
+    metavar="DIR",
+    help="With --install: the root of another system, as of an image that is being built.",
+)
+@json_option
+def trust(config: Path | None, platform: str | None, wants_install: bool, root: Path, as_json: bool) -> None:
+    """Say how to trust the CA on each platform, or do it with --install.
+
+    A machine that trusts it trusts it for the routed hosts only: its name constraints see to that. Programs that are started
+    with `exec`, or in a shell that read `env`, need none of this.
+    """
+    directory, current, _ = open_ca(config, datetime.now(UTC))
+    file = directory / "ca.pem"
+    if wants_install:
+        wanted = Platform(platform) if platform else _detect(root)
+        if wanted not in INSTALLABLE:
+            raise click.UsageError(
+                "--install works on Debian, Red Hat and Alpine, and their kin; elsewhere see the instructions."
+            )
+        target = install(wanted, trusted_pem(directory), root)
+        if as_json:
+            write_json({"installed": str(target), "platform": wanted.value, "sha256": current.fingerprint})
+        else:
+            say(f"Installed: {target}, SHA-256 {current.fingerprint}")
+        return
+    shown = [Platform(platform)] if platform else list(Platform)
+    instructions = {each.value: format_instructions(each, str(file)) for each in shown}
+    if as_json:
+        write_json(
+            {name: {"for": title, "commands": text.splitlines()} for name, (title, text) in instructions.items()}
+        )
+        return
+    for title, text in instructions.values():
+        click.echo(f"# {title}\n{text}\n")
+    say(f"The CA is {file}, SHA-256 {current.fingerprint}. Without any of this: `apim-auth-proxy exec -- PROGRAM`.")
+
+
+def _detect(root: Path) -> Platform:
+    try:
+        found = detect_platform((root / "etc/os-release").read_text(encoding="utf-8"))
+    except OSError:
+        found = None
+    if found is None:
+        raise ConfigurationError(
+            "This system is none that --install knows. Name its kin with --platform, or do it by hand."
+        )
+    return found
