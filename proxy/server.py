@@ -203,6 +203,8 @@ class Server:
             closing, (self._admin, self.admin_address) = self._admin, admin or (None, None)
             if closing is not None:
                 await closing.close()
+        if self.front is not None and self.admin_address is not None:
+            self.front.relay.dialer.own_addresses |= {self.admin_address}  # port 0 is known by what was bound
         self._warm_up = asyncio.create_task(tokens.warm_up(), name="warm-up")
         tokens.forgive()
         self._retire(retired, settings.timeouts.drain_s)
@@ -369,8 +371,11 @@ def build_sources(settings: Settings) -> ReloadableSources:
 def unchanged_credentials(before: Settings, after: Settings) -> list[str]:
     """Returns the names of the credentials whose tokens another configuration may go on using.
 
-    One whose key is in a vault is not among them: it reaches the vault through the sources of its own configuration.
+    One whose key is in a vault is not among them: it reaches the vault through the sources of its own configuration. None is
+    where the upstream proxy changes, through which they reach the identity platform.
     """
+    if before.upstream_proxy != after.upstream_proxy:
+        return []
     return [
         name
         for name, credential in after.credentials.items()
