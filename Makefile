@@ -13,6 +13,8 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 IMAGE ?= apim-auth-proxy
 PYTEST_ARGS ?=
+# Tests start the command some hundred times; compiled once is enough, whatever the environment says.
+export PYTHONDONTWRITEBYTECODE :=
 BENCH_ARGS ?=
 
 .PHONY: help
@@ -63,7 +65,7 @@ test-tools: ## Install the programs that tests run: curl, node, nginx, … (apt-
 
 .PHONY: test
 test: $(VENV)/.test test-tools ## Run the tests
-	@$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@.ci/run-tests $(CURDIR)/$(BIN)/python $(PYTEST_ARGS)
 
 .PHONY: lint
 lint: $(VENV)/.dev ## Check style and format
