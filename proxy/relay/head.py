@@ -24,6 +24,9 @@ from proxy.errors import FieldsTooLarge, MalformedRequest, TargetTooLong, Upstre
 _REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([^\x00-\x20\x7f#]+) HTTP/1\.([01])\r\n")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 _LENGTH_DIGITS: Final = 18
+_LENGTH_LINE: Final = len(b"Content-Length: ")
+_SPACE: Final = 0x20
+_ZERO: Final = 0x30
 _ONE: Final = 0x31
 
 # RFC 9110 §7.6.1: fields that speak of one connection, so they never pass from one side to the other.
@@ -115,23 +118,36 @@ class Head:
     def take_framing(self, special: frozenset[bytes]) -> None:
         """Reads Content-Length and Transfer-Encoding, where they are among the message's `special` names.
 
+        A way to write them that some recipient could read in another way is replaced by the plain one.
+
         Raises:
             MalformedRequest: the message could be read as ending in two places.
         """
         # llhttp has refused a second Content-Length, lists and signs.
         if b"content-length" in special:
-            digits = self.value(b"content-length")
+            line = self.lines[self.names.index(b"content-length")]
+            digits = line[15:].strip(b" \t")
             if len(digits) > _LENGTH_DIGITS:
                 raise MalformedRequest("Content-Length has more digits than any message needs (RFC 9110 §8.6).")
             self.length = int(digits)
+            if len(line) != _LENGTH_LINE + len(digits) or line[15] != _SPACE or (digits[0] == _ZERO and len(digits) > 1):
+                self._write_plainly(line, line[:15] + b" %d" % self.length)
         if b"transfer-encoding" in special:
             # Other codings are refused: none is in use, and each is a way to disagree about where a message ends.
             # llhttp lets a response name chunked twice.
-            if self.names.count(b"transfer-encoding") > 1 or self.value(b"transfer-encoding").lower() != b"chunked":
+            line = self.lines[self.names.index(b"transfer-encoding")]
+            if self.names.count(b"transfer-encoding") > 1 or line[18:].strip(b" \t").lower() != b"chunked":
                 raise MalformedRequest("Transfer-Encoding is not exactly 'chunked', the only coding this proxy relays.")
             if self.length is not None or self.minor == 0:
                 raise MalformedRequest(_FRAMING)
             self.chunked = True
+            if line[18:] != b" chunked":
+                self._write_plainly(line, line[:18] + b" chunked")
+
+    def _write_plainly(self, line: bytes, plain: bytes) -> None:
+        """Has a field line written with one space before the value and nothing behind it."""
+        self._lines = [plain if one is line else one for one in self.lines]
+        self.fields = b"\r\n".join(self._lines) + b"\r\n"
 
     def take_connection(self, name: bytes) -> frozenset[bytes]:
         """Reads the Connection field: who keeps the connection, and what ends here. Returns its options."""

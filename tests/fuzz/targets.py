@@ -41,6 +41,7 @@ _SECRET: Final = "eyJ-the-client-assertion-of-the-fuzzer"
 _TOKEN_LINE: Final = b"Authorization: Bearer token-of-the-fuzzer\r\n"
 # Strict on purpose, and nothing of the product's: RFC 9110 §5.1, §5.5, RFC 9112 §3, §4.
 _FIELD: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
+_PLAIN_FRAMING: Final = re.compile(rb"(?i:content-length): (?:0|[1-9][0-9]*)|(?i:transfer-encoding): chunked")
 _REQUEST_LINE: Final = re.compile(rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+ [^\x00-\x20\x7f]+ HTTP/1\.1")
 _STATUS_LINE: Final = re.compile(rb"HTTP/1\.1 [1-9][0-9][0-9](?: [^\x00-\x08\x0a-\x1f\x7f]*)?")
 _HOST: Final = re.compile(r"[a-z0-9_](?:[a-z0-9_.-]*[a-z0-9_])?|[0-9a-f:]+(?:[0-9.]+)?")
@@ -53,6 +54,8 @@ def _lines(wire: bytes) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     start, *rest = wire[:-4].split(b"\r\n")
     fields = []
     for line in rest:
+        if line.lower().startswith((b"content-length:", b"transfer-encoding:")):
+            assert _PLAIN_FRAMING.fullmatch(line), line
         match = _FIELD.fullmatch(line)
         assert match is not None, line
         fields.append((match[1].lower(), match[2].strip(b" \t")))
