@@ -144,6 +144,9 @@ async def running(directory: Path, trust: Trust, **changes: Any) -> AsyncIterato
         "access_log": {"enabled": False},
         **changes,
     }
+    trust.upstream_authority.cert_pem.write_to_path(str(directory / "upstream-ca.pem"))
+    for route in configuration["routes"]:
+        route.setdefault("ca_file", "upstream-ca.pem")
     file = directory / "config.yaml"
     file.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
     try:
@@ -159,8 +162,6 @@ async def _serving(file: Path, directory: Path, trust: Trust, upstream: Upstream
     server = RelayServer(settings, OneToken(), trust.contexts.context_for)
     boundary = Boundary(server, upstream)
     server.relay.observe = boundary.records.append
-    for route in server.relay.destinations._routes:  # the test's CA is in no file
-        object.__setattr__(route, "context", trust.relay_context)
     try:
         await server.start()
         yield boundary
