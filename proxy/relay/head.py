@@ -130,7 +130,11 @@ class Head:
             if len(digits) > _LENGTH_DIGITS:
                 raise MalformedRequest("Content-Length has more digits than any message needs (RFC 9110 §8.6).")
             self.length = int(digits)
-            if len(line) != _LENGTH_LINE + len(digits) or line[15] != _SPACE or (digits[0] == _ZERO and len(digits) > 1):
+            if (
+                len(line) != _LENGTH_LINE + len(digits)
+                or line[15] != _SPACE
+                or (digits[0] == _ZERO and len(digits) > 1)
+            ):
                 self._write_plainly(line, line[:15] + b" %d" % self.length)
         if b"transfer-encoding" in special:
             # Other codings are refused: none is in use, and each is a way to disagree about where a message ends.
