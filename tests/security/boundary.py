@@ -57,11 +57,13 @@ class Boundary:
         server: the proxy.
         upstream: the only routed host's server.
         records: of every exchange.
+        reply: what the upstream answers to every request.
     """
 
     server: RelayServer
     upstream: Upstream
     records: list[ExchangeRecord] = field(default_factory=list)
+    reply: bytes = ANSWER
     _peers: list[Peer] = field(default_factory=list)
 
     async def connect(self, listener: int = 0, context: ssl.SSLContext | None = None) -> Peer:
@@ -108,7 +110,7 @@ class Boundary:
                 if len(rest) < length:
                     break
                 connection.take(len(head) + 4 + length)
-                connection.send(ANSWER)
+                connection.send(self.reply)
 
 
 def get(path: str = "/", *fields: str, host: str = HOST) -> bytes:
@@ -161,9 +163,9 @@ async def _serving(file: Path, directory: Path, trust: Trust, upstream: Upstream
     settings = load_settings(file, {"HOME": str(directory)}, check_files=False)
     server = RelayServer(settings, OneToken(), trust.contexts.context_for)
     boundary = Boundary(server, upstream)
-    server.relay.observe = boundary.records.append
     try:
         await server.start()
+        server.relay.observe = boundary.records.append
         yield boundary
     finally:
         for peer in boundary._peers:
