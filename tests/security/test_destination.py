@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import os
-import socket
 import ssl
 import sys
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from ipaddress import ip_network
-from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import pytest
 import trustme
@@ -32,6 +31,7 @@ from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.destinations import Destinations, Route
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.relay import Relay
+from tests.security.names import NamedLoop
 from tests.wire.rig import FixedTokens, create_token
 
 if TYPE_CHECKING:
@@ -47,17 +47,6 @@ EVIL: Final = "evil.test"
 TOKENS: Final = {A: "token-for-a-alone", B: "token-for-b-alone"}  # of one length, which `Site.look` relies on
 HERE: Final = "127.0.0.1"
 THERE: Final = "127.0.0.2"
-
-
-class NamedLoop(asyncio.SelectorEventLoop):
-    """An event loop with a DNS of its own."""
-
-    names: ClassVar[dict[str, list[str]]] = {}
-
-    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> Any:
-        if host not in self.names and not host.replace(".", "").isdigit():
-            raise socket.gaierror(socket.EAI_NONAME, "no such name")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in self.names.get(host, [host])]
 
 
 @dataclass
