@@ -135,7 +135,7 @@ class RelayServer:
         self._passwords = PasswordChecker()
         self._plan = self.plan(settings, tokens)
         # A client may come before every listener is open, and a start that fails is drained as well.
-        self.relay.destinations = self._plan.destinations
+        self.relay.destinations, self.relay.admission = self._plan.destinations, self._plan.admission
         self._doors: dict[tuple[str, str, int], Door] = {}
         self.addresses: list[tuple[str, int]] = []
         self.loop_lag = LoopLag()

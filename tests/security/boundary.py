@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import ssl
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import trustme
@@ -23,8 +24,8 @@ from tests.wire.rig import FixedTokens, Peer, Upstream
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
-    from pathlib import Path
 
+    from proxy.config.settings import Settings
     from proxy.identity.credential import Target
     from proxy.relay.record import ExchangeRecord
     from proxy.relay.tokens import Source
@@ -58,13 +59,23 @@ class Boundary:
         upstream: the only routed host's server.
         records: of every exchange.
         reply: what the upstream answers to every request.
+        file: the configuration.
     """
 
     server: RelayServer
     upstream: Upstream
     records: list[ExchangeRecord] = field(default_factory=list)
     reply: bytes = ANSWER
+    file: Path = field(default=Path())
     _peers: list[Peer] = field(default_factory=list)
+
+    async def reload(self, **changes: Any) -> None:
+        """Goes over to a changed configuration, as a running proxy does."""
+        configuration = yaml.safe_load(self.file.read_text(encoding="utf-8")) | changes
+        self.file.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
+        plan = self.server.plan(_load(self.file), OneToken())
+        await self.server.open(plan)
+        self.server.use(plan)
 
     async def connect(self, listener: int = 0, context: ssl.SSLContext | None = None) -> Peer:
         """A connection to a listener, with TLS if a context is given."""
@@ -152,17 +163,21 @@ async def running(directory: Path, trust: Trust, **changes: Any) -> AsyncIterato
     file = directory / "config.yaml"
     file.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
     try:
-        async with _serving(file, directory, trust, upstream) as boundary:
+        async with _serving(file, trust, upstream) as boundary:
             yield boundary
     finally:
         upstream.close()
 
 
+def _load(file: Path) -> Settings:
+    return load_settings(file, {"HOME": str(file.parent)}, check_files=False)
+
+
 @contextlib.asynccontextmanager
-async def _serving(file: Path, directory: Path, trust: Trust, upstream: Upstream) -> AsyncIterator[Boundary]:
-    settings = load_settings(file, {"HOME": str(directory)}, check_files=False)
+async def _serving(file: Path, trust: Trust, upstream: Upstream) -> AsyncIterator[Boundary]:
+    settings = _load(file)
     server = RelayServer(settings, OneToken(), trust.contexts.context_for)
-    boundary = Boundary(server, upstream)
+    boundary = Boundary(server, upstream, file=file)
     try:
         await server.start()
         server.relay.observe = boundary.records.append

@@ -420,3 +420,38 @@ async def test_a_record_says_whose_token_was_used_by_whom_and_how_it_was_obtaine
         assert (record.client_name, record.route, record.credential, record.outcome) == ("here", HOST, "c", "ok")
         assert record.token_age_s is not None
         assert b"secret" not in record.target
+
+
+@pytest.mark.asyncio
+async def test_a_client_that_is_removed_is_refused_on_connections_it_has(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        inner = await intercept(boundary, trust, credentials())
+        outer = await boundary.connect()
+        outer.send(get("/", credentials()))
+        assert status(await boundary.answer(outer)) == 200
+        inner.send(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert status(await boundary.answer(inner)) == 200
+        await boundary.reload(clients=[{**BATCH, "name": "another"}])
+        outer.send(get("/", credentials()))
+        assert status(await boundary.answer(outer)) == 407
+        inner.send(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert status(await boundary.answer(inner)) == 403
+
+
+@pytest.mark.asyncio
+async def test_a_client_whose_routes_are_cut_is_held_to_them_at_once(tmp_path: Path, trust: Trust) -> None:
+    routes = [{"hosts": [host], "credential": "c", "scope": "s"} for host in (HOST, OTHER_HOST)]
+    async with running(tmp_path, trust, routes=routes, clients=[BATCH]) as boundary:
+        inner = await intercept(boundary, trust, credentials())
+        await boundary.reload(clients=[{**BATCH, "routes": [OTHER_HOST]}])
+        inner.send(f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert status(await boundary.answer(inner)) == 403
+
+
+@pytest.mark.asyncio
+async def test_a_changed_password_is_wanted_at_once(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        assert status(await boundary.ask(get("/", credentials()))) == 200
+        await boundary.reload(clients=[{**BATCH, "password_hash": light_hash("battery staple")}])
+        assert status(await boundary.ask(get("/", credentials()))) == 407
+        assert status(await boundary.ask(get("/", credentials(password="battery staple")))) == 200
