@@ -111,7 +111,7 @@ def test_a_certificate_that_cannot_be_used_is_one_error(
 def test_a_key_that_others_can_read_is_refused_before_anything_is_done_with_it(directory: Path) -> None:
     (directory / "good.key").chmod(0o644)
     done = check(write(directory))
-    assert done.status == 1
+    assert done.status == 2
     assert "chmod 600" in lines(done, "error")[0]
     (directory / "good.key").write_bytes((directory / "other.key").read_bytes())
     (directory / "good.key").chmod(0o600)

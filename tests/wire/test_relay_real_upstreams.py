@@ -12,6 +12,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -143,7 +144,7 @@ def nginx(pem: Path) -> Iterator[int]:
                 socket.create_connection(("127.0.0.1", port), 0.5).close()
                 break
             except OSError:
-                process.poll()
+                time.sleep(0.05)
         yield port
 
 
