@@ -106,6 +106,7 @@ class JsonFormat:
         self._origins = _Fields("client", "mode", "method", "authority")
         self._routes = _Fields("route")
         self._outcomes = _Fields("reused", "outcome", "code")
+        self._owners = _Fields("client_name", "credential", "proof")
         self._durations = _Durations()
         self._second = -1
         self._second_text = ""
@@ -113,6 +114,7 @@ class JsonFormat:
     def format(self, records: Iterable[ExchangeRecord]) -> str:
         """See `LineFormat`."""
         origins, routes, outcomes, durations = self._origins, self._routes, self._outcomes, self._durations
+        owners = self._owners
         lines = []
         for record in records:
             ended_at, _, _, _, _, target, status, received_bytes, sent_bytes, duration_s, upstream_s = record[:11]
@@ -133,7 +135,7 @@ class JsonFormat:
                 f'"duration_ms":{durations[int(duration_s * 1e5)]},'
                 f'"upstream_ms":{"null" if upstream_s is None else durations[int(upstream_s * 1e5)]},'
                 f'{routes[record[11:12]]},"token_age_s":{"null" if token_age_s is None else int(token_age_s)},'
-                f"{outcomes[record[13:16]]}}}\n"
+                f"{outcomes[record[13:16]]},{owners[record[16:19]]}}}\n"
             )
         return "".join(lines)
 
@@ -197,7 +199,8 @@ def _details(record: ExchangeRecord) -> list[str]:
         details.append("reused")
     if record.route and record.route != record.authority.rpartition(":")[0]:
         details.append(f"route {escape_text(record.route)}")
-    details.append(f"{escape_text(record.mode)} {escape_text(record.client)}")
+    who = f"{escape_text(record.client_name)} at " if record.client_name else ""
+    details.append(f"{escape_text(record.mode)} {who}{escape_text(record.client)}")
     return details
 
 

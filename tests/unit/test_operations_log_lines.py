@@ -71,7 +71,25 @@ def test_a_json_line_says_what_happened() -> None:
         "reused": True,
         "outcome": "ok",
         "code": None,
+        "client_name": None,
+        "credential": None,
+        "proof": None,
     }
+
+
+def test_a_json_line_says_who_used_whose_token() -> None:
+    used = PLAIN._replace(client_name="batch", credential="orders-client", proof="certificate 3FA9")
+    assert {key: parse(used)[key] for key in ("client_name", "credential", "proof", "token_age_s")} == {
+        "client_name": "batch",
+        "credential": "orders-client",
+        "proof": "certificate 3FA9",
+        "token_age_s": 35,
+    }
+
+
+def test_a_text_line_names_the_client() -> None:
+    (line,) = TextFormat(terminal=False, colour=False).format([PLAIN._replace(client_name="batch")]).splitlines()
+    assert line.endswith("forward batch at 127.0.0.1")
 
 
 def test_what_is_not_there_is_null_and_the_keys_stay() -> None:
@@ -81,6 +99,7 @@ def test_what_is_not_there_is_null_and_the_keys_stay() -> None:
     parsed = parse(refused)
     assert list(parsed) == list(parse(PLAIN))
     missing = {"method", "authority", "path", "status", "upstream_ms", "route", "token_age_s", "code"}
+    missing |= {"client_name", "credential", "proof"}
     assert {key for key, value in parsed.items() if value is None} == missing
     assert parsed["reused"] is False
 
