@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import socket
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.config.addresses import parse_listen_address
 from proxy.errors import ConfigurationError
@@ -19,12 +20,14 @@ from proxy.interception.leaf import mint
 from proxy.interception.names import is_wildcard
 from proxy.interception.store import load_or_create
 from proxy.operations.event_log import EventLog
+from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.policy.routing import parse_host_pattern
 from proxy.relay.listening import describe_bind
 from proxy.relay_server import RelayServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
+    from pathlib import Path
 
     from proxy.config.settings import Settings
     from proxy.identity.sources import IdentityStatistics
@@ -35,6 +38,9 @@ if TYPE_CHECKING:
     from proxy.operations.snapshot import WorkerSnapshot
     from proxy.relay.record import ExchangeRecord
     from proxy.workers.control import Control
+
+# What nobody guesses, and what passes through a browser's password field: RFC 6750 §2.1's b64token, at 128 bits or more.
+_TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{32,512}")
 
 
 class Server:
@@ -119,9 +125,13 @@ class Server:
             self._admin, self.admin_address = opened
         self._warm_up = asyncio.create_task(self.tokens.warm_up(), name="warm-up")
 
+    def begin_drain(self) -> None:
+        """Fails readiness; everything else goes on until `stop`."""
+        self._is_draining = True
+
     async def stop(self) -> None:
         """Fails readiness, waits for who routes by it, stops accepting, lets exchanges finish, closes everything."""
-        self._is_draining = True
+        self.begin_drain()
         delay_s = self._settings.timeouts.drain_delay_s
         if delay_s and self.addresses:
             with contextlib.suppress(TimeoutError):
@@ -272,7 +282,16 @@ class Server:
         extras: list[AutoConfig | Quit] = [AutoConfig(lambda: self._hosts, self._forward_addresses)]
         if settings.admin.allow_quit:
             extras.append(Quit(self._on_quit))
-        site = AdminSite(address.host, address.port, self.readiness, collector, page=page, extras=extras)
+        site = AdminSite(
+            address.host,
+            address.port,
+            self.readiness,
+            collector,
+            token=read_admin_token(settings.admin.token_file),
+            server_names=[parse_authority(name.encode(), HTTPS_PORT).host for name in settings.admin.server_names],
+            page=page,
+            extras=extras,
+        )
         try:
             bound = await site.start()
         except OSError as error:
@@ -400,6 +419,27 @@ class LeafMint:
             ConfigurationError: the CA may not sign for that host.
         """
         return mint(self._ca, host, datetime.now(UTC)).pem()
+
+
+def read_admin_token(file: Path | None) -> str | None:
+    """Returns what opens the admin site; None without a file.
+
+    Raises:
+        ConfigurationError: the file cannot be read, or holds no token that could not be guessed.
+    """
+    if file is None:
+        return None
+    try:
+        token = file.read_text(encoding="ascii").strip()
+    except (OSError, ValueError):
+        raise ConfigurationError(
+            f"{file} cannot be used as admin.token_file: it must be a readable text file."
+        ) from None
+    if not _TOKEN.fullmatch(token):
+        raise ConfigurationError(
+            f"{file} holds no admin token: write 32 or more letters and digits into it, as `openssl rand -hex 32` prints them."
+        )
+    return token
 
 
 def routed_hosts(settings: Settings) -> list[str]:

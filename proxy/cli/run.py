@@ -89,6 +89,7 @@ async def _serve(
             asyncio.create_task(_feed_watchdog(), name="watchdog"),
         ]
         await stop.wait()
+        server.begin_drain()
         _say("draining; a second signal cuts what is left")
         notify("STOPPING=1")
     finally:
