@@ -32,7 +32,8 @@ _OPEN_TO_OTHERS = (
 )
 _ADMIN_OPEN_TO_OTHERS = (
     "other machines may reach this address, and clients are told apart by the proxy only, not here. Listen on 127.0.0.1 or "
-    "[::1], or, where the network lets only the right ones through, set allow_any_client: true"
+    "[::1]; or add token_file, with a token that opens more than the probes; or, where the network lets only the right ones "
+    "through, set allow_any_client: true"
 )
 _NOT_DEFAULT_SCOPE = (
     "an application asks Microsoft Entra ID for '/.default' of an API, never for single permissions (AADSTS1002012); "
@@ -71,7 +72,8 @@ def _check_addresses(root: Section) -> Iterator[Finding]:
         is_admin = path[0] == "admin"
         if not address.is_loopback and root.get("allow_any_client") is not True:
             if is_admin:
-                yield path, _ADMIN_OPEN_TO_OTHERS
+                if not _has_admin_token(root):
+                    yield path, _ADMIN_OPEN_TO_OTHERS
             elif not _tells_clients_apart(root, path):
                 yield path, _OPEN_TO_OTHERS
         if is_admin and address.path is not None:
@@ -81,6 +83,11 @@ def _check_addresses(root: Section) -> Iterator[Finding]:
             rest = "give one another path" if address.path is not None else "give one another port"
             yield path, f"{address} and {taken} cannot be listened on at a time; {rest}"
         seen.append(address)
+
+
+def _has_admin_token(root: Section) -> bool:
+    admin = root.get("admin")
+    return isinstance(admin, dict) and admin.get("token_file") is not None
 
 
 def _tells_clients_apart(root: Section, path: KeyPath) -> bool:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from proxy.config.document import Value
     from proxy.config.faults import Finding, KeyPath
     from proxy.config.sections import Section
     from proxy.config.values import Surroundings
@@ -50,6 +51,7 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
     upstream_proxy = root.get("upstream_proxy")
     if isinstance(upstream_proxy, dict):
         yield from _check_file(("upstream_proxy", "ca_file"), upstream_proxy.get("ca_file"), surroundings)
+    yield from _check_admin_token(root.get("admin"), surroundings)
     log = root.get("access_log")
     if isinstance(log, dict):
         yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)
@@ -82,12 +84,22 @@ def _check_secrets(path: KeyPath, section: Section, surroundings: Surroundings) 
     """Yield which files with a private key or a password others can read."""
     key_inside = not any(section.get(name) for name in _KEY_ELSEWHERE)
     for name in (*_SECRET_FILES, "certificate") if key_inside else _SECRET_FILES:
-        file = _located(section.get(name), surroundings)
-        if file is not None and file.is_file() and is_open_to_others(file):
-            yield (
-                (*path, name),
-                f"{file} holds a secret, and other users of this machine can read it; run: chmod 600 {shlex.quote(str(file))}",
-            )
+        yield from _check_secret_file((*path, name), section.get(name), surroundings)
+
+
+def _check_admin_token(admin: Value, surroundings: Surroundings) -> Iterator[Finding]:
+    if isinstance(admin, dict):
+        for check in (_check_file, _check_secret_file):
+            yield from check(("admin", "token_file"), admin.get("token_file"), surroundings)
+
+
+def _check_secret_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
+    file = _located(text, surroundings)
+    if file is not None and is_open_to_others(file):
+        yield (
+            path,
+            f"{file} holds a secret, and other users of this machine can read it; run: chmod 600 {shlex.quote(str(file))}",
+        )
 
 
 def is_open_to_others(file: Path) -> bool:
@@ -98,7 +110,7 @@ def is_open_to_others(file: Path) -> bool:
         found = file.stat()
     except OSError:
         return False
-    return lets_others_in(found.st_mode, found.st_uid, os.geteuid())
+    return stat.S_ISREG(found.st_mode) and lets_others_in(found.st_mode, found.st_uid, os.geteuid())
 
 
 def lets_others_in(mode: int, owner: int, user: int) -> bool:

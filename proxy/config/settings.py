@@ -193,6 +193,10 @@ class AdminSettings(Model):
     """Where health and metrics are served; None: nowhere."""
 
     address: ListenText = "127.0.0.1:9901"
+    token_file: LocatedPath | None = None
+    """What opens everything, as a bearer token; without it, addresses that others can reach show the probes alone."""
+    server_names: tuple[HostText, ...] = ()
+    """Host values accepted on a loopback address beside its own names."""
     allow_quit: Flag = False
     """Whether ``POST /quit`` ends the proxy, as the sidecar of a job wants it."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -69,5 +71,30 @@ def test_every_process_of_a_running_proxy_is_hardened(tmp_path: Path, workers: i
             limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
             (core,) = [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")]
             assert core == ["0", "0"]
+    finally:
+        program.stop()
+
+
+def test_an_admin_site_that_others_can_reach_shows_the_probes_alone_without_its_token(tmp_path: Path) -> None:
+    file = write_configuration(tmp_path, 1)
+    (tmp_path / "token").write_text("a" * 40, encoding="ascii")
+    (tmp_path / "token").chmod(0o600)
+    text = file.read_text(encoding="utf-8").replace("admin: null", "admin: {address: '0.0.0.0:0', token_file: token}")
+    file.write_text(text, encoding="utf-8")
+    program = Program([COMMAND, "run", "--config", file], tmp_path, "proxy")
+    try:
+        port = int(program.wait_for_line("health and metrics on").rpartition(":")[2])
+        seen = []
+        for path, field in (("/livez", ""), ("/metrics", ""), ("/metrics", "b" * 40), ("/metrics", "a" * 40)):
+            request = urllib.request.Request(f"http://127.0.0.1:{port}{path}")  # our own URL
+            if field:
+                request.add_header("Authorization", f"Bearer {field}")
+            try:
+                with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=10) as answer:
+                    seen.append(answer.status)
+            except urllib.error.HTTPError as error:
+                with error:
+                    seen.append(error.code)
+        assert seen == [200, 401, 401, 200]
     finally:
         program.stop()

@@ -87,3 +87,15 @@ def test_a_ca_key_that_others_can_read_is_refused_with_the_way_out(tmp_path: Pat
     assert "BEGIN CERTIFICATE" in made.stdout, made.stderr
     (tmp_path / "state" / name).chmod(0o755 if name == "." else 0o644)
     assert "chmod" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["", "short", "x" * 31, "with a space in it, and long enough to be one", "ä" * 40])
+def test_an_admin_token_that_could_be_guessed_is_refused_and_not_repeated(tmp_path: Path, content: str) -> None:
+    file = write_configuration(tmp_path, workers=1)
+    (tmp_path / "token").write_text(content, encoding="utf-8")
+    (tmp_path / "token").chmod(0o600)
+    text = file.read_text(encoding="utf-8").replace("admin: null", "admin: {address: '127.0.0.1:0', token_file: token}")
+    file.write_text(text, encoding="utf-8")
+    said = refusal(tmp_path)
+    assert "admin" in said
+    assert not content or content not in said

@@ -105,3 +105,8 @@ def test_the_group_may_read_a_file_of_roots_where_the_proxy_is_not_root(
 
 def test_a_file_that_is_not_there_is_somebody_elses_to_report(tmp_path: Path) -> None:
     assert not is_open_to_others(tmp_path / "missing")
+
+
+def test_the_admin_token_is_looked_at(tmp_path: Path) -> None:
+    text = CREDENTIAL + "admin: {token_file: t}\n"
+    assert faults(tmp_path, text, {"c.pem": 0o600, "t": 0o644}) == ["admin.token_file"]
