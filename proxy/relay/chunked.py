@@ -1,6 +1,7 @@
 """The chunked transfer coding (RFC 9112 §7.1): decoding through llhttp, encoding by hand. Pure: does no I/O.
 
-Chunk boundaries carry no meaning and may differ on the other side; chunk extensions end here; trailer fields pass.
+Chunk boundaries carry no meaning and may differ on the other side; chunk extensions end here; trailer fields pass, as
+trailers: none is ever merged into a head.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Final
 import httptools
 
 from proxy.errors import MalformedRequest
+from proxy.relay.head import HOP_BY_HOP
 
 LAST_CHUNK: Final = b"0\r\n\r\n"
 
@@ -19,45 +21,62 @@ _END: Final = b"\r\n\r\n"
 _CHUNK_FRAMING_BYTES: Final = 32
 # For all extensions and trailers of a message together. Go's net/http allows 16 KiB of extensions since CVE-2023-39326.
 _OVERHEAD_BYTES: Final = 16_384
-# RFC 9110 §6.5.1: fields that frame, route, authenticate or control the message may not come behind it.
-_FORBIDDEN_TRAILERS: Final = frozenset(
-    (
-        b"authorization",
-        b"connection",
-        b"content-encoding",
-        b"content-length",
-        b"content-range",
-        b"content-type",
-        b"cookie",
-        b"expect",
-        b"host",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"set-cookie",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-        b"www-authenticate",
+# RFC 9110 §6.5.1 forbids senders more than this; whoever reads one of these behind the content, and believes it, sees another
+# message than the relay does.
+_FRAMES_OR_ROUTES: Final = frozenset((b"content-length", b"host", b"transfer-encoding"))
+# Stricter than the RFC, which lets a recipient ignore them: behind a request there may be somebody who merges trailers into
+# the head, and the head is what the access token and the relay's other decisions stand in.
+_REFUSED_IN_REQUESTS: Final = (
+    HOP_BY_HOP
+    | _FRAMES_OR_ROUTES
+    | frozenset(
+        (
+            b"authorization",
+            b"content-encoding",
+            b"content-range",
+            b"content-type",
+            b"cookie",
+            b"expect",
+            b"set-cookie",
+            b"trailer",
+            b"www-authenticate",
+        )
     )
 )
+_NOTHING: Final[frozenset[bytes]] = frozenset()
 
 
 class ChunkedReader:
     """Decodes one chunked message body.
+
+    Args:
+        nominated: lower-case names that the head's Connection declares to be hop-by-hop; trailers of these names end here
+            (RFC 9110 §7.6.1).
+        response: whether the message is a response. In a request, a trailer that frames, routes, authenticates or speaks of
+            one connection is refused. In a response, only what frames or routes is; what speaks of one connection ends here.
 
     Attributes:
         complete: whether the last chunk and the trailer section have been read.
         trailers: the trailer field lines with CRLF, each as ``name: value``.
     """
 
-    __slots__ = ("_allowance", "_parser", "_pieces", "_reading", "_tail", "complete", "trailers")
+    __slots__ = (
+        "_allowance",
+        "_dropped",
+        "_parser",
+        "_pieces",
+        "_reading",
+        "_refused",
+        "_tail",
+        "complete",
+        "trailers",
+    )
 
-    def __init__(self) -> None:
+    def __init__(self, nominated: frozenset[bytes] = _NOTHING, *, response: bool = False) -> None:
         self.complete = False
         self.trailers = b""
+        self._refused = _FRAMES_OR_ROUTES if response else _REFUSED_IN_REQUESTS
+        self._dropped = HOP_BY_HOP | nominated if response else nominated
         self._pieces: list[bytes] = []
         self._allowance = _OVERHEAD_BYTES
         self._tail = b""
@@ -117,9 +136,11 @@ class ChunkedReader:
     def on_header(self, name: bytes, value: bytes) -> None:
         """Takes a trailer field from llhttp, which hands it over like any other."""
         if self._reading:
-            if name.lower() in _FORBIDDEN_TRAILERS:
+            lowered = name.lower()
+            if lowered in self._refused:
                 raise MalformedRequest("A trailer field frames, routes or authenticates the message (RFC 9110 §6.5.1).")
-            self.trailers += b"%b: %b\r\n" % (name, value)
+            if lowered not in self._dropped:
+                self.trailers += b"%b: %b\r\n" % (name, value)
 
     def on_message_complete(self) -> None:
         """Takes note of the end."""

@@ -251,7 +251,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._mode = _NOTHING
         elif head.chunked:
             self._mode = _CHUNKED
-            self._chunks = ChunkedReader()
+            self._chunks = ChunkedReader(head.nominated, response=True)
         elif head.length is not None:
             self._mode = _LENGTH
             self._remaining = head.length

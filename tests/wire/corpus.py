@@ -28,7 +28,7 @@ class Case:
         request, response: as the client and the upstream send them.
         target: what the upstream sees as request target, where that differs.
         version: whether the request's version becomes HTTP/1.1.
-        request_drops: lower-case names of the request's fields that do not reach the upstream.
+        request_drops: lower-case names of the request's fields and trailers that do not reach the upstream.
         request_adds: lines that do, behind the client's and before Authorization.
         host: whether the Host line becomes the upstream's own; where there was none, it stands first.
         response_drops, response_adds: the same for the response; additions come last.
@@ -325,6 +325,14 @@ def _request_framing() -> list[Case]:
             put(chunked(b"abc", trailers=b"X-Empty: \r\n"), b"Transfer-Encoding: chunked\r\n"),
         ),
         Case(
+            "request body: a trailer that Connection nominates ends here",
+            put(
+                chunked(b"abc", trailers=b"X-Sum: 1\r\nx-hop: 2\r\n"),
+                b"Connection: X-Hop\r\nTransfer-Encoding: chunked\r\n",
+            ),
+            request_drops=(b"connection", b"x-hop"),
+        ),
+        Case(
             "request body: CRLF CRLF in chunks",
             put(chunked(b"\r\n\r\n", b"a\r\n\r\n0\r\n\r\n"), b"Transfer-Encoding: chunked\r\n"),
         ),
@@ -578,6 +586,17 @@ def _response_framing() -> list[Case]:
             answer(code + b"Trailer: X-Sum\r\n", chunked(b"abc", trailers=b"X-Sum: 1\r\nServer-Timing: a;dur=1\r\nX-Sum: 2\r\n")),
         ),
         Case("response body: trailers without announcement", get(), answer(code, chunked(b"abc", trailers=b"X-Sum: 1\r\n"))),
+        Case(
+            "response body: trailers that a head would have",
+            get(),
+            answer(code, chunked(b"abc", trailers=b"Set-Cookie: a=1\r\nSet-Cookie: b=2\r\nContent-Type: x\r\nETag: 1\r\nAuthorization: x\r\nWWW-Authenticate: Bearer\r\n")),
+        ),
+        Case(
+            "response body: trailers of one connection end here",
+            get(),
+            answer(b"Connection: X-Hop\r\n" + code, chunked(b"abc", trailers=b"X-Hop: 1\r\nKeep-Alive: max=9\r\nX-Sum: 1\r\nConnection: close\r\n")),
+            response_drops=(b"connection", b"keep-alive", b"x-hop"),
+        ),
         Case("response body: until the connection closes", get(), answer(b"X: 1\r\n", b"until the end"), **closing),  # type: ignore[arg-type]
         Case("response body: empty, until the connection closes", get(), answer(b"X: 1\r\n"), **closing),  # type: ignore[arg-type]
         Case("response body: every octet, until the connection closes", get(), answer(b"", every), **closing),  # type: ignore[arg-type]

@@ -73,6 +73,7 @@ BAD_BODIES: Final[dict[str, bytes]] = {
     "trailers over the limit": CODED + b"0\r\nX: " + b"x" * 17_000 + b"\r\n",
     "trailer: Content-Length": CODED + b"3\r\nabc\r\n0\r\nContent-Length: 3\r\n\r\n",
     "trailer: Transfer-Encoding": CODED + b"0\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "trailer: Host": CODED + b"0\r\nhost: api.example.test\r\n\r\n",
     "trailer folded": CODED + b"0\r\nX: a\r\n b\r\n\r\n",
     "trailer with NUL": CODED + b"0\r\nX: \x00\r\n\r\n",
 }

@@ -45,7 +45,7 @@ def expected_request(case: Case) -> Sent:
     expected = bytes(Head(start, (*fields, *case.request_adds, AUTHORIZATION)))
     if head.is_chunked:
         content, trailers, _ = split_chunked(body)
-        return Sent((), expected, content, trailers, b"")
+        return Sent((), expected, content, _without(trailers, case.request_drops), b"")
     return Sent((), expected, body, (), b"")
 
 
@@ -77,7 +77,7 @@ def expected_response(case: Case) -> Sent:
     before = () if case.interim_drops else tuple(map(bytes, interim))
     if head.is_chunked and not _is_without_content(case, head):
         content, trailers, _ = split_chunked(body)
-        return Sent(before, passed, content, () if case.dechunked else trailers, b"")
+        return Sent(before, passed, content, () if case.dechunked else _without(trailers, case.response_drops), b"")
     return Sent(before, passed, body, (), b"")
 
 
@@ -103,3 +103,7 @@ def read_response(case: Case, raw: bytes, *, ended: bool) -> Sent:
 
 def _is_without_content(case: Case, head: Head) -> bool:
     return case.request.lstrip(b"\r\n").startswith(b"HEAD ") or head.status in WITHOUT_CONTENT
+
+
+def _without(trailers: tuple[bytes, ...], drops: tuple[bytes, ...]) -> tuple[bytes, ...]:
+    return tuple(trailer for trailer in trailers if name_of(trailer) not in drops)
