@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from proxy.operations.admin import AdminSite
     from proxy.operations.metrics import CertificateExpiry
     from proxy.operations.overview import RouteSummary
+    from proxy.operations.server_metrics import ServerFigures
     from proxy.operations.snapshot import WorkerSnapshot
     from proxy.relay.record import ExchangeRecord
     from proxy.workers.control import Control
@@ -69,6 +70,7 @@ class Server:
         self._event_log: EventLog | None = None
         self.tokens = build_sources(settings)
         self.reloads = {"ok": 0, "refused": 0}
+        self._last_reload_ok = True
         self._retired: dict[asyncio.Task[None], ReloadableSources] = {}
         self._hosts = routed_hosts(settings)
         self._ca = load_or_create(settings.state_directory, self._hosts, datetime.now(UTC))
@@ -170,8 +172,10 @@ class Server:
             await self._go_over(settings)
         except ConfigurationError:
             self.reloads["refused"] += 1
+            self._last_reload_ok = False
             raise
         self.reloads["ok"] += 1
+        self._last_reload_ok = True
 
     def _refuse_what_needs_a_restart(self, settings: Settings) -> None:
         before = self._settings
@@ -261,12 +265,12 @@ class Server:
         from proxy.operations.admin import AdminSite  # noqa: PLC0415
         from proxy.operations.extras import AutoConfig, Quit  # noqa: PLC0415
         from proxy.operations.page import Page, PageSources  # noqa: PLC0415
-        from proxy.operations.reload_metrics import ReloadingCollector  # noqa: PLC0415
+        from proxy.operations.server_metrics import ServerCollector  # noqa: PLC0415
 
         text = settings.admin.address
         address = parse_listen_address(text)
-        collector = ReloadingCollector(
-            self.snapshots, self._identity_statistics, self._other_certificates, reloads=lambda: self.reloads
+        collector = ServerCollector(
+            self.snapshots, self._identity_statistics, self._other_certificates, figures=self._figures
         )
         page = Page(
             PageSources(
@@ -307,6 +311,13 @@ class Server:
         return [
             address for listener, address in pairs if listener.mode == "forward" and listener.tls is None and address[1]
         ]
+
+    def _figures(self) -> ServerFigures:
+        from proxy.operations.server_metrics import ServerFigures  # noqa: PLC0415  # see `_open_admin`
+
+        ready, _ = self.readiness()
+        restarts = self.control.restarts if self.control is not None else 0
+        return ServerFigures(ready, self.reloads, self._last_reload_ok, restarts)
 
     def _identity_statistics(self) -> IdentityStatistics:
         return self.tokens.statistics()

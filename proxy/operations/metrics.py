@@ -61,6 +61,11 @@ _GAUGES: Final[tuple[tuple[str, str, Callable[[WorkerSnapshot], int]], ...]] = (
         "Upstream connections open now, idle ones included.",
         lambda s: s.open_upstream_connections,
     ),
+    (
+        "upstream_connections_idle",
+        "Upstream connections that wait for an exchange now.",
+        lambda s: s.idle_upstream_connections,
+    ),
     ("tunnels_open", "Tunnels and upgraded connections open now.", lambda s: s.open_tunnels),
 )
 _HISTOGRAMS: Final[tuple[tuple[str, str, Callable[[WorkerSnapshot], HistogramSnapshot]], ...]] = (

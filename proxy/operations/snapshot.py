@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cache
+from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
@@ -16,7 +17,7 @@ from proxy.operations.access_log import AccessLogStatistics
 from proxy.relay.counters import LATENCY_BOUNDS_S, Histogram
 
 if TYPE_CHECKING:
-    from collections.abc import Sized
+    from collections.abc import Collection, Sized
 
     from proxy.relay.counters import Counters
 
@@ -60,6 +61,7 @@ class WorkerSnapshot:
     Attributes:
         exchanges: by route name, then by status; names and 0 as in `proxy.relay.counters.Counters`.
         open_client_connections, open_upstream_connections, open_tunnels: now; upgraded connections count as tunnels.
+        idle_upstream_connections: those of the open ones that wait for an exchange.
         access_log: of this process' access log.
         loop_lag: how late its event loop was.
         events_dropped: events that found the event log's queue full.
@@ -82,6 +84,7 @@ class WorkerSnapshot:
     intercepts: NonNegativeInt = 0
     open_client_connections: NonNegativeInt = 0
     open_upstream_connections: NonNegativeInt = 0
+    idle_upstream_connections: NonNegativeInt = 0
     open_tunnels: NonNegativeInt = 0
     duration: HistogramSnapshot = HistogramSnapshot()
     upstream_wait: HistogramSnapshot = HistogramSnapshot()
@@ -92,13 +95,33 @@ class WorkerSnapshot:
 
     def retired(self) -> WorkerSnapshot:
         """Returns what goes on being counted of a process that has ended: totals never fall while others still run."""
-        return dataclasses.replace(self, open_client_connections=0, open_upstream_connections=0, open_tunnels=0)
+        return dataclasses.replace(
+            self,
+            open_client_connections=0,
+            open_upstream_connections=0,
+            idle_upstream_connections=0,
+            open_tunnels=0,
+        )
 
 
 @cache
 def _adapter() -> TypeAdapter[WorkerSnapshot]:
     """Built when first wanted: a proxy of one process never does, and it costs a fiftieth of a second."""
     return TypeAdapter(WorkerSnapshot)
+
+
+class UpstreamConnection(Protocol):
+    """What is looked at of an upstream connection."""
+
+    @property
+    def exchange(self) -> object | None:
+        """What it serves."""
+        ...
+
+    @property
+    def deadline(self) -> float:
+        """When it is overdue; infinite behind a protocol switch, when nothing more is expected of it."""
+        ...
 
 
 class Observed(Protocol):
@@ -120,7 +143,7 @@ class Observed(Protocol):
         ...
 
     @property
-    def upstreams(self) -> Sized:
+    def upstreams(self) -> Collection[UpstreamConnection]:
         """Upstream connections."""
         ...
 
@@ -158,6 +181,7 @@ def take_snapshot(
         intercepts=counters.intercepts,
         open_client_connections=len(relay.clients) + len(relay.tunnel_ends),
         open_upstream_connections=len(relay.upstreams),
+        idle_upstream_connections=sum(one.exchange is None and isfinite(one.deadline) for one in relay.upstreams),
         open_tunnels=len(relay.splices),
         duration=_freeze(counters.duration),
         upstream_wait=_freeze(counters.upstream_wait),
@@ -214,6 +238,7 @@ def _add(one: WorkerSnapshot, other: WorkerSnapshot) -> WorkerSnapshot:
         intercepts=one.intercepts + other.intercepts,
         open_client_connections=one.open_client_connections + other.open_client_connections,
         open_upstream_connections=one.open_upstream_connections + other.open_upstream_connections,
+        idle_upstream_connections=one.idle_upstream_connections + other.idle_upstream_connections,
         open_tunnels=one.open_tunnels + other.open_tunnels,
         duration=one.duration + other.duration,
         upstream_wait=one.upstream_wait + other.upstream_wait,

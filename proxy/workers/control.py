@@ -177,6 +177,11 @@ class Control:
         tokens: the sources they draw on.
         mint: returns a leaf certificate for a host as PEM with chain and key; raises `ConfigurationError` for other hosts.
         literal_hosts: the hosts whose leaves they get at once.
+
+    Attributes:
+        recent: the newest exchanges of all of them.
+        is_draining: whether they are to end.
+        restarts: how many ended without being asked to.
     """
 
     def __init__(
@@ -195,6 +200,7 @@ class Control:
         self._retired = WorkerSnapshot()
         self.recent = RecentExchanges()
         self.is_draining = False
+        self.restarts = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._sources: list[SharedSource] = []
         self._keys: list[SourceKey] = []
@@ -296,6 +302,7 @@ class Control:
                 return
             lived = time.monotonic() - process.born_at_mono > _LIVED_S
             delay_s = 0.0 if lived else min(delay_s * 2, _RESTART_LIMIT_S)
+            self.restarts += 1
             logger.error("relay process %d ended (status %d); another takes its place", number, status)
             await asyncio.sleep(delay_s)
             delay_s = max(delay_s, _RESTART_S)
