@@ -87,8 +87,8 @@ def end_connection(writer: asyncio.StreamWriter, ending: Ending) -> None:
     if ending is Ending.CLOSE:
         writer.close()
         return
-    connected = transport.get_extra_info("socket")
-    if ending is Ending.RESET and connected is not None and not transport.is_closing():
+    connected = None if transport.is_closing() else transport.get_extra_info("socket")
+    if ending is Ending.RESET and connected is not None:
         with contextlib.suppress(OSError):  # the peer may have reset it
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
     transport.abort()

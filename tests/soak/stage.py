@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import ssl
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import trustme
 
@@ -38,6 +38,29 @@ TIMEOUTS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
+class Certificates:
+    """What the upstream shows, and what the proxy has to trust.
+
+    Attributes:
+        ca_file: the issuer's certificate.
+        context: the upstream's.
+    """
+
+    ca_file: Path
+    context: ssl.SSLContext
+
+
+def create_certificates(directory: Path) -> Certificates:
+    """Makes a CA and the upstream's certificate."""
+    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
+    ca_file = directory / "upstream-ca.pem"
+    authority.cert_pem.write_to_path(str(ca_file))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert(HOST, WILDCARD, key_type=trustme.KeyType.ECDSA).configure_cert(context)
+    return Certificates(ca_file, context)
+
+
+@dataclass(frozen=True, slots=True)
 class Stage:
     """All that the soak needs.
 
@@ -53,21 +76,25 @@ class Stage:
 
 
 @contextlib.asynccontextmanager
-async def set_up(directory: Path, journal: Journal, processes: int = 1, **changes: Any) -> AsyncIterator[Stage]:
+async def set_up(
+    directory: Path,
+    journal: Journal,
+    processes: int = 1,
+    *,
+    certificates: Certificates | None = None,
+    dial_port: int | None = None,
+) -> AsyncIterator[Stage]:
     """Starts everything; ends it again.
 
     Args:
         directory: for configurations, certificates and logs.
         journal: of the upstreams.
         processes: relay processes of the proxy.
-        changes: of top-level keys of its configuration.
+        certificates: of the upstream.
+        dial_port: where the routed upstream is; None: one that does what the journal's plans say is started.
     """
-    authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
-    ca_file = directory / "upstream-ca.pem"
-    authority.cert_pem.write_to_path(str(ca_file))
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert(HOST, WILDCARD, key_type=trustme.KeyType.ECDSA).configure_cert(context)
-    secure, plain = Upstream(journal, context), Upstream(journal, None)
+    certificates = certificates or create_certificates(directory)
+    secure, plain = Upstream(journal, certificates.context), Upstream(journal, None)
     async with Sandbox() as sandbox, contextlib.AsyncExitStack() as stack:
         for upstream in (secure, plain):
             await upstream.start()
@@ -79,7 +106,11 @@ async def set_up(directory: Path, journal: Journal, processes: int = 1, **change
         echo_port = echo.sockets[0].getsockname()[1]
         await asyncio.to_thread(sandbox.write_directory, directory / "sandbox")
         place = Place.read(directory / "sandbox")
-        route = {"hosts": [HOST, WILDCARD], "dial": f"127.0.0.1:{secure.port}", "ca_file": str(ca_file)}
+        route = {
+            "hosts": [HOST, WILDCARD],
+            "dial": f"127.0.0.1:{dial_port or secure.port}",
+            "ca_file": str(certificates.ca_file),
+        }
         settings: Configuration = configuration(
             place,
             route=route,
@@ -93,7 +124,6 @@ async def set_up(directory: Path, journal: Journal, processes: int = 1, **change
             access_log={"file": str(directory / "access.log"), "format": "json"},
             workers=processes,
         )
-        settings |= changes
         proxy = await asyncio.to_thread(ProxyProgram, settings, directory / "proxy", directory, "proxy")
         try:
             doors = Doors(
