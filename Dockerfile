@@ -17,14 +17,21 @@ RUN if [ "${COMPILE}" = 1 ]; then \
             $(test -e /usr/local/bin/python3 || echo python3-dev) >/dev/null; \
     fi
 COPY . /source
-# pip works in an environment of its own, so that it does not end up in the image. The two secrets are for networks where
-# pip needs settings or a certificate authority to reach a package index; without them it asks PyPI.
+# Everything comes as wheels with the hashes of the lock files, also what builds the proxy's own wheel: an sdist would bring build
+# requirements that nothing pins. pip works in an environment of its own, so that it does not end up in the image. The two secrets
+# are for networks where pip needs settings or a certificate authority to reach a package index; without them it asks PyPI.
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
-    python3 -m venv /pip \
+    python3 -m venv /build \
     && python3 -m venv --without-pip /opt/apim-auth-proxy \
-    && HATCH_BUILD_HOOK_ENABLE_MYPYC="${COMPILE}" /pip/bin/pip --disable-pip-version-check --no-cache-dir --python /opt/apim-auth-proxy/bin/python \
-        install --no-compile /source \
+    && pip="/build/bin/python -m pip --disable-pip-version-check --no-cache-dir" \
+    && locked="--no-compile --require-hashes --only-binary=:all:" \
+    && cd /source \
+    && $pip install $locked --requirement requirements-build.lock --requirement requirements.lock \
+    && HATCH_BUILD_HOOK_ENABLE_MYPYC="${COMPILE}" $pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
+    && pip="$pip --python /opt/apim-auth-proxy/bin/python" \
+    && $pip install $locked --requirement requirements.lock \
+    && $pip install --no-compile --no-deps --no-index /wheels/*.whl \
 # Nothing can write bytecode at run time, and a hash keeps it good whatever a layer does to the times of files.
     && /opt/apim-auth-proxy/bin/python -m compileall -q --invalidation-mode unchecked-hash /opt/apim-auth-proxy/lib \
     && mkdir /state

@@ -16,6 +16,11 @@ PYTEST_ARGS ?=
 # Tests start the command some hundred times; compiled once is enough, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
 BENCH_ARGS ?=
+SECONDS := 60
+TARGETS ?=
+ARGS ?=
+LOCK_ARGS ?=
+LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
 .PHONY: help
 help: ## Show this list
@@ -46,6 +51,17 @@ $(VENV)/.dev: $(VENV)/.runtime
 $(VENV)/.test: $(VENV)/.runtime
 	@echo "Installing what the tests need into $(VENV)" >&2
 	@$(PIP) install --quiet --group test
+	@touch $@
+
+$(VENV)/.supply: $(VENV)/.runtime
+	@echo "Installing what looks after dependencies into $(VENV)" >&2
+	@$(PIP) install --quiet --group supply
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.test
+	@echo "Installing the fuzzing engine into $(VENV)" >&2
+	@$(PIP) install --quiet --only-binary :all: --group fuzz \
+	    || { echo "atheris has no package for this Python or platform: fuzz with CPython 3.11 to 3.13 on Linux, x86-64." >&2; exit 1; }
 	@touch $@
 
 .PHONY: venv
@@ -85,6 +101,34 @@ cover: $(VENV)/.test test-tools ## Run the tests and show which lines and branch
 	@$(BIN)/coverage run -m pytest -q $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+# Attacks
+
+.PHONY: fuzz
+fuzz: $(VENV)/.fuzz ## Fuzz every parser for a while: SECONDS=60, TARGETS="authority configuration"
+	@$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
+
+.PHONY: slow-attacks
+slow-attacks: $(VENV)/.test ## Attack a listener slowly while a client goes on: headers, bodies, reading (slowhttptest)
+	@.ci/install-test-tools slow-attacks
+	@$(BIN)/python -m tests.security.slow
+
+# What it is made of
+
+.PHONY: lock
+lock: $(VENV)/.supply ## Pin the image's dependencies anew, by version and hash: LOCK_ARGS=--upgrade
+	@$(LOCK) $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
+	@$(LOCK) $(LOCK_ARGS) --output-file requirements-build.lock --constraints requirements.lock requirements-build.in
+
+.PHONY: audit
+audit: $(VENV)/.supply ## Ask for known vulnerabilities of what the image is built from: ARGS="--vulnerability-service osv"
+	@$(BIN)/python -m tests.security.audit $(ARGS)
+
+.PHONY: sbom
+sbom: $(VENV)/.supply ## Write a CycloneDX bill of what the image has into build/sbom.cdx.json
+	@rm -rf build/sbom && $(PYTHON) -m venv --without-pip build/sbom
+	@$(PIP) --quiet --python build/sbom/bin/python install --require-hashes --only-binary :all: --requirement requirements.lock
+	@$(BIN)/python -m tests.security.sbom build/sbom build/sbom.cdx.json
 
 # Speed
 
