@@ -124,7 +124,7 @@ class RelayServer:
             ConfigurationError: a file named by the settings cannot be used.
         """
         self._settings = settings
-        self.access_log = AccessLog(settings.access_log)
+        self.access_log = AccessLog(settings.access_log, tracing=settings.tracing)
         self.relay = Relay(
             settings.limits,
             settings.timeouts,
@@ -183,8 +183,9 @@ class RelayServer:
             kind = (listener.address, listener.socket_mode)
             key = (*kind, sum(door.key[:2] == kind for door in doors))  # port 0 may be there more than once
             doors.append(Door(key, listener, build_entry(listener, destinations), build_guard(listener)))
-        is_same_log = settings.access_log == self._settings.access_log
-        access_log = self.access_log if is_same_log else AccessLog(settings.access_log)
+        before = self._settings
+        is_same_log = (settings.access_log, settings.tracing) == (before.access_log, before.tracing)
+        access_log = self.access_log if is_same_log else AccessLog(settings.access_log, tracing=settings.tracing)
         return Plan(settings, destinations, admission, doors, access_log, dialer)
 
     async def open(
@@ -243,6 +244,7 @@ class RelayServer:
         relay.limits, relay.timeouts = plan.settings.limits, plan.settings.timeouts
         relay.seats._limits = plan.settings.limits  # the seats taken stay counted
         relay.observe = plan.access_log.observe
+        relay.traces = plan.settings.tracing.endpoint is not None
         self._doors = {door.key: door for door in plan.doors}
         self.addresses[:] = [door.address for door in plan.doors]
         relay.dialer = plan.dialer
@@ -266,6 +268,7 @@ class RelayServer:
         return take_snapshot(
             self.relay,
             access_log=self.access_log.statistics(),
+            traces=self.access_log.trace_statistics(),
             loop_lag=self.loop_lag.histogram,
             events_dropped=events_dropped,
         )

@@ -1,4 +1,4 @@
-"""What can only be judged by looking at several settings at once. Does no I/O.
+"""What can only be judged by looking at several settings at once, or at what is installed. Does no other I/O.
 
 The checks read the values as they are written, before anything is known to be right, so that all faults of a file are
 found in one go: what has the wrong type or does not parse is passed over here, because validation reports it.
@@ -6,6 +6,7 @@ found in one go: what has the wrong type or does not parse is passed over here, 
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from proxy.config.addresses import parse_listen_address, parse_origin
@@ -51,6 +52,7 @@ def check_settings(root: Section) -> Iterator[Finding]:
     yield from _check_hosts(root)
     yield from _check_limits(root)
     yield from check_upstream_proxy(root)
+    yield from _check_tracing(root)
 
 
 def _addresses(root: Section) -> Iterator[tuple[KeyPath, ListenAddress]]:
@@ -186,6 +188,25 @@ def _check_hosts(root: Section) -> Iterator[Finding]:
             patterns[shadowed.index][0],
             f"{shadowed.pattern} stands in {first} already; a host has one route, so remove one",
         )
+
+
+def _check_tracing(root: Section) -> Iterator[Finding]:
+    # Without importing it: that takes a quarter of a second, and is for the process that sends spans.
+    tracing = root.get("tracing")
+    if isinstance(tracing, dict) and tracing.get("endpoint") is not None and not _has_packages():
+        yield (
+            ("tracing", "endpoint"),
+            "spans need packages that are not installed; run pip install 'apim-auth-proxy[otel]', or remove this key",
+        )
+
+
+def _has_packages() -> bool:
+    try:
+        return all(
+            find_spec(name) is not None for name in ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
+        )
+    except ModuleNotFoundError:  # a parent of one of them
+        return False
 
 
 def _check_limits(root: Section) -> Iterator[Finding]:

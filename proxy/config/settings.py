@@ -14,6 +14,7 @@ from proxy.config.values import (
     ByteCount,
     ClientIdText,
     ClientName,
+    CollectorUrl,
     Count,
     DialText,
     ExemptionText,
@@ -260,6 +261,13 @@ class AccessLogSettings(Model):
     enabled: Flag = True
 
 
+class TracingSettings(Model):
+    """Exchanges as OpenTelemetry spans; needs the packages of the extra ``otel``."""
+
+    endpoint: CollectorUrl | None = None
+    """Of a collector that speaks OTLP over HTTP, without ``/v1/traces``; None: no spans are made."""
+
+
 class OtherHosts(StrEnum):
     """What becomes of a request for a host no route names."""
 
@@ -311,3 +319,4 @@ class Settings(Model):
     limits: LimitSettings = LimitSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     access_log: AccessLogSettings = AccessLogSettings()
+    tracing: TracingSettings = TracingSettings()

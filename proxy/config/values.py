@@ -181,6 +181,22 @@ def _check_proxy_url(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _check_collector_url(text: str) -> str:
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme not in ("http", "https"):
+        raise ValueError("write a whole URL, such as http://127.0.0.1:4318")
+    if "@" in rest or "?" in rest or "#" in rest:
+        raise ValueError(
+            "a collector's URL has no user information, query or fragment; what authenticates to it goes into the variable "
+            "OTEL_EXPORTER_OTLP_HEADERS"
+        )
+    try:
+        parse_authority(rest.partition("/")[0].encode("utf-8", "surrogatepass"), HTTPS_PORT)
+    except MalformedRequest as error:
+        raise ValueError(f"the URL's host cannot be used. {error.detail}") from None
+    return text
+
+
 def _check_client_id(text: str) -> str:
     if not _CLIENT_ID.fullmatch(text):
         raise ValueError("a client id has only printable ASCII characters (RFC 6749 §A.1)")
@@ -255,6 +271,8 @@ ListenText = Annotated[str, _judged_by(parse_listen_address)]
 OriginText = Annotated[str, AfterValidator(_to_origin)]
 """``https://host`` or ``https://host:port``, canonical after loading."""
 HttpsUrl = Annotated[str, _judged_by(parse_https_url)]
+CollectorUrl = Annotated[str, AfterValidator(_check_collector_url)]
+"""``http://host[:port]`` or ``https://host[:port]``, with or without a path."""
 HostPatternText = Annotated[str, _judged_by(parse_host_pattern)]
 """What `parse_host_pattern` takes."""
 HostText = Annotated[str, _judged_by(lambda text: parse_authority(text.encode("utf-8", "surrogatepass"), HTTPS_PORT))]

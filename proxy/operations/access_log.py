@@ -20,7 +20,8 @@ from proxy.operations.log_lines import JsonFormat, LineFormat, TextFormat
 from proxy.operations.log_output import LogOutput
 
 if TYPE_CHECKING:
-    from proxy.config.settings import AccessLogSettings
+    from proxy.config.settings import AccessLogSettings, TracingSettings
+    from proxy.operations.tracing import Tracing
     from proxy.relay.record import ExchangeRecord
 
 logger = logging.getLogger("proxy.operations")
@@ -51,6 +52,15 @@ class AccessLogStatistics:
     lost: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class TraceStatistics:
+    """A snapshot for metrics; see `proxy.operations.tracing.Tracing`."""
+
+    exported: int = 0
+    lost: int = 0
+    dropped: int = 0
+
+
 class AccessLog:
     """The access log of one process; its thread runs from construction to `close`.
 
@@ -58,12 +68,20 @@ class AccessLog:
         settings: where to, and in which format. Where they disable the log, only the newest records are kept.
         descriptor: what stands for standard error.
         queued: records that may wait.
+        tracing: where the same exchanges are sent as spans, if anywhere.
 
     Raises:
         ConfigurationError: the file cannot be opened.
     """
 
-    def __init__(self, settings: AccessLogSettings, *, descriptor: int = 2, queued: int = _QUEUED) -> None:
+    def __init__(
+        self,
+        settings: AccessLogSettings,
+        *,
+        descriptor: int = 2,
+        queued: int = _QUEUED,
+        tracing: TracingSettings | None = None,
+    ) -> None:
         self._output = LogOutput(settings.file, descriptor) if settings.enabled else None
         self._format = create_format(settings.format, is_terminal=self._output is not None and self._output.is_terminal)
         self._queue: deque[ExchangeRecord] = deque()
@@ -75,6 +93,8 @@ class AccessLog:
         self._errors: deque[ExchangeRecord] = deque(maxlen=_RECENT_ERRORS)
         self._memory_lock = threading.Lock()
         self._reopen = False
+        endpoint = None if tracing is None else tracing.endpoint
+        self._tracing = None if endpoint is None else _start_tracing(endpoint)
         self._stopping = threading.Event()
         # A daemon: output that blocks for ever must not keep the process from ending.
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
@@ -112,18 +132,27 @@ class AccessLog:
         """Returns a snapshot."""
         return AccessLogStatistics(self._observed, self._dropped, self._output.lost if self._output is not None else 0)
 
+    def trace_statistics(self) -> TraceStatistics:
+        """Returns a snapshot of the tracing; all zeros without any."""
+        tracing = self._tracing
+        if tracing is None:
+            return TraceStatistics()
+        return TraceStatistics(tracing.exported, tracing.lost, tracing.dropped)
+
     def reopen(self) -> None:
         """Has the file opened anew before the next line, for programs that rotate logs by a signal."""
         self._reopen = True
 
     def close(self, *, patience_s: float = 5.0) -> None:
-        """Writes what is queued and ends the thread.
+        """Writes what is queued and ends the thread, and the tracing's behind it.
 
         Args:
             patience_s: after this long, output that blocks is left alone and the process may end.
         """
         self._stopping.set()
         self._thread.join(patience_s)
+        if self._tracing is not None:
+            self._tracing.close()
 
     def _run(self) -> None:
         while not self._stopping.wait(_FLUSH_S):
@@ -150,6 +179,8 @@ class AccessLog:
             burst = [self._queue.popleft() for _ in range(min(waiting, _BURST))]
             waiting -= len(burst)
             self._remember(burst)
+            if self._tracing is not None:
+                self._tracing.observe(burst)
             if output is not None:
                 lines.append(self._format.format(burst))
             if waiting and not self._stopping.is_set():
@@ -167,6 +198,12 @@ class AccessLog:
             self._observed += len(records)
             self._recent.extend(records)
             self._errors.extend(record for record in records if is_own_error(record))
+
+
+def _start_tracing(endpoint: str) -> Tracing:
+    from proxy.operations.tracing import Tracing  # noqa: PLC0415  # an extra, and a quarter of a second
+
+    return Tracing(endpoint)
 
 
 def create_format(name: str, *, is_terminal: bool) -> LineFormat:

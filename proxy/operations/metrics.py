@@ -52,6 +52,9 @@ _COUNTERS: Final[tuple[tuple[str, str, Callable[[WorkerSnapshot], int]], ...]] =
     ("access_log_exchanges", "Exchanges the access log has seen.", lambda s: s.access_log.observed),
     ("access_log_dropped", "Exchanges that found the access log's queue full.", lambda s: s.access_log.dropped),
     ("access_log_lost", "Access log lines that could not be written.", lambda s: s.access_log.lost),
+    ("trace_spans_exported", "Spans the collector has taken.", lambda s: s.traces.exported),
+    ("trace_spans_lost", "Spans the collector has not taken.", lambda s: s.traces.lost),
+    ("trace_exchanges_dropped", "Exchanges that found the tracing's queue full.", lambda s: s.traces.dropped),
     ("event_log_dropped", "Log events that found the event log's queue full.", lambda s: s.events_dropped),
 )
 _GAUGES: Final[tuple[tuple[str, str, Callable[[WorkerSnapshot], int]], ...]] = (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
-from proxy.operations.access_log import AccessLogStatistics
+from proxy.operations.access_log import AccessLogStatistics, TraceStatistics
 from proxy.relay.counters import LATENCY_BOUNDS_S, Histogram
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class WorkerSnapshot:
         open_client_connections, open_upstream_connections, open_tunnels: now; upgraded connections count as tunnels.
         idle_upstream_connections: those of the open ones that wait for an exchange.
         access_log: of this process' access log.
+        traces: of this process' spans.
         loop_lag: how late its event loop was.
         events_dropped: events that found the event log's queue full.
 
@@ -91,6 +92,7 @@ class WorkerSnapshot:
     token_wait: HistogramSnapshot = HistogramSnapshot()
     loop_lag: HistogramSnapshot = HistogramSnapshot()
     access_log: AccessLogStatistics = dataclasses.field(default_factory=AccessLogStatistics)
+    traces: TraceStatistics = dataclasses.field(default_factory=TraceStatistics)
     events_dropped: NonNegativeInt = 0
 
     def retired(self) -> WorkerSnapshot:
@@ -157,6 +159,7 @@ def take_snapshot(
     relay: Observed,
     *,
     access_log: AccessLogStatistics | None = None,
+    traces: TraceStatistics | None = None,
     loop_lag: Histogram | None = None,
     events_dropped: int = 0,
 ) -> WorkerSnapshot:
@@ -188,6 +191,7 @@ def take_snapshot(
         token_wait=_freeze(counters.token_wait),
         loop_lag=_freeze(loop_lag) if loop_lag is not None else HistogramSnapshot(),
         access_log=access_log or AccessLogStatistics(),
+        traces=traces or TraceStatistics(),
         events_dropped=events_dropped,
     )
 
@@ -248,6 +252,11 @@ def _add(one: WorkerSnapshot, other: WorkerSnapshot) -> WorkerSnapshot:
             one.access_log.observed + other.access_log.observed,
             one.access_log.dropped + other.access_log.dropped,
             one.access_log.lost + other.access_log.lost,
+        ),
+        traces=TraceStatistics(
+            one.traces.exported + other.traces.exported,
+            one.traces.lost + other.traces.lost,
+            one.traces.dropped + other.traces.dropped,
         ),
         events_dropped=one.events_dropped + other.events_dropped,
     )

@@ -31,7 +31,7 @@ from proxy.relay.entry import describe_target
 from proxy.relay.exchange import Exchange
 from proxy.relay.head import check_partial_request, parse_request_head
 from proxy.relay.presence import QUESTION, is_gone, watch_presence
-from proxy.relay.record import ExchangeRecord
+from proxy.relay.record import ExchangeRecord, note_trace
 
 if TYPE_CHECKING:
     from proxy.relay.admission import Admission, KnownClient
@@ -532,6 +532,7 @@ class ClientConnection(asyncio.Protocol):
                     error.proxy_status,
                     error.code,
                     "" if self.known is None else self.known.client.name,
+                    trace=None if head is None or not relay.traces else note_trace(head),
                 )
             )
 

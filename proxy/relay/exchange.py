@@ -21,7 +21,7 @@ from proxy.policy.refusal import Refusal, judge_refusal
 from proxy.relay.answers import CONNECTION_CLOSE
 from proxy.relay.chunked import format_chunk, format_last_chunk
 from proxy.relay.head import format_request_head, format_response_head
-from proxy.relay.record import ExchangeRecord
+from proxy.relay.record import ExchangeRecord, TraceNote, note_trace
 from proxy.relay.splice import Splice
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ class Exchange:
         "_target",
         "_task",
         "_token",
+        "_token_wait",
         "_upstream_s",
         "client",
         "request",
@@ -101,6 +102,7 @@ class Exchange:
         self._status = 0
         self._received_bytes = 0
         self._token: AccessToken | None = None
+        self._token_wait: tuple[float, float] | None = None
         self._task: asyncio.Task[None] | None = None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -209,7 +211,10 @@ class Exchange:
                     f"The identity platform gave no token within {wait_s:g} s (timeouts.token_s). The request was not sent.",
                     retry_after_s=5,
                 ) from None
-            self.client.relay.counters.token_wait.observe(time.monotonic() - started)
+            finally:
+                waited_s = time.monotonic() - started
+                self._token_wait = (started - self._started, waited_s)
+                self.client.relay.counters.token_wait.observe(waited_s)
 
     def _send(self, connection: UpstreamConnection) -> None:
         destination, request = self._destination, self.request
@@ -558,5 +563,10 @@ class Exchange:
                     "" if known is None else known.client.name,
                     destination.credential if token is not None else "",
                     "" if token is None else token.proof,
+                    self._note_trace() if relay.traces else None,
                 )
             )
+
+    def _note_trace(self) -> TraceNote:
+        sent_after_s = self._head_sent_at - self._started if self._attempts else None
+        return note_trace(self.request, self._token_wait, sent_after_s, self._attempts, self._destination.credential)

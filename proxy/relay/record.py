@@ -3,7 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from proxy.relay.head import RequestHead
+
+
+class TraceNote(NamedTuple):
+    """What spans need to know of an exchange beyond its record.
+
+    Attributes:
+        traceparent: as sent by the client (W3C Trace Context §3.2); empty without exactly one.
+        tracestate: as sent, several joined; empty without any.
+        token_wait: when the last wait for an access token began and how long it took, in seconds, the first counted from
+            the request's head; None where there was none.
+        sent_after_s: from the request's head to its being sent to the upstream, of several times the last; None where it
+            never was.
+        sends: how often it was sent.
+        credential: whose token was waited for.
+    """
+
+    traceparent: bytes
+    tracestate: bytes
+    token_wait: tuple[float, float] | None = None
+    sent_after_s: float | None = None
+    sends: int = 0
+    credential: str = ""
 
 
 class ExchangeRecord(NamedTuple):
@@ -28,6 +53,7 @@ class ExchangeRecord(NamedTuple):
         client_name: the configured client that sent it; empty where none is configured or none was recognised.
         credential: whose access token was sent; empty without one.
         proof: what that token was obtained with, such as a certificate's thumbprint; empty where that is not known.
+        trace: None where nobody makes spans.
     """
 
     ended_at: float
@@ -49,6 +75,21 @@ class ExchangeRecord(NamedTuple):
     client_name: str = ""
     credential: str = ""
     proof: str = ""
+    trace: TraceNote | None = None
+
+
+def note_trace(
+    request: RequestHead,
+    token_wait: tuple[float, float] | None = None,
+    sent_after_s: float | None = None,
+    sends: int = 0,
+    credential: str = "",
+) -> TraceNote:
+    """Returns the note on an exchange; the arguments behind the request's head are as in `TraceNote`."""
+    parents = request.values(b"traceparent")
+    traceparent = parents[0] if len(parents) == 1 else b""
+    tracestate = b",".join(request.values(b"tracestate"))
+    return TraceNote(traceparent, tracestate, token_wait, sent_after_s, sends, credential)
 
 
 Observer: TypeAlias = Callable[[ExchangeRecord], None]

@@ -59,6 +59,7 @@ class Relay:
         now: monotonic seconds, up to half a second old.
         wall_offset: what to add to monotonic seconds to get Unix seconds.
         draining: whether connections end after their current exchange.
+        traces: whether records say what spans need.
     """
 
     destinations: Destinations
@@ -85,6 +86,7 @@ class Relay:
         self.upstreams: set[UpstreamConnection] = set()
         self.splices: set[Splice] = set()
         self.draining = False
+        self.traces = False
         self.now = time.monotonic()
         self.wall_offset = time.time() - self.now
 
