@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import re
 import socket
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final, cast
 
 from proxy.config.addresses import parse_listen_address
 from proxy.errors import ConfigurationError
 from proxy.identity.sources import TokenSources
-from proxy.interception.contexts import ServerContexts
+from proxy.interception.contexts import ServerContexts, make_ahead
 from proxy.interception.leaf import mint
-from proxy.interception.names import is_wildcard
-from proxy.interception.store import load_or_create
+from proxy.interception.names import is_wildcard, split_hosts
+from proxy.interception.opening import AuthorityWatch, authority_files, open_authority
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.policy.routing import parse_host_pattern
@@ -31,7 +33,8 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import Settings
     from proxy.identity.sources import IdentityStatistics
-    from proxy.interception.authority import InterceptionCA
+    from proxy.interception.leaf import Leaf
+    from proxy.interception.signing import Authority
     from proxy.operations.admin import AdminSite
     from proxy.operations.metrics import CertificateExpiry
     from proxy.operations.overview import RouteSummary
@@ -40,6 +43,10 @@ if TYPE_CHECKING:
     from proxy.relay.record import ExchangeRecord
     from proxy.workers.control import Control
 
+logger = logging.getLogger("proxy.interception")
+
+# Between two looks at the CA's files.
+_LOOK_S: Final = 1.0
 # What nobody guesses, and what passes through a browser's password field: RFC 6750 §2.1's b64token, at 128 bits or more.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{32,512}")
 
@@ -73,7 +80,8 @@ class Server:
         self._last_reload_ok = True
         self._retired: dict[asyncio.Task[None], ReloadableSources] = {}
         self._hosts = routed_hosts(settings)
-        self._ca = load_or_create(settings.state_directory, self._hosts, datetime.now(UTC))
+        self._ca_watch = AuthorityWatch(authority_files(settings), time.monotonic())
+        self._ca = open_authority(settings, self._hosts, datetime.now(UTC))
         self.front: RelayServer | None = None
         self.control: Control | None = None
         self._contexts: ServerContexts | None = None
@@ -85,6 +93,7 @@ class Server:
         self._admin: AdminSite | None = None
         self._reserved: list[socket.socket] = []
         self._warm_up: asyncio.Task[None] | None = None
+        self._ca_task: asyncio.Task[None] | None = None
         self._is_draining = False
         self._on_quit = on_quit
         self._is_cut = asyncio.Event()
@@ -118,7 +127,7 @@ class Server:
                 self._settings,
                 [port for _, port in self.addresses],
                 self.tokens,
-                LeafMint(self._ca),
+                LeafMint(self._ca, self._hosts),
                 self._literal_hosts(),
             )
             await self.control.start()
@@ -126,6 +135,7 @@ class Server:
         if opened is not None:
             self._admin, self.admin_address = opened
         self._warm_up = asyncio.create_task(self.tokens.warm_up(), name="warm-up")
+        self._ca_task = asyncio.create_task(self._follow_ca(), name="interception CA")
 
     def begin_drain(self) -> None:
         """Fails readiness; everything else goes on until `stop`."""
@@ -146,9 +156,10 @@ class Server:
             await self.control.drain()
         if self._admin is not None:
             await self._admin.close()
-        if self._warm_up is not None:
-            self._warm_up.cancel()
-            await asyncio.gather(self._warm_up, return_exceptions=True)
+        for background in (self._warm_up, self._ca_task):
+            if background is not None:
+                background.cancel()
+                await asyncio.gather(background, return_exceptions=True)
         for task, retired in list(self._retired.items()):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
@@ -203,16 +214,19 @@ class Server:
             admin = await self._open_admin(settings)
             if admin is not None:
                 undo.push_async_callback(admin[0].close)
-            ca = await asyncio.to_thread(load_or_create, settings.state_directory, hosts, datetime.now(UTC))
-            if self._contexts is not None:
-                self._contexts.replace(ca, hosts)
+            watch = AuthorityWatch(authority_files(settings), time.monotonic())
+            ca = await asyncio.to_thread(open_authority, settings, hosts, datetime.now(UTC))
+            ahead = await asyncio.to_thread(make_ahead, ca, hosts, time.time())
             undo.pop_all()
         before, self._settings, self._hosts, self._ca = self._settings, settings, hosts, ca
+        self._ca_watch = watch
+        if self._contexts is not None:
+            self._contexts.use(ahead)
         retired, self.tokens = self.tokens, tokens
         if self.front is not None and plan is not None:
             self.front.use(plan)
         if self.control is not None:
-            self.control.reload(settings, tokens, LeafMint(ca), self._literal_hosts())
+            self.control.reload(settings, tokens, LeafMint(ca, hosts), self._literal_hosts())
         if before.admin != settings.admin:
             closing, (self._admin, self.admin_address) = self._admin, admin or (None, None)
             if closing is not None:
@@ -222,6 +236,30 @@ class Server:
         self._warm_up = asyncio.create_task(tokens.warm_up(), name="warm-up")
         tokens.forgive()
         self._retire(retired, settings.timeouts.drain_s)
+
+    async def _follow_ca(self) -> None:
+        """Takes up another CA when its files have changed, as at a rotation, and once an hour what is due without that."""
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            if not self._ca_watch.is_due(time.monotonic()):
+                continue
+            settings, hosts = self._settings, self._hosts
+            try:
+                ca = await asyncio.to_thread(open_authority, settings, hosts, datetime.now(UTC))
+                if ca.identity == self._ca.identity:
+                    continue
+                ahead = await asyncio.to_thread(make_ahead, ca, hosts, time.time())
+            except ConfigurationError as error:
+                logger.error("the interception CA has changed and cannot be used, so the earlier one stays: %s", error)  # noqa: TRY400  # its text says all
+                continue
+            if settings is not self._settings:
+                continue  # a reload came in between, and has looked itself
+            self._ca = ca
+            if self._contexts is not None:
+                self._contexts.use(ahead)
+            if self.control is not None:
+                self.control.use_leaves(LeafMint(ca, hosts))
+            logger.warning("the interception CA has changed: new connections get certificates as it now says")
 
     def _retire(self, tokens: ReloadableSources, after_s: float) -> None:
         async def close_later() -> None:
@@ -418,18 +456,21 @@ class LeafMint:
 
     Args:
         ca: what signs them.
+        hosts: the routed hosts.
     """
 
-    def __init__(self, ca: InterceptionCA) -> None:
+    def __init__(self, ca: Authority, hosts: Sequence[str]) -> None:
         self._ca = ca
+        literal, self._apexes = split_hosts(hosts)
+        self._literal = frozenset(literal)
 
-    def __call__(self, host: str) -> bytes:
-        """Returns a leaf for a host as PEM, with its chain and its own key.
+    def __call__(self, host: str) -> Leaf:
+        """Returns a leaf for a host; one below a wildcard route shares it with its siblings.
 
         Raises:
             ConfigurationError: the CA may not sign for that host.
         """
-        return mint(self._ca, host, datetime.now(UTC)).pem()
+        return mint(self._ca, host, datetime.now(UTC), () if host in self._literal else self._apexes)
 
 
 def read_admin_token(file: Path | None) -> str | None:

@@ -1,94 +1,225 @@
-"""`ca show`, `ca export`: the CA that clients must trust for https URLs. Reads the state directory; makes a first CA."""
+"""`ca show`, `ca export`, `ca rotate`: the CA that clients must trust for https URLs. Reads and writes the state directory."""
 
 from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from proxy.cli.options import json_option, optional_config_option
 from proxy.cli.terminal import say, write_json, write_rows
+from proxy.config import state_directory
 from proxy.config.loading import load_settings
 from proxy.doctor.credentials import days_left
 from proxy.errors import ConfigurationError
-from proxy.interception.authority import decide_reissue
-from proxy.interception.store import load, load_next, load_or_create, trusted_pem
+from proxy.interception.store import cut_over, drop, load, load_or_create, rotate
+from proxy.interception.succession import decide_preparation, decide_take_over
 from proxy.server import routed_hosts
 
 if TYPE_CHECKING:
-    from proxy.interception.authority import InterceptionCA
+    from pathlib import Path
+
+    from proxy.config.source import Source
+    from proxy.interception.succession import Succession
 
 
 @click.group()
 def ca() -> None:
-    """Show or export the CA that clients must trust for https URLs.
+    """Show, export or rotate the CA that clients must trust for https URLs.
 
     A client that uses http URLs needs no CA: the proxy sends such requests on over TLS all the same.
     """
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedCA:
+    """The CA that a command is about.
+
+    Attributes:
+        directory: where it lives.
+        found: what is there.
+        hosts: what has to be signed for: the routed hosts, or without a configuration what the newest CA may sign for.
+        due: what the proxy does about it when it next starts, a clause; None for nothing.
+    """
+
+    directory: Path
+    found: Succession
+    hosts: tuple[str, ...]
+    due: str | None
+
+
 @ca.command()
 @optional_config_option
 @json_option
-def show(config: Path | None, as_json: bool) -> None:
-    """Show what the CA may sign for, its fingerprint, how long it lasts and why it was issued.
+def show(config: Source | None, as_json: bool) -> None:
+    """Show what the CA may sign for, its fingerprint, how long it lasts, why it was issued, and what a rotation has come to.
 
     With --config, a first CA is made where there is none. Without, the default state directory is looked into.
     """
     now = datetime.now(UTC)
-    directory, current, outdated = _open(config, now)
-    prepared = load_next(directory)
-    constraints = current.constraints
-    may_sign_for = [*sorted(constraints.domains), *sorted(map(str, constraints.addresses))]
+    opened = open_ca(config, now)
     if as_json:
-        write_json(
-            {
-                "file": str(directory / "ca.pem"),
-                "subject": current.anchor.subject.rfc4514_string(),
-                "sha256": current.fingerprint,
-                "not_after": current.not_after.isoformat(),
-                "days_left": days_left(current.not_after, now),
-                "may_sign_for": may_sign_for,
-                "reason": current.reason,
-                "replaces": current.replaces or None,
-                "outdated": outdated,
-                "next_sha256": prepared.fingerprint if prepared is not None else None,
-            }
-        )
+        write_json(_describe(opened, now))
     else:
-        write_rows(
-            [
-                ("file", str(directory / "ca.pem")),
-                ("subject", current.anchor.subject.rfc4514_string()),
-                ("SHA-256 fingerprint", current.fingerprint),
-                ("valid until", f"{current.not_after:%Y-%m-%d} ({days_left(current.not_after, now)} days left)"),
-                ("may sign for", f"{', '.join(may_sign_for)}, and names below them; a verifier refuses all others"),
-                ("issued", current.reason),
-                ("replaces", current.replaces),
-                ("next, prepared", prepared.fingerprint if prepared is not None else ""),
-            ]
-        )
-    _say_outdated(outdated)
+        write_rows(_list_facts(opened, now))
+    _say_due(opened)
 
 
 @ca.command()
 @optional_config_option
-def export(config: Path | None) -> None:
+def export(config: Source | None) -> None:
     """Write the certificates that clients are to trust to stdout, as PEM; never a key.
 
-    With --config, a first CA is made where there is none, so that it can be trusted before the first run.
+    With --config, a first CA is made where there is none, so that it can be trusted before the first run. Around a rotation there
+    are several.
     """
-    directory, _, outdated = _open(config, datetime.now(UTC))
-    sys.stdout.write(trusted_pem(directory).decode("ascii"))
-    _say_outdated(outdated)
+    opened = open_ca(config, datetime.now(UTC))
+    sys.stdout.write(opened.found.trusted_pem().decode("ascii"))
+    _say_due(opened)
 
 
-def _open(config: Path | None, now: datetime) -> tuple[Path, InterceptionCA, str | None]:
-    """Return the state directory, the CA in it, and why the next start issues another one, if it does."""
+@ca.command(name="rotate")
+@optional_config_option
+@click.option("--cut-over", "wants_cut_over", is_flag=True, help="Second step: sign with the prepared CA from now on.")
+@click.option(
+    "--now", "at_once", is_flag=True, help="With --cut-over: however few clients trust the prepared CA by now."
+)
+@click.option(
+    "--drop-old", "wants_drop", is_flag=True, help="Third step, if it has hurry: stop exporting the CA before."
+)
+@json_option
+def rotate_command(config: Source | None, wants_cut_over: bool, at_once: bool, wants_drop: bool, as_json: bool) -> None:
+    """Replace the CA without a gap: prepare the next one, let clients trust both, then sign with the new one.
+
+    First without an option: the next CA is made, and `ca export`, `env`, `exec` and the file ca.pem hold both from then on. Hand
+    them to every client that uses https URLs. Then, a week later, with --cut-over: the proxy signs with the new CA, and the key of
+    the old one is deleted; a running proxy takes that up by itself, and no request fails. Clients are told to trust the old one
+    for another week, after which it is dropped; --drop-old drops it at once.
+
+    Has the key leaked? Then: --cut-over --now --drop-old.
+    """
+    if at_once and not wants_cut_over:
+        raise click.UsageError("--now goes with --cut-over.")
+    now = datetime.now(UTC)
+    opened = open_ca(config, now)
+    directory, found = opened.directory, opened.found
+    if wants_cut_over:
+        found = _cut_over(opened, now, at_once=at_once)
+    if wants_drop:
+        found = drop(directory)
+    if not wants_cut_over and not wants_drop:
+        found = rotate(directory, opened.hosts, now)
+    if as_json:
+        write_json(_describe(OpenedCA(directory, found, opened.hosts, None), now))
+        return
+    write_rows(_list_facts(OpenedCA(directory, found, opened.hosts, None), now))
+    say(_next_step(directory, found))
+
+
+def _cut_over(opened: OpenedCA, now: datetime, *, at_once: bool) -> Succession:
+    found = opened.found
+    if at_once and (not found.prepared or found.newest.constraints.missing(opened.hosts)):
+        found = rotate(opened.directory, opened.hosts, now)
+    earliest = found.cut_over_from
+    if earliest is None:
+        raise click.ClickException(
+            "No CA is prepared. Run `ca rotate` first, hand the export to the clients, then cut over; or add --now to have "
+            "those fail that do not trust the new one yet."
+        )
+    if missing := found.newest.constraints.missing(opened.hosts):
+        raise click.ClickException(
+            f"The prepared CA may not sign for {', '.join(missing)}, routed since. Run `ca rotate` first, without --cut-over."
+        )
+    if now < earliest and not at_once:
+        raise click.ClickException(
+            f"The next CA was prepared on {found.newest.made_at:%Y-%m-%d}, and clients have until {earliest:%Y-%m-%d} to trust it. "
+            "If all that use https URLs trust it already, add --now."
+        )
+    return cut_over(opened.directory, now)
+
+
+def _next_step(directory: Path, found: Succession) -> str:
+    if found.cut_over_from is not None:
+        return (
+            f"Now hand {directory / 'ca.pem'}, as `ca export` prints it, to every client that uses https URLs: it holds the CA in "
+            "use and the next one. What is started through `env` or `exec` needs only a new start. From "
+            f"{found.cut_over_from:%Y-%m-%d} on: `apim-auth-proxy ca rotate --cut-over`."
+        )
+    if found.previous:
+        return (
+            "The new CA signs from now on; a running proxy takes it up within seconds. Clients are told to trust the one before "
+            f"until {max(one.until for one in found.previous):%Y-%m-%d}; --drop-old ends that now. Then remove it from the clients."
+        )
+    return "Clients are told to trust one CA alone. Remove the one before from the clients."
+
+
+def _state(found: Succession) -> str:
+    if found.prepared:
+        return "prepared"
+    return "taken over" if found.previous else "in use"
+
+
+def _describe(opened: OpenedCA, now: datetime) -> dict[str, object]:
+    found, current = opened.found, opened.found.current
+    return {
+        "file": str(opened.directory / "ca.pem"),
+        "state": _state(found),
+        "subject": current.anchor.subject.rfc4514_string(),
+        "sha256": current.fingerprint,
+        "not_after": current.not_after.isoformat(),
+        "days_left": days_left(current.not_after, now),
+        "may_sign_for": list(current.constraints.listed()),
+        "reason": current.reason,
+        "replaces": current.replaces or None,
+        "due": opened.due,
+        "next_sha256": found.newest.fingerprint if found.prepared else None,
+        "next_reason": found.newest.reason if found.prepared else None,
+        "next_only": list(found.not_yet_trusted(opened.hosts)),
+        "cut_over_from": found.cut_over_from.isoformat() if found.cut_over_from is not None else None,
+        "previous": [{"sha256": one.fingerprint, "until": one.until.isoformat()} for one in found.previous],
+    }
+
+
+def _list_facts(opened: OpenedCA, now: datetime) -> list[tuple[str, str]]:
+    found, current = opened.found, opened.found.current
+    rows = [
+        ("file", str(opened.directory / "ca.pem")),
+        ("state", _STATES[_state(found)]),
+        ("subject", current.anchor.subject.rfc4514_string()),
+        ("SHA-256 fingerprint", current.fingerprint),
+        ("valid until", f"{current.not_after:%Y-%m-%d} ({days_left(current.not_after, now)} days left)"),
+        (
+            "may sign for",
+            f"{', '.join(current.constraints.listed())}, and names below them; a verifier refuses all others",
+        ),
+        ("issued", current.reason),
+        ("replaces", current.replaces),
+    ]
+    for prepared in found.prepared:
+        rows += [("next", f"{prepared.fingerprint}, valid until {prepared.not_after:%Y-%m-%d}"), ("", prepared.reason)]
+    rows.append(("signed by the next", ", ".join(found.not_yet_trusted(opened.hosts))))
+    rows += [("before", f"{one.fingerprint}, to be trusted until {one.until:%Y-%m-%d}") for one in found.previous]
+    return rows
+
+
+_STATES = {
+    "in use": "in use, no rotation under way",
+    "prepared": "rotation: the next CA is prepared; clients are to trust both until `ca rotate --cut-over`",
+    "taken over": "rotation: the new CA has taken over; clients are to trust the one before for a few days more",
+}
+
+
+def open_ca(config: Source | None, now: datetime) -> OpenedCA:
+    """Return the CA that a configuration has, made where there is none yet; without one, that in the default directory.
+
+    Raises:
+        ConfigurationError: the configuration, or a file, cannot be used.
+        click.ClickException: there is none yet, and no configuration to make it for.
+    """
     if config is None:
         directory = default_state_directory()
         found = load(directory)
@@ -97,32 +228,33 @@ def _open(config: Path | None, now: datetime) -> tuple[Path, InterceptionCA, str
                 f"There is no interception CA in {directory} yet. Name the configuration with --config to make one, "
                 "or the one whose state_directory you mean."
             )
-        return directory, found, None
+        return OpenedCA(directory, found, found.newest.constraints.listed(), None)
     settings = load_settings(config, os.environ)
-    hosts = routed_hosts(settings)
-    found = load(settings.state_directory)
+    hosts = tuple(routed_hosts(settings))
+    directory = settings.state_directory
+    found = load(directory)
     if found is None:
-        found = load_or_create(settings.state_directory, hosts, now)
-    return settings.state_directory, found, decide_reissue(found, hosts, now)
+        found = load_or_create(directory, hosts, now)
+    due = decide_preparation(found, hosts, now)
+    if decide_take_over(found, now):
+        due = f"the one in use ends on {found.not_after:%Y-%m-%d}, and another takes over"
+    return OpenedCA(directory, found, hosts, due)
 
 
 def default_state_directory() -> Path:
-    """Return where the CA lives if no configuration says so, as `proxy.config.loading` has it.
+    """Return where the CA lives if no configuration says so.
 
     Raises:
         ConfigurationError: the environment does not say.
     """
-    base = os.environ.get("XDG_STATE_HOME", "")
-    if not base.startswith("/"):  # the XDG base directory specification has relative paths ignored
-        home = os.environ.get("HOME")
-        if not home:
-            raise ConfigurationError(
-                "Neither XDG_STATE_HOME nor HOME is set, so there is no default state directory. Name the configuration."
-            )
-        base = f"{home}/.local/state"
-    return Path(base) / "apim-auth-proxy"
+    directory = state_directory.default_state_directory(os.environ)
+    if directory is None:
+        raise ConfigurationError(
+            "Neither XDG_STATE_HOME nor HOME is set, so there is no default state directory. Name the configuration."
+        )
+    return directory
 
 
-def _say_outdated(outdated: str | None) -> None:
-    if outdated is not None:
-        say(f"Warning: the proxy issues another CA when it next starts: {outdated}. Start it, then look again.")
+def _say_due(opened: OpenedCA) -> None:
+    if opened.due is not None:
+        say(f"Warning: the proxy changes this when it next starts or reloads: {opened.due}. Start it, then look again.")

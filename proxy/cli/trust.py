@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from proxy.cli.ca import _open as open_ca
-from proxy.cli.ca import ca
+from proxy.cli.ca import ca, open_ca
 from proxy.cli.options import json_option, optional_config_option
 from proxy.cli.terminal import say, write_json
 from proxy.client_setup.trust_stores import (
@@ -19,7 +20,9 @@ from proxy.client_setup.trust_stores import (
     install,
 )
 from proxy.errors import ConfigurationError
-from proxy.interception.store import trusted_pem
+
+if TYPE_CHECKING:
+    from proxy.config.source import Source
 
 __all__ = ["ca"]
 
@@ -40,25 +43,26 @@ __all__ = ["ca"]
     help="With --install: the root of another system, as of an image that is being built.",
 )
 @json_option
-def trust(config: Path | None, platform: str | None, wants_install: bool, root: Path, as_json: bool) -> None:
+def trust(config: Source | None, platform: str | None, wants_install: bool, root: Path, as_json: bool) -> None:
     """Say how to trust the CA on each platform, or do it with --install.
 
     A machine that trusts it trusts it for the routed hosts only: its name constraints see to that. Programs that are started
     with `exec`, or in a shell that read `env`, need none of this.
     """
-    directory, current, _ = open_ca(config, datetime.now(UTC))
-    file = directory / "ca.pem"
+    opened = open_ca(config, datetime.now(UTC))
+    found, file = opened.found, opened.directory / "ca.pem"
+    fingerprints = [anchor.fingerprint(SHA256()).hex(":").upper() for anchor in found.trusted()]
     if wants_install:
         wanted = Platform(platform) if platform else _detect(root)
         if wanted not in INSTALLABLE:
             raise click.UsageError(
                 "--install works on Debian, Red Hat and Alpine, and their kin; elsewhere see the instructions."
             )
-        target = install(wanted, trusted_pem(directory), root)
+        target = install(wanted, found.trusted_pem(), root)
         if as_json:
-            write_json({"installed": str(target), "platform": wanted.value, "sha256": current.fingerprint})
+            write_json({"installed": str(target), "platform": wanted.value, "sha256": fingerprints[0]})
         else:
-            say(f"Installed: {target}, SHA-256 {current.fingerprint}")
+            say(f"Installed: {target}, SHA-256 {' and '.join(fingerprints)}")
         return
     shown = [Platform(platform)] if platform else list(Platform)
     instructions = {each.value: format_instructions(each, str(file)) for each in shown}
@@ -69,7 +73,14 @@ def trust(config: Path | None, platform: str | None, wants_install: bool, root: 
         return
     for title, text in instructions.values():
         click.echo(f"# {title}\n{text}\n")
-    say(f"The CA is {file}, SHA-256 {current.fingerprint}. Without any of this: `apim-auth-proxy exec -- PROGRAM`.")
+    if len(fingerprints) > 1:
+        say(
+            f"There is a rotation under way: {file} holds {len(fingerprints)} certificates. What takes one certificate a file, "
+            "such as keytool, needs each in a file of its own."
+        )
+    say(
+        f"The CA is {file}, SHA-256 {' and '.join(fingerprints)}. Without any of this: `apim-auth-proxy exec -- PROGRAM`."
+    )
 
 
 def _detect(root: Path) -> Platform:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 from proxy.doctor.credentials import days_left
 from proxy.doctor.findings import error, ok, warning
 from proxy.errors import ConfigurationError
-from proxy.interception.authority import decide_reissue
 from proxy.interception.store import load
+from proxy.interception.succession import decide_preparation, decide_take_over
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -17,10 +17,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.doctor.findings import Finding
+    from proxy.interception.succession import Succession
 
 _SUBJECT: Final = "interception CA"
 # Every client has to be told of a new one, which takes longer than uploading a certificate in one place.
 _WARN_DAYS: Final = 60
+_EXPORT: Final = "`apim-auth-proxy ca export --config FILE`"
 
 
 def check_ca(state_directory: Path, hosts: Sequence[str], now: datetime) -> Iterator[Finding]:
@@ -32,41 +34,63 @@ def check_ca(state_directory: Path, hosts: Sequence[str], now: datetime) -> Iter
         now: aware.
     """
     try:
-        ca = load(state_directory)
-        reason = decide_reissue(ca, hosts, now) if ca is not None else None
+        found = load(state_directory)
+        due = decide_preparation(found, hosts, now) if found is not None else None
     except ConfigurationError as problem:
         yield error(_SUBJECT, problem.detail)
         return
-    if ca is None:
+    if found is None:
         yield _judge_place(state_directory)
         return
     yield ok(
         _SUBJECT,
-        f"SHA-256 fingerprint {ca.fingerprint}, {state_directory / 'ca.pem'}.",
-        fingerprint=ca.fingerprint,
+        f"SHA-256 fingerprint {found.current.fingerprint}, {state_directory / 'ca.pem'}.",
+        fingerprint=found.current.fingerprint,
         file=str(state_directory / "ca.pem"),
     )
-    days = days_left(ca.not_after, now)
-    if reason is not None:
+    days = days_left(found.not_after, now)
+    if decide_take_over(found, now):
         yield warning(
             _SUBJECT,
-            f"The proxy issues a new one when it starts: {reason}.",
-            "Start it, then have clients that use https URLs trust the new one: `apim-auth-proxy ca export --config FILE`.",
+            f"It ends on {found.not_after:%Y-%m-%d}, so another one takes over when the proxy starts.",
+            f"Start it, then have clients that use https URLs trust the new one: {_EXPORT}.",
             days_left=days,
         )
-    elif days <= _WARN_DAYS:
+        return
+    if found.prepared:
+        yield _judge_rotation(found, hosts, days)
+    if due is not None:
         yield warning(
             _SUBJECT,
-            f"It ends on {ca.not_after:%Y-%m-%d}, in {days} days; a new one is issued a week before.",
-            "Plan how the clients that use https URLs come to trust the new one.",
+            f"The proxy adds another one when it starts or reloads: {due}.",
+            f"Start it, then have clients that use https URLs trust it, too: {_EXPORT}.",
             days_left=days,
         )
-    else:
+    elif not found.prepared and days <= _WARN_DAYS:
+        yield warning(
+            _SUBJECT,
+            f"It ends on {found.not_after:%Y-%m-%d}, in {days} days.",
+            "Begin to replace it: `apim-auth-proxy ca rotate --config FILE` makes the next one, and clients trust both meanwhile.",
+            days_left=days,
+        )
+    elif not found.prepared:
         yield ok(
             _SUBJECT,
-            f"It may sign for the routed hosts, until {ca.not_after:%Y-%m-%d}, {days} days from now.",
+            f"It may sign for the routed hosts, until {found.not_after:%Y-%m-%d}, {days} days from now.",
             days_left=days,
         )
+
+
+def _judge_rotation(found: Succession, hosts: Sequence[str], days: int) -> Finding:
+    waiting = found.not_yet_trusted(hosts)
+    needed = f" It signs for {', '.join(waiting)} already, which the one in use may not." if waiting else ""
+    return warning(
+        _SUBJECT,
+        f"A rotation is under way: the next CA is prepared, SHA-256 fingerprint {found.newest.fingerprint}.{needed}",
+        f"Have clients that use https URLs trust it, too: {_EXPORT}. Once they do: `apim-auth-proxy ca rotate --cut-over`.",
+        days_left=days,
+        next_fingerprint=found.newest.fingerprint,
+    )
 
 
 def _judge_place(state_directory: Path) -> Finding:

@@ -1,4 +1,4 @@
-"""The interception CA as a value: issuing it, deciding when to issue it anew, and its PEM form.
+"""An interception CA as a value: issuing it, what it may sign, and its PEM form.
 
 Does no I/O; time comes in as an argument, randomness from the operating system. No CA made here can sign for a host
 outside its name constraints and be believed, and no repr shows its key.
@@ -21,17 +21,13 @@ from proxy.interception.names import Constraints
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from proxy.interception.names import Name
+
 LIFE = timedelta(days=730)
 """Two years: long enough that clients are seldom asked to trust anew, short enough for a forgotten one to end."""
 
 BACKDATE = timedelta(hours=1)
 """How far a certificate's life begins before it is made, for clients whose clocks run late."""
-
-REISSUE_BEFORE = timedelta(days=7)
-"""A CA is issued anew this long before it ends, the life of a leaf.
-
-Not sooner: every client refuses the new one until it trusts it, so the time before is for a planned rotation.
-"""
 
 _SIGN_CERTIFICATES = x509.KeyUsage(
     digital_signature=False,
@@ -79,6 +75,33 @@ class InterceptionCA:
         """The end of its life, in UTC."""
         return min(self.anchor.not_valid_after_utc, self.issuer.not_valid_after_utc)
 
+    @property
+    def chain(self) -> tuple[x509.Certificate, ...]:
+        """What clients are sent behind the leaf."""
+        return (self.issuer,)
+
+    @property
+    def made_at(self) -> datetime:
+        """When it was issued, in UTC."""
+        return self.anchor.not_valid_before_utc + BACKDATE
+
+    def permits(self, name: Name) -> bool:
+        """See `proxy.interception.signing.SigningCA`. Raises ConfigurationError for an issuer without name constraints."""
+        return self.constraints.permits(name)
+
+    def choose(self, name: Name, now: datetime) -> InterceptionCA:  # noqa: ARG002  # as `Authority` has it
+        """Return itself: a CA alone is an `proxy.interception.signing.Authority`, too."""
+        return self
+
+    @property
+    def identity(self) -> bytes:
+        """See `proxy.interception.signing.Authority`."""
+        return self.anchor_pem()
+
+    def trusted_pem(self) -> bytes:
+        """Return what clients are to trust."""
+        return self.anchor_pem()
+
     def anchor_pem(self) -> bytes:
         """Return what clients are to trust: the anchor alone, no key."""
         return self.anchor.public_bytes(serialization.Encoding.PEM)
@@ -122,25 +145,6 @@ def issue(hosts: Sequence[str], now: datetime, *, reason: str, replaces: str = "
         .sign(anchor_key, hashes.SHA256())
     )
     return InterceptionCA(anchor, issuer, issuer_key, reason, replaces)
-
-
-def decide_reissue(ca: InterceptionCA, hosts: Sequence[str], now: datetime) -> str | None:
-    """Return why the CA no longer serves and must be issued anew, or None while it does.
-
-    Routes that went away are no reason: the CA may then sign for a host too many, but clients need not be asked again.
-
-    Raises:
-        ConfigurationError: one of the hosts is not a name.
-    """
-    missing = ca.constraints.missing(hosts)
-    if missing:
-        which = "route " + missing[0] if len(missing) == 1 else "routes " + ", ".join(missing)
-        return (
-            f"re-issued because {which} {'was' if len(missing) == 1 else 'were'} added: clients must trust the new one"
-        )
-    if now >= ca.not_after - REISSUE_BEFORE:
-        return f"re-issued because the one before ends on {ca.not_after:%Y-%m-%d}: clients must trust the new one"
-    return None
 
 
 def authority_key_identifier(issuer: x509.Certificate) -> x509.AuthorityKeyIdentifier:

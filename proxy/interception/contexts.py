@@ -1,8 +1,8 @@
 """A TLS server context for each intercepted host: made ahead for the hosts known by name, cached, renewed, bounded.
 
 Does I/O only to hand OpenSSL a key and its certificates, which it takes from files alone: through memory where the
-kernel can, else through a private file that is deleted at once. A context shows a leaf for exactly one host, and never
-one that has ended.
+kernel can, else through a private file that is deleted at once. A context shows a leaf for a routed host, or for the
+names beside one below a wildcard route, and never one that has ended.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.interception.leaf import mint
-from proxy.interception.names import is_wildcard, parse_name
+from proxy.interception.names import parse_name, split_hosts, wildcard_over
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
 
-    from proxy.interception.authority import InterceptionCA
+    from proxy.interception.signing import Authority
 
 CAPACITY = 1024
 """Contexts kept by default, of about 25 KiB each."""
@@ -51,12 +51,22 @@ class _Entry:
     renew_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class ContextsAhead:
+    """What `ServerContexts` goes over to: made somewhere else, by another thread as well."""
+
+    authority: Authority
+    apexes: frozenset[str]
+    entries: dict[str, _Entry]
+
+
 class ServerContexts:
     """The contexts of one process. Not for several threads at a time.
 
     Args:
-        ca: what signs the leaves.
-        hosts: the routed hosts; contexts for those without a wildcard are made now.
+        authority: what signs the leaves.
+        hosts: the routed hosts; contexts for those without a wildcard are made now. Names below a wildcard share one with
+            their siblings, so that a client that walks through them costs a look-up each.
         clock: the time in Unix seconds.
         capacity: how many contexts are kept; never fewer than there are hosts known by name.
 
@@ -66,43 +76,26 @@ class ServerContexts:
 
     def __init__(
         self,
-        ca: InterceptionCA,
+        authority: Authority,
         hosts: Iterable[str] = (),
         *,
         clock: Callable[[], float] = time.time,
         capacity: int = CAPACITY,
     ) -> None:
         self._clock = clock
-        self._literal_hosts: tuple[str, ...] = ()
         self._least_capacity = capacity
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self.replace(ca, hosts)
+        self.use(make_ahead(authority, hosts, clock()))
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    @property
-    def ca(self) -> InterceptionCA:
-        """What signs the leaves at present."""
-        return self._ca
-
-    def replace(self, ca: InterceptionCA, hosts: Iterable[str] | None = None) -> None:
-        """Go over to another CA, and other hosts where given. Connections that have their context keep it.
-
-        Args:
-            ca: what signs from now on.
-            hosts: the routed hosts, as for a new object; None leaves them as they are.
-
-        Raises:
-            ConfigurationError: as for a new object; everything then stays as it was.
-        """
-        literal_hosts = (
-            self._literal_hosts if hosts is None else tuple(_canonical(host) for host in hosts if not is_wildcard(host))
-        )
-        now = self._clock()
-        entries = OrderedDict((host, _make_entry(ca, host, now)) for host in literal_hosts)
-        self._ca, self._literal_hosts, self._entries = ca, literal_hosts, entries
-        self._capacity = max(self._least_capacity, len(entries))
+    def use(self, ahead: ContextsAhead) -> None:
+        """Go over to another CA and other hosts. Connections that have their context keep it."""
+        self._authority, self._apexes = ahead.authority, ahead.apexes
+        self._literal_hosts = frozenset(ahead.entries)
+        self._entries = OrderedDict(ahead.entries)
+        self._capacity = max(self._least_capacity, len(ahead.entries))
 
     def context_for(self, host: str) -> ssl.SSLContext:
         """Return the context for one host: at once where it is cached, after some 2 ms of CPU where it must be made.
@@ -115,26 +108,51 @@ class ServerContexts:
             ConfigurationError: the host is not a name, the CA may not sign for it, or the CA has ended.
         """
         now = self._clock()
-        entry = self._entries.get(host)
+        name = host
+        entry = self._entries.get(name)
         if entry is None:
-            host = _canonical(host)
-            entry = self._entries.get(host)
+            name, entry = self._find(_canonical(host))
         if entry is None or now >= entry.renew_at:
-            entry = self._entries[host] = _make_entry(self._ca, host, now)
+            apexes = frozenset[str]() if name in self._literal_hosts else self._apexes
+            name, entry = _make_entry(self._authority, _canonical(host), now, apexes)
+            self._entries[name] = entry
             if len(self._entries) > self._capacity:
                 self._entries.popitem(last=False)
-        self._entries.move_to_end(host)
+        self._entries.move_to_end(name)
         return entry.context
+
+    def _find(self, host: str) -> tuple[str, _Entry | None]:
+        entry = self._entries.get(host)
+        if entry is None and host not in self._literal_hosts:
+            wildcard = wildcard_over(host, self._apexes)
+            if wildcard is not None:
+                return wildcard, self._entries.get(wildcard)
+        return host, entry
+
+
+def make_ahead(authority: Authority, hosts: Iterable[str], now: float) -> ContextsAhead:
+    """Return the contexts of the hosts known by name, some 2 ms of CPU each.
+
+    Args:
+        authority: what signs the leaves.
+        hosts: the routed hosts.
+        now: Unix seconds.
+
+    Raises:
+        ConfigurationError: the CA may not sign for one of the hosts, or has ended.
+    """
+    literal, apexes = split_hosts(hosts)
+    return ContextsAhead(authority, apexes, dict(_make_entry(authority, host, now, ()) for host in literal))
 
 
 def _canonical(host: str) -> str:
     return str(parse_name(host))
 
 
-def _make_entry(ca: InterceptionCA, host: str, now: float) -> _Entry:
-    leaf = mint(ca, host, datetime.fromtimestamp(now, UTC))
+def _make_entry(authority: Authority, host: str, now: float, apexes: Collection[str]) -> tuple[str, _Entry]:
+    leaf = mint(authority, host, datetime.fromtimestamp(now, UTC), apexes)
     renew_at = now + (leaf.not_after.timestamp() - now) * _RENEW_AFTER
-    return _Entry(create_server_context(leaf.pem()), renew_at)
+    return leaf.name, _Entry(create_server_context(leaf.pem()), renew_at)
 
 
 def create_server_context(pem: bytes) -> ssl.SSLContext:

@@ -11,16 +11,19 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy.errors import ConfigurationError
 from proxy.interception.authority import BACKDATE, authority_key_identifier
-from proxy.interception.names import parse_name
+from proxy.interception.names import parse_name, wildcard_over
+from proxy.interception.signing import sign
 
 if TYPE_CHECKING:
-    from proxy.interception.authority import InterceptionCA
+    from collections.abc import Collection
+
+    from proxy.interception.signing import Authority
 
 LIFE = timedelta(days=7)
 """Short, for nobody can revoke one; long enough that a client's wrong clock seldom matters."""
@@ -42,10 +45,18 @@ _SIGN_HANDSHAKES = x509.KeyUsage(
 
 @dataclass(frozen=True, slots=True)
 class Leaf:
-    """A certificate for one host, its key, and the issuer that goes with it in the handshake."""
+    """A certificate, its key, and the certificates that go with it in the handshake.
 
+    Attributes:
+        name: what it is for: the host, or a wildcard that stands for the host and its siblings.
+        certificate: the leaf.
+        chain: the issuer, and what is above it less the anchor.
+        key: the leaf's own.
+    """
+
+    name: str
     certificate: x509.Certificate
-    issuer: x509.Certificate
+    chain: tuple[x509.Certificate, ...]
     key: ec.EllipticCurvePrivateKey = field(repr=False)
 
     @property
@@ -54,25 +65,24 @@ class Leaf:
         return self.certificate.not_valid_after_utc
 
     def pem(self) -> bytes:
-        """Return private key, leaf and issuer, in the order OpenSSL loads them. A secret."""
-        return (
-            self.key.private_bytes(
-                serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-            )
-            + self.certificate.public_bytes(serialization.Encoding.PEM)
-            + self.issuer.public_bytes(serialization.Encoding.PEM)
+        """Return private key, leaf and chain, in the order OpenSSL loads them. A secret."""
+        key = self.key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
+        shown = (self.certificate, *self.chain)
+        return key + b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in shown)
 
 
-def mint(ca: InterceptionCA, host: str, now: datetime) -> Leaf:
+def mint(authority: Authority, host: str, now: datetime, apexes: Collection[str] = ()) -> Leaf:
     """Return a new leaf for a host, with a key of its own.
 
     A key for each leaf costs 20 µs of the 2 ms that a new TLS context takes, so there is no reason to share one.
 
     Args:
-        ca: what signs it.
+        authority: what signs it.
         host: a DNS name or an IP literal, without a port; not a wildcard.
         now: an aware datetime.
+        apexes: of the wildcard routes: a host below one of them gets a wildcard leaf, good for its siblings as well.
 
     Raises:
         ConfigurationError: the host is not a name, the CA may not sign for it, or the CA has ended.
@@ -80,20 +90,24 @@ def mint(ca: InterceptionCA, host: str, now: datetime) -> Leaf:
     Source: RFC 5280 §4.2.1, RFC 9525 §4.
     """
     name = parse_name(host)
-    if not ca.constraints.permits(name):
+    ca = authority.choose(name, now)
+    if not ca.permits(name):
         raise ConfigurationError(
-            f"The interception CA may not sign for {host}: it was issued before that host was routed. "
-            "Reload or restart the proxy so that it issues a new one, and let clients trust that."
+            f"The interception CA may not sign for {host}: its name constraints do not permit that host. "
+            "Reload or restart the proxy so that it prepares one that may, and let clients trust that."
         )
+    if isinstance(name, str):
+        wildcard = wildcard_over(name, apexes)
+        name = wildcard if wildcard is not None and ca.permits(wildcard) else name
     not_before = max(now - BACKDATE, ca.issuer.not_valid_before_utc)
     not_after = min(now + LIFE, ca.not_after)
     if now >= not_after:
         raise ConfigurationError(
-            f"The interception CA ended on {not_after:%Y-%m-%d}. Restart the proxy so that it issues a new one, "
+            f"The interception CA ended on {not_after:%Y-%m-%d}. Restart the proxy so that another one takes over, "
             "and let clients trust that."
         )
     key = ec.generate_private_key(ec.SECP256R1())
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(_subject(name if isinstance(name, str) else None))
         .issuer_name(ca.issuer.subject)
@@ -110,9 +124,8 @@ def mint(ca: InterceptionCA, host: str, now: datetime) -> Leaf:
         )
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
         .add_extension(authority_key_identifier(ca.issuer), critical=False)
-        .sign(ca.key, hashes.SHA256())
     )
-    return Leaf(certificate, ca.issuer, key)
+    return Leaf(str(name), sign(builder, ca.key), ca.chain, key)
 
 
 def _subject(domain: str | None) -> x509.Name:

@@ -17,7 +17,7 @@ from cryptography import x509
 from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable, Iterator
 
 Name = str | IPv4Address | IPv6Address
 """A DNS name or an address, as it stands in a certificate."""
@@ -34,6 +34,7 @@ ALL_IPV6 = IPv6Network("::/0")
 _MAX_DNS_NAME = 253  # RFC 1035 §2.3.4, in presentation form
 # The underscore is not in a host name (RFC 952), but stands in names people really use, and verifiers accept it.
 _LABEL = re.compile(r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?\Z")
+_PLAIN_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?\Z")
 # A last label like this makes a URL's host an IPv4 address in one of its old spellings: 127.1, 0x7f.1 (WHATWG URL
 # §3.5).
 _NUMERIC_LABEL = re.compile(r"(?:[0-9]+|0x[0-9a-f]*)\Z")
@@ -70,6 +71,40 @@ def parse_name(host: str) -> Name:
 def is_wildcard(host: str) -> bool:
     """Return whether a routed host stands for many names, ``*.apis.contoso.com``."""
     return host.startswith("*.")
+
+
+def split_hosts(hosts: Iterable[str]) -> tuple[tuple[str, ...], frozenset[str]]:
+    """Return the routed hosts without a wildcard, in canonical form, and the apexes of those with one.
+
+    Raises:
+        ConfigurationError: one of them is not a name.
+    """
+    listed = list(hosts)
+    literal = tuple(str(parse_name(host)) for host in listed if not is_wildcard(host))
+    return literal, frozenset(str(_subtree(host)) for host in listed if is_wildcard(host))
+
+
+def wildcard_over(name: str, apexes: Collection[str]) -> str | None:
+    """Return the wildcard name that a certificate may carry in place of this one, or None where there is none.
+
+    The star stands for one whole label (RFC 9525 §6.3), so names deeper below an apex share the wildcard of their parent. Left
+    alone is what verifiers disagree about: a star before a single label, or in place of an underscore or of an A-label.
+
+    Args:
+        name: a DNS name in canonical form, or the text of an address.
+        apexes: what ``*.`` of a wildcard route stands before.
+    """
+    first, _, parent = name.partition(".")
+    if "." not in parent or not _PLAIN_LABEL.match(first) or first.startswith("xn--"):
+        return None
+    return f"*.{parent}" if any(tail in apexes for tail in _tails(parent)) else None
+
+
+def _tails(name: str) -> Iterator[str]:
+    """Yield the name and each of its parents."""
+    while name:
+        yield name
+        name = name.partition(".")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,11 +167,14 @@ class Constraints:
         )
 
     def permits(self, name: Name) -> bool:
-        """Return whether a verifier that follows RFC 5280 §4.2.1.10 accepts a leaf of this name."""
+        """Return whether a verifier that follows RFC 5280 §4.2.1.10 accepts a leaf of this name, which may begin with ``*.``."""
         if not isinstance(name, str):
             return name in self.addresses
-        labels = name.split(".")
-        return any(".".join(labels[start:]) in self.domains for start in range(len(labels)))
+        return any(tail in self.domains for tail in _tails(name))
+
+    def listed(self) -> tuple[str, ...]:
+        """Return what is permitted, in an order for people; good as routed hosts, too."""
+        return (*sorted(self.domains), *sorted(map(str, self.addresses)))
 
     def missing(self, hosts: Iterable[str]) -> tuple[str, ...]:
         """Return the routed hosts that these constraints do not permit, in the order given.

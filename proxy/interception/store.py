@@ -1,20 +1,23 @@
-"""The interception CA on disk: load it or create it, archive what it replaces, rotate it with an overlap.
+"""The interception CA on disk: load it or create it, prepare the next one, let that take over, archive what it replaces.
 
 Does I/O, all of it blocking and short: for start, reload and commands, not for the event loop. One state directory
 belongs to one configuration; any number of processes may share it.
 
-    ca.key                        the CA, whole: key, issuer, anchor and the reason it was issued. Mode 0600. The truth.
-    ca.pem                        the anchor, for clients. A copy out of ca.key, made again where it differs.
-    ca-next.key, ca-next.pem      the same for the CA that `rotate` has prepared, until `cut_over`
+    ca.key                        the CA in use, whole: key, issuer, anchor and the reason it was issued. Mode 0600.
+    ca.pem                        what clients are to trust now: all anchors. Made out of the other files, again where it differs.
+    ca-next.key, ca-next.pem      the CA that is prepared to take over, and its anchor
+    ca-next-2.key, ca-next-2.pem  one prepared after that, for routes that it may not sign for; and so on: the last one takes over
+    ca-previous.pem               anchors that were relieved, and until when clients are to trust them
     ca-20260131-1a2b3c4d.pem      an anchor that was replaced that day
     ca.lock                       held while any of these is written
 
-Each file is replaced by a rename, and `ca.key` alone decides, so a crash at any point leaves one whole CA.
+Each file is replaced by a rename, and the keys alone decide, so a crash at any point leaves whole CAs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import secrets
 import stat
@@ -22,7 +25,16 @@ import sys
 from typing import TYPE_CHECKING
 
 from proxy.errors import ConfigurationError
-from proxy.interception.authority import decide_reissue, format_bundle, issue, parse_bundle
+from proxy.interception.authority import format_bundle, issue, parse_bundle
+from proxy.interception.succession import (
+    Succession,
+    decide_preparation,
+    decide_take_over,
+    drop_previous,
+    format_previous,
+    parse_previous,
+    take_over,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,112 +42,201 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.interception.authority import InterceptionCA
+    from proxy.interception.succession import Previous
 
 CURRENT = "ca"
 NEXT = "ca-next"
+PREVIOUS = "ca-previous.pem"
 
 _OTHERS = stat.S_IRWXG | stat.S_IRWXO
 
 
-def load(state_directory: Path) -> InterceptionCA | None:
-    """Return the CA in use, or None where none was created yet. Writes nothing.
+def load(state_directory: Path) -> Succession | None:
+    """Return what there is, or None where no CA was created yet. Writes nothing.
 
     Raises:
-        ConfigurationError: it cannot be read, is damaged, or others could read it.
+        ConfigurationError: a file cannot be read, is damaged, or others could read a key.
     """
-    return _read(state_directory, CURRENT)
+    current = _read(state_directory, CURRENT)
+    if current is None:
+        return None
+    prepared = (_read(state_directory, stem) for stem in _stems())
+    # One that is in use already took over, and the process that saw to it was stopped before it had cleared up.
+    found = tuple(ca for ca in itertools.takewhile(lambda ca: ca is not None, prepared) if ca is not None)
+    if any(ca.anchor == current.anchor for ca in found):
+        found = ()
+    return Succession(current, found, _read_previous(state_directory))
 
 
-def load_next(state_directory: Path) -> InterceptionCA | None:
-    """Return the CA that a rotation has prepared, or None outside a rotation. Writes nothing.
+def load_or_create(state_directory: Path, hosts: Sequence[str], now: datetime) -> Succession:
+    """Return CAs that together may sign for these hosts, issuing one where it takes one, and seeing to what is due.
 
-    Raises:
-        ConfigurationError: as `load`.
-    """
-    prepared, ca = _read(state_directory, NEXT), _read(state_directory, CURRENT)
-    if prepared is not None and ca is not None and prepared.anchor == ca.anchor:
-        return None  # it took over, and the process that saw to it was stopped before it had cleared up
-    return prepared
-
-
-def load_or_create(state_directory: Path, hosts: Sequence[str], now: datetime) -> InterceptionCA:
-    """Return a CA that may sign for these hosts, issuing one where there is none or the one there no longer serves.
-
-    The anchor that clients trusted before is archived, and the new CA's `reason` and `replaces` say what happened. A CA
-    prepared by `rotate` is taken first, if it serves.
+    Due is the next CA where routes were added or the one in use ends in a month; that it takes over a week before that end; and
+    that clients are no longer told to trust what was relieved long ago.
 
     Args:
-        state_directory: made with mode 0700 where it does not exist. Only read, where the CA there serves.
+        state_directory: made with mode 0700 where it does not exist. Only read, where nothing is due.
         hosts: the routed hosts: DNS names, ``*.`` wildcards or IP literals, without ports.
         now: an aware datetime.
 
     Raises:
         ConfigurationError: a host is not a name, or the directory or a file in it cannot be used.
     """
-    ca = load(state_directory)
-    if ca is not None and decide_reissue(ca, hosts, now) is None and _is_published(state_directory, ca):
-        return ca
+    found = load(state_directory)
+    if found is not None and _is_settled(found, hosts, now) and _is_published(state_directory, found):
+        return found
     with _locked(state_directory):
-        ca = load(state_directory)  # another process may have been faster
-        if ca is None:
-            ca = issue(hosts, now, reason="created: clients must trust it")
-            _write(state_directory, CURRENT, ca)
-            return ca
-        reason = decide_reissue(ca, hosts, now)
-        if reason is None:
-            _publish(state_directory, CURRENT, ca)
-            return ca
-        prepared = load_next(state_directory)
-        if prepared is not None and decide_reissue(prepared, hosts, now) is None:
-            return _replace(state_directory, ca, prepared, now)
-        return _replace(state_directory, ca, issue(hosts, now, reason=reason, replaces=ca.fingerprint), now)
+        found = load(state_directory)  # another process may have been faster
+        if found is None:
+            found = Succession(issue(hosts, now, reason="created: clients must trust it"))
+            _write(state_directory, CURRENT, found.current)
+        if decide_take_over(found, now):
+            found = _relieve(state_directory, found, _find_successor(found, hosts, now), now)
+        reason = decide_preparation(found, hosts, now)
+        if reason is not None:
+            found = _prepare(state_directory, found, hosts, now, reason)
+        found = _drop(state_directory, found, drop_previous(found, now))
+        _publish(state_directory, found)
+        return found
 
 
-def rotate(state_directory: Path, hosts: Sequence[str], now: datetime) -> InterceptionCA:
-    """Prepare the CA that is to take over at `cut_over`, and return it; clients are then told to trust both.
+def rotate(state_directory: Path, hosts: Sequence[str], now: datetime) -> Succession:
+    """Prepare the CA that is to take over at `cut_over`; clients are then told to trust both.
 
-    Asking again returns the one already prepared, as long as it may sign for these hosts. It signs nothing until then.
+    One that is prepared already stays, as long as it may sign for these hosts.
 
     Raises:
         ConfigurationError: as `load_or_create`, or there is no CA to take over from.
     """
     with _locked(state_directory):
-        ca = load(state_directory)
-        if ca is None:
-            raise ConfigurationError(
-                f"There is no interception CA in {state_directory} to rotate. Start the proxy once."
-            )
-        prepared = load_next(state_directory)
-        if prepared is None or decide_reissue(prepared, hosts, now) is not None:
+        found = _require(state_directory)
+        if not found.prepared or found.newest.constraints.missing(hosts) or _ends_soon(found, now):
             reason = f"rotated: prepared on {now:%Y-%m-%d}, clients were to trust it before it took over"
-            prepared = issue(hosts, now, reason=reason, replaces=ca.fingerprint)
-            _write(state_directory, NEXT, prepared)
-        return prepared
+            found = _prepare(state_directory, found, hosts, now, reason)
+        _publish(state_directory, found)
+        return found
 
 
-def cut_over(state_directory: Path, now: datetime) -> InterceptionCA:
-    """Let the prepared CA take over, and return it. A running proxy signs with it from its next reload.
+def cut_over(state_directory: Path, now: datetime) -> Succession:
+    """Let the prepared CA take over for all hosts. A running proxy signs with it as soon as it has seen that.
 
     Raises:
         ConfigurationError: none is prepared, or a file cannot be used.
     """
     with _locked(state_directory):
-        ca, prepared = load(state_directory), load_next(state_directory)
-        if ca is None or prepared is None:
+        found = _require(state_directory)
+        if not found.prepared:
             raise ConfigurationError(f"No interception CA is prepared in {state_directory}. Rotate first.")
-        return _replace(state_directory, ca, prepared, now)
+        found = _relieve(state_directory, found, found.newest, now)
+        _publish(state_directory, found)
+        return found
+
+
+def drop(state_directory: Path) -> Succession:
+    """No longer tell clients to trust what was relieved, however short ago that was.
+
+    Raises:
+        ConfigurationError: there is no CA, or a file cannot be used.
+    """
+    with _locked(state_directory):
+        found = _require(state_directory)
+        found = _drop(state_directory, found, Succession(found.current, found.prepared))
+        _publish(state_directory, found)
+        return found
 
 
 def trusted_pem(state_directory: Path) -> bytes:
-    """Return the anchors clients are to trust now: the one in use and, during a rotation, the next.
+    """Return the anchors clients are to trust now: the one in use and, around a rotation, the next and the one before.
 
     Raises:
         ConfigurationError: as `load`, or there is no CA yet.
     """
-    ca, prepared = load(state_directory), load_next(state_directory)
-    if ca is None:
-        raise ConfigurationError(f"There is no interception CA in {state_directory} yet. Start the proxy once.")
-    return ca.anchor_pem() + (prepared.anchor_pem() if prepared is not None else b"")
+    return _require(state_directory).trusted_pem()
+
+
+def state_files(state_directory: Path) -> list[Path]:
+    """Return the files whose change means that something else is to sign."""
+    return [state_directory / f"{CURRENT}.key", state_directory / f"{CURRENT}.pem"]
+
+
+def _stems() -> Iterator[str]:
+    yield NEXT
+    yield from (f"{NEXT}-{number}" for number in itertools.count(2))
+
+
+def _require(directory: Path) -> Succession:
+    found = load(directory)
+    if found is None:
+        raise ConfigurationError(f"There is no interception CA in {directory} yet. Start the proxy once.")
+    return found
+
+
+def _ends_soon(succession: Succession, now: datetime) -> bool:
+    return decide_take_over(Succession(succession.newest), now)
+
+
+def _is_settled(found: Succession, hosts: Sequence[str], now: datetime) -> bool:
+    return (
+        not decide_take_over(found, now)
+        and decide_preparation(found, hosts, now) is None
+        and drop_previous(found, now) == found
+    )
+
+
+def _find_successor(found: Succession, hosts: Sequence[str], now: datetime) -> InterceptionCA:
+    """Return what takes over from a CA about to end: what is prepared, if that serves, for clients may trust it by now."""
+    if found.prepared and not found.newest.constraints.missing(hosts) and not _ends_soon(found, now):
+        return found.newest
+    reason = f"re-issued because the one before ends on {found.not_after:%Y-%m-%d}: clients must trust the new one"
+    return issue(hosts, now, reason=reason, replaces=found.current.fingerprint)
+
+
+def _prepare(directory: Path, found: Succession, hosts: Sequence[str], now: datetime, reason: str) -> Succession:
+    new = issue(hosts, now, reason=reason, replaces=found.current.fingerprint)
+    stem = next(itertools.islice(_stems(), len(found.prepared), None))
+    _clear(directory, len(found.prepared))
+    _write(directory, stem, new)
+    _write_file(directory / f"{stem}.pem", new.anchor_pem(), 0o644)
+    return Succession(found.current, (*found.prepared, new), found.previous)
+
+
+def _relieve(directory: Path, found: Succession, new: InterceptionCA, now: datetime) -> Succession:
+    after = take_over(found, new, now)
+    short_fingerprint = found.current.fingerprint.replace(":", "")[:8].lower()
+    _write_file(directory / f"ca-{now:%Y%m%d}-{short_fingerprint}.pem", found.current.anchor_pem(), 0o644)
+    _write_file(directory / PREVIOUS, format_previous(after.previous), 0o644)
+    _write(directory, CURRENT, new)
+    _clear(directory, 0)  # only now: whatever was prepared has either taken over, or is not needed any more
+    return after
+
+
+def _clear(directory: Path, kept: int) -> None:
+    """Remove what was prepared, but for the first ones; what a process that was stopped has left behind as well."""
+    for stem in itertools.islice(_stems(), kept, None):
+        key = directory / f"{stem}.key"
+        was_there = key.exists()
+        _remove(key)
+        _remove(directory / f"{stem}.pem")
+        if not was_there:
+            return
+
+
+def _drop(directory: Path, before: Succession, after: Succession) -> Succession:
+    if before.previous != after.previous:
+        _write_file(directory / PREVIOUS, format_previous(after.previous), 0o644)
+    return after
+
+
+def _read_previous(directory: Path) -> tuple[Previous, ...]:
+    path = directory / PREVIOUS
+    try:
+        return parse_previous(path.read_bytes())
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise _unusable(path, error) from None
+    except ConfigurationError as error:
+        raise ConfigurationError(f"{path} is damaged. {error.detail} Remove it.") from None
 
 
 def _read(directory: Path, stem: str) -> InterceptionCA | None:
@@ -159,28 +260,18 @@ def _read(directory: Path, stem: str) -> InterceptionCA | None:
         ) from None
 
 
-def _replace(directory: Path, old: InterceptionCA, new: InterceptionCA, now: datetime) -> InterceptionCA:
-    short_fingerprint = old.fingerprint.replace(":", "")[:8].lower()
-    _write_file(directory / f"ca-{now:%Y%m%d}-{short_fingerprint}.pem", old.anchor_pem(), 0o644)
-    _write(directory, CURRENT, new)
-    # Only now: whatever was prepared has either taken over, or may not sign for the hosts that are routed today.
-    for name in (f"{NEXT}.key", f"{NEXT}.pem"):
-        _remove(directory / name)
-    return new
-
-
 def _write(directory: Path, stem: str, ca: InterceptionCA) -> None:
     _write_file(directory / f"{stem}.key", format_bundle(ca), 0o600)
-    _publish(directory, stem, ca)
 
 
-def _publish(directory: Path, stem: str, ca: InterceptionCA) -> None:
-    _write_file(directory / f"{stem}.pem", ca.anchor_pem(), 0o644)
+def _publish(directory: Path, found: Succession) -> None:
+    if not _is_published(directory, found):
+        _write_file(directory / f"{CURRENT}.pem", found.trusted_pem(), 0o644)
 
 
-def _is_published(directory: Path, ca: InterceptionCA) -> bool:
+def _is_published(directory: Path, found: Succession) -> bool:
     try:
-        return (directory / f"{CURRENT}.pem").read_bytes() == ca.anchor_pem()
+        return (directory / f"{CURRENT}.pem").read_bytes() == found.trusted_pem()
     except OSError:
         return False
 

@@ -25,6 +25,7 @@ from proxy.workers.messages import (
     Failed,
     Figures,
     Leaf,
+    Leaves,
     Message,
     Rejected,
     Reload,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from proxy.identity.access_token import AccessToken
     from proxy.identity.source import TokenSource
     from proxy.identity.sources import TokenSources
+    from proxy.interception.leaf import Leaf as LeafCertificate
     from proxy.relay.record import ExchangeRecord
 
 logger = logging.getLogger("proxy.workers")
@@ -175,7 +177,7 @@ class Control:
         settings: what they serve.
         ports: the port of each of their listeners, which they share.
         tokens: the sources they draw on.
-        mint: returns a leaf certificate for a host as PEM with chain and key; raises `ConfigurationError` for other hosts.
+        mint: returns a leaf certificate for a host; raises `ConfigurationError` for other hosts.
         literal_hosts: the hosts whose leaves they get at once.
 
     Attributes:
@@ -189,7 +191,7 @@ class Control:
         settings: Settings,
         ports: Sequence[int],
         tokens: TokenSources,
-        mint: Callable[[str], bytes],
+        mint: Callable[[str], LeafCertificate],
         literal_hosts: Sequence[str],
     ) -> None:
         self._settings = settings
@@ -224,7 +226,11 @@ class Control:
             await asyncio.sleep(0.02)  # once, at start
 
     def reload(
-        self, settings: Settings, tokens: TokenSources, mint: Callable[[str], bytes], literal_hosts: Sequence[str]
+        self,
+        settings: Settings,
+        tokens: TokenSources,
+        mint: Callable[[str], LeafCertificate],
+        literal_hosts: Sequence[str],
     ) -> None:
         """Lets every relay process go over to another configuration with the same listeners.
 
@@ -242,6 +248,17 @@ class Control:
             process.channel.send(message)
         for source in self._sources:
             self._share(source)
+
+    def use_leaves(self, mint: Callable[[str], LeafCertificate]) -> None:
+        """Lets every relay process show leaves of another CA from now on.
+
+        Args:
+            mint: as for a new object, for the same hosts.
+        """
+        self._mint = mint
+        message = Leaves(leaves=self._leaves_ahead())
+        for process in self._processes.values():
+            process.channel.send(message)
 
     async def drain(self) -> None:
         """Lets every relay process finish, and waits for its end."""
@@ -321,10 +338,13 @@ class Control:
         return Begin(
             settings=describe_settings(self._settings),
             ports=self._ports,
-            leaves={host: self._mint(host).decode("ascii") for host in self._literal_hosts},
+            leaves=self._leaves_ahead(),
             number=number,
             sources=tuple(self._keys),
         )
+
+    def _leaves_ahead(self) -> dict[str, str]:
+        return {host: self._mint(host).pem().decode("ascii") for host in self._literal_hosts}
 
     async def _look_for_tokens(self) -> None:
         while True:
@@ -374,10 +394,11 @@ class Control:
 
     def _give_leaf(self, process: RelayProcess, message: WantLeaf) -> None:
         try:
-            pem: str | None = self._mint(message.host).decode("ascii")
+            leaf = self._mint(message.host)
         except ConfigurationError:
-            pem = None
-        process.channel.send(Leaf(host=message.host, pem=pem))
+            process.channel.send(Leaf(host=message.host, name=message.host, pem=None))
+        else:
+            process.channel.send(Leaf(host=message.host, name=leaf.name, pem=leaf.pem().decode("ascii")))
 
 
 def target_of(scope: str | None, resource: str | None) -> Target:

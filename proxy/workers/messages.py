@@ -98,11 +98,25 @@ class Failed(Message):
 
 
 class Leaf(Message):
-    """Control → relay: the leaf certificate asked for, as PEM with chain and key; None where the host is not routed."""
+    """Control → relay: the leaf certificate asked for.
+
+    Attributes:
+        host: as it was asked for.
+        name: what the certificate is for: that host, or a wildcard that stands for it and its siblings.
+        pem: with chain and key; None where the host is not routed.
+    """
 
     kind: Literal["leaf"] = "leaf"
     host: str
+    name: str
     pem: str | None = Field(repr=False)
+
+
+class Leaves(Message):
+    """Control → relay: another CA signs from now on. The attribute is that of `Begin`."""
+
+    kind: Literal["leaves"] = "leaves"
+    leaves: dict[str, str] = Field(repr=False)
 
 
 class Drain(Message):
@@ -162,7 +176,7 @@ class Figures(Message):
     records: tuple[ExchangeRecord, ...] = ()
 
 
-ToRelay = Annotated[Begin | Reload | Token | Answered | Failed | Leaf | Drain, Field(discriminator="kind")]
+ToRelay = Annotated[Begin | Reload | Token | Answered | Failed | Leaf | Leaves | Drain, Field(discriminator="kind")]
 ToControl = Annotated[Started | Want | Stale | Rejected | WantLeaf | Figures, Field(discriminator="kind")]
 
 TO_RELAY: Final[TypeAdapter[ToRelay]] = TypeAdapter(ToRelay)

@@ -28,6 +28,7 @@ from proxy.workers.messages import (
     Failed,
     Figures,
     Leaf,
+    Leaves,
     Reload,
     Started,
     Token,
@@ -116,6 +117,9 @@ class Worker:
             case Leaf():
                 if self._contexts is not None:
                     self._contexts.take(message)
+            case Leaves():
+                if self._contexts is not None:
+                    self._contexts.replace(message.leaves)
             case Drain():
                 self.stop()
 

@@ -1,20 +1,20 @@
-"""`ca show` and `ca export` through the real command line: a CA to trust before the first run, and never a key."""
+"""`ca show`, `ca export` and `ca rotate` through the real command line: a CA to trust before the first run, and never a key."""
 
 from __future__ import annotations
 
 import json
 import stat
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cryptography import x509
 
+from proxy.client_setup.bundle import split_pem
 from proxy.interception.store import load_or_create
 from tests.end_to_end.programs import COMMAND, Place, configuration, environment, run_program, write_configuration
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.end_to_end.programs import Configuration, ProxyProgram
 
 
@@ -50,18 +50,93 @@ def test_what_is_exported_is_what_the_running_proxy_signs_under(proxy: ProxyProg
 def test_routes_that_outgrew_the_ca_are_told_and_nothing_is_changed(place: Place, tmp_path: Path) -> None:
     config = write_configuration(_with_hosts(place, "orders.example"), tmp_path)
     before = json.loads(run_program([COMMAND, "ca", "show", "--config", config, "--json"]).stdout)
-    assert before["outdated"] is None
+    assert before["due"] is None
     write_configuration(_with_hosts(place, "orders.example", "invoices.example"), tmp_path)
     done = run_program([COMMAND, "ca", "show", "--config", config, "--json"])
     after = json.loads(done.stdout)
-    assert after["sha256"] == before["sha256"]
-    assert "invoices.example" in after["outdated"]
-    assert "issues another CA when it next starts" in done.stderr
+    assert (after["sha256"], after["state"]) == (before["sha256"], "in use")
+    assert "invoices.example" in after["due"]
+    assert "when it next starts or reloads" in done.stderr
     text = run_program([COMMAND, "ca", "show", "--config", config])
     assert before["sha256"] in text.stdout.decode()
     check = run_program([COMMAND, "check", "--config", config])
     assert check.status == 0
     assert "invoices.example was added" in check.stdout.decode()
+
+
+def _rotate(config: Path, *words: str) -> tuple[int, dict[str, object], str]:
+    done = run_program([COMMAND, "ca", "rotate", "--config", config, *words, "--json"])
+    return done.status, json.loads(done.stdout or b"{}"), done.stderr
+
+
+def test_a_rotation_goes_step_by_step(place: Place, tmp_path: Path) -> None:
+    config = write_configuration(_with_hosts(place, "orders.example"), tmp_path)
+    first = json.loads(run_program([COMMAND, "ca", "show", "--config", config, "--json"]).stdout)
+    status, nothing, complaint = _rotate(config, "--cut-over")
+    assert (status, nothing) == (1, {})
+    assert "Run `ca rotate` first" in complaint
+
+    status, prepared, _ = _rotate(config)
+    assert (status, prepared["state"], prepared["sha256"]) == (0, "prepared", first["sha256"])
+    assert _rotate(config)[1] == prepared, "asked again, the same one is still prepared"
+    exported = run_program([COMMAND, "ca", "export", "--config", config]).stdout
+    assert x509.load_pem_x509_certificate(exported).not_valid_after_utc.isoformat() == first["not_after"]
+    assert exported.count(b"BEGIN CERTIFICATE") == 2
+    variables = json.loads(
+        run_program([COMMAND, "env", "--config", config, "--proxy-url", "http://127.0.0.1:1", "--json"]).stdout
+    )
+    bundle = Path(variables["SSL_CERT_FILE"]).read_bytes()
+    assert all(pem in bundle for pem in split_pem(exported)), "env and exec hand out both"
+
+    status, nothing, complaint = _rotate(config, "--cut-over")
+    assert (status, nothing) == (1, {})
+    assert "add --now" in complaint
+    status, after, _ = _rotate(config, "--cut-over", "--now")
+    assert (status, after["state"]) == (0, "taken over")
+    assert after["sha256"] == prepared["next_sha256"]
+    assert [one["sha256"] for one in _previous(after)] == [first["sha256"]]
+    assert run_program([COMMAND, "ca", "export", "--config", config]).stdout.count(b"BEGIN CERTIFICATE") == 2
+
+    status, dropped, _ = _rotate(config, "--drop-old")
+    assert (status, dropped["state"], dropped["previous"]) == (0, "in use", [])
+    assert run_program([COMMAND, "ca", "export", "--config", config]).stdout.count(b"BEGIN CERTIFICATE") == 1
+    assert run_program([COMMAND, "ca", "rotate", "--config", config, "--now"]).status == 2
+
+
+def _previous(facts: dict[str, object]) -> list[dict[str, str]]:
+    found = facts["previous"]
+    assert isinstance(found, list)
+    return found
+
+
+def test_a_leaked_key_is_out_with_one_command(place: Place, tmp_path: Path) -> None:
+    config = write_configuration(_with_hosts(place, "orders.example"), tmp_path)
+    first = json.loads(run_program([COMMAND, "ca", "show", "--config", config, "--json"]).stdout)
+    done = run_program([COMMAND, "ca", "rotate", "--config", config, "--cut-over", "--now", "--drop-old"])
+    assert done.status == 0
+    assert (
+        first["sha256"]
+        not in run_program([COMMAND, "ca", "show", "--config", config]).stdout.decode().split("replaces")[0]
+    )
+    exported = run_program([COMMAND, "ca", "export", "--config", config]).stdout
+    assert exported.count(b"BEGIN CERTIFICATE") == 1
+    assert first["sha256"].replace(":", "") not in exported_fingerprint(exported)
+
+
+def test_each_step_says_what_to_do_next(place: Place, tmp_path: Path) -> None:
+    config = write_configuration(_with_hosts(place, "orders.example"), tmp_path)
+    run_program([COMMAND, "ca", "show", "--config", config])
+    first = run_program([COMMAND, "ca", "rotate", "--config", config])
+    assert "ca rotate --cut-over" in first.stderr
+    assert str(tmp_path / "state/ca.pem") in first.stderr
+    assert (
+        "rotation: the next CA is prepared" in run_program([COMMAND, "ca", "show", "--config", config]).stdout.decode()
+    )
+    assert "ca rotate --cut-over" in run_program([COMMAND, "check", "--config", config]).stdout.decode()
+    second = run_program([COMMAND, "ca", "rotate", "--config", config, "--cut-over", "--now"])
+    assert "--drop-old" in second.stderr
+    help_text = run_program([COMMAND, "ca", "rotate", "--help"])
+    assert all(option in help_text.stdout.decode() for option in ("--cut-over", "--now", "--drop-old", "--json"))
 
 
 def test_without_a_configuration_the_default_state_directory_is_the_configurations(

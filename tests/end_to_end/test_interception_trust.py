@@ -196,7 +196,7 @@ class Scene:
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     routes: str = request.param
     directory = tmp_path_factory.mktemp(routes)
-    ca = load_or_create(directory / "state", ROUTES[routes], NOW)
+    ca = load_or_create(directory / "state", ROUTES[routes], NOW).current
     contexts = ServerContexts(ca, ROUTES[routes])
     servers = [("minted", name, contexts.context_for(name), True) for name in MINTED[routes]]
     servers += [("stolen key, routed name", name, _stolen(ca, name, directory), True) for name in MINTED[routes]]

@@ -160,8 +160,9 @@ def test_no_ca_yet_is_right_where_one_can_be_made(tmp_path: Path) -> None:
     [
         (["a.example"], 0, Level.OK, "may sign for the routed hosts"),
         (["a.example", "b.example"], 0, Level.WARNING, "b.example"),
-        (["a.example"], 700, Level.WARNING, "Plan how"),
-        (["a.example"], 725, Level.WARNING, "issues a new one when it starts"),
+        (["a.example"], 669, Level.OK, "61 days"),
+        (["a.example"], 670, Level.WARNING, "ca rotate"),
+        (["a.example"], 725, Level.WARNING, "another one takes over when the proxy starts"),
     ],
 )
 def test_a_ca_that_will_be_replaced_is_a_warning(
@@ -172,6 +173,15 @@ def test_a_ca_that_will_be_replaced_is_a_warning(
     assert "fingerprint" in first.facts
     assert second.level is level
     assert said in f"{second.message} {second.advice}"
+
+
+def test_a_rotation_under_way_is_told_with_the_next_step(tmp_path: Path) -> None:
+    load_or_create(tmp_path / "state", ["a.example"], NOW)
+    load_or_create(tmp_path / "state", ["a.example", "b.example"], NOW)
+    _, finding = check_ca(tmp_path / "state", ["a.example", "b.example"], NOW)
+    assert finding.level is Level.WARNING
+    assert "It signs for b.example already" in finding.message
+    assert "ca rotate --cut-over" in (finding.advice or "")
 
 
 def test_a_damaged_ca_is_an_error(tmp_path: Path) -> None:

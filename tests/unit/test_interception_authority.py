@@ -1,4 +1,4 @@
-"""The interception CA as a value: what its certificates say, when it must be issued anew, its PEM form."""
+"""The interception CA as a value: what its certificates say, and its PEM form."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID
 
 from proxy.errors import ConfigurationError
-from proxy.interception import authority
-from proxy.interception.authority import InterceptionCA, decide_reissue, format_bundle, issue, parse_bundle
+from proxy.interception.authority import InterceptionCA, format_bundle, issue, parse_bundle
 from proxy.interception.names import Constraints
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -108,37 +107,3 @@ def test_a_damaged_bundle_is_refused_whatever_is_wrong_with_it(ca: InterceptionC
     for what, text in damaged.items():
         with pytest.raises(ConfigurationError):
             pytest.fail(f"accepted: {what} {parse_bundle(text)}")
-
-
-def test_a_ca_that_serves_is_not_issued_anew(ca: InterceptionCA) -> None:
-    assert decide_reissue(ca, HOSTS, NOW) is None
-
-
-def test_fewer_routes_and_routes_below_the_old_ones_are_no_reason(ca: InterceptionCA) -> None:
-    assert decide_reissue(ca, ["contoso.azure-api.net"], NOW) is None
-    assert decide_reissue(ca, ["v2.contoso.azure-api.net", "x.apis.contoso.com"], NOW) is None
-
-
-def test_a_new_route_is_a_reason_that_names_it(ca: InterceptionCA) -> None:
-    reason = decide_reissue(ca, [*HOSTS, "fabrikam.azure-api.net"], NOW)
-    assert reason == "re-issued because route fabrikam.azure-api.net was added: clients must trust the new one"
-    assert decide_reissue(ca, [*HOSTS, "a.example", "10.1.2.4"], NOW) == (
-        "re-issued because routes a.example, 10.1.2.4 were added: clients must trust the new one"
-    )
-
-
-@pytest.mark.parametrize(
-    ("before_the_end", "reissued"),
-    [
-        pytest.param(authority.REISSUE_BEFORE + timedelta(seconds=1), False, id="just-before"),
-        pytest.param(authority.REISSUE_BEFORE, True, id="at"),
-        pytest.param(timedelta(days=-1), True, id="after-the-end"),
-    ],
-)
-def test_the_end_of_its_life_is_a_reason_a_week_ahead(
-    ca: InterceptionCA, before_the_end: timedelta, reissued: bool
-) -> None:
-    reason = decide_reissue(ca, HOSTS, ca.not_after - before_the_end)
-    assert (reason is not None) is reissued
-    if reason is not None:
-        assert "2028-02-29" in reason

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from proxy.errors import ConfigurationError
 from proxy.interception.authority import InterceptionCA, issue
-from proxy.interception.contexts import ServerContexts, ServerTLS
+from proxy.interception.contexts import ServerContexts, ServerTLS, make_ahead
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -91,7 +91,7 @@ def test_a_strict_client_accepts_the_context_of_the_host_it_wants(ca: Intercepti
 def test_a_client_refuses_the_context_of_another_host(ca: InterceptionCA) -> None:
     contexts = ServerContexts(ca, HOSTS)
     with pytest.raises(ssl.SSLCertVerificationError):
-        _handshake(contexts.context_for("a.apis.contoso.com"), _client_context(ca), "b.apis.contoso.com")
+        _handshake(contexts.context_for("a.apis.contoso.com"), _client_context(ca), "a.b.apis.contoso.com")
 
 
 @pytest.mark.parametrize(
@@ -184,8 +184,8 @@ def test_no_leaf_is_shown_after_the_end_of_the_ca(ca: InterceptionCA, clock: Clo
 
 
 def test_the_least_recently_used_context_goes_first(ca: InterceptionCA) -> None:
-    contexts = ServerContexts(ca, capacity=2)
-    a, b, c = (f"{label}.apis.contoso.com" for label in "abc")
+    contexts = ServerContexts(ca, HOSTS[1:2], capacity=2)
+    a, b, c = (f"x.{label}.apis.contoso.com" for label in "abc")
     made = contexts.context_for(a)
     contexts.context_for(b)
     assert contexts.context_for(a) is made
@@ -197,8 +197,38 @@ def test_the_least_recently_used_context_goes_first(ca: InterceptionCA) -> None:
 def test_no_number_of_names_under_a_wildcard_outgrows_the_cache(ca: InterceptionCA) -> None:
     contexts = ServerContexts(ca, HOSTS, capacity=4)
     for number in range(12):
-        contexts.context_for(f"host{number}.apis.contoso.com")
+        contexts.context_for(f"x.host{number}.apis.contoso.com")
         assert len(contexts) <= 4
+
+
+def test_siblings_below_a_wildcard_share_a_context_that_strict_clients_accept(ca: InterceptionCA) -> None:
+    """A client that walks through names costs one context for each parent, not one for each name."""
+    contexts = ServerContexts(ca, HOSTS)
+    before = len(contexts)
+    first = contexts.context_for("host0.apis.contoso.com")
+    for number in range(50):
+        assert contexts.context_for(f"Host{number}.apis.contoso.com.") is first
+    deeper = contexts.context_for("a.b.apis.contoso.com")
+    assert deeper is contexts.context_for("c.b.apis.contoso.com") is not first
+    assert len(contexts) == before + 2
+    for context, host in ((first, "host7.apis.contoso.com"), (deeper, "z.b.apis.contoso.com")):
+        _handshake(context, _client_context(ca), host)
+
+
+@pytest.mark.parametrize("host", ["a_b.apis.contoso.com", "xn--bcher-kva.apis.contoso.com"])
+def test_a_name_that_verifiers_do_not_agree_about_gets_a_context_of_its_own(ca: InterceptionCA, host: str) -> None:
+    contexts = ServerContexts(ca, HOSTS)
+    shared = contexts.context_for("host.apis.contoso.com")
+    own = contexts.context_for(host)
+    assert own is not shared
+    assert contexts.context_for(host) is own
+    _handshake(own, _client_context(ca), host)
+
+
+def test_a_host_with_a_route_of_its_own_never_shares_a_context(ca: InterceptionCA) -> None:
+    contexts = ServerContexts(ca, [*HOSTS, "own.apis.contoso.com"], capacity=1)
+    shared = contexts.context_for("host.apis.contoso.com")
+    assert contexts.context_for("own.apis.contoso.com") is not shared
 
 
 @pytest.mark.parametrize("host", ["login.microsoftonline.com", "127.0.0.2", "bad host", "*.apis.contoso.com"])
@@ -212,22 +242,12 @@ def test_a_host_outside_the_constraints_gets_no_context(ca: InterceptionCA, host
 def test_another_ca_takes_over_for_every_host(ca: InterceptionCA) -> None:
     contexts = ServerContexts(ca, HOSTS)
     contexts.context_for("a.apis.contoso.com")
-    other = issue([*HOSTS, "fabrikam.azure-api.net"], datetime.now(UTC), reason="re-issued")
-    contexts.replace(other, [*HOSTS, "fabrikam.azure-api.net"])
-    assert contexts.ca is other
+    hosts = [*HOSTS, "fabrikam.azure-api.net"]
+    other = issue(hosts, datetime.now(UTC), reason="re-issued")
+    contexts.use(make_ahead(other, hosts, datetime.now(UTC).timestamp()))
     assert len(contexts) == 3
     for host in (HOSTS[0], "a.apis.contoso.com", "fabrikam.azure-api.net"):
         _handshake(contexts.context_for(host), _client_context(other), host)
-
-
-def test_a_ca_that_does_not_serve_leaves_everything_as_it_was(ca: InterceptionCA) -> None:
-    contexts = ServerContexts(ca, HOSTS)
-    made = contexts.context_for(HOSTS[0])
-    narrower = issue(["other.example"], datetime.now(UTC), reason="created")
-    with pytest.raises(ConfigurationError):
-        contexts.replace(narrower)
-    assert contexts.ca is ca
-    assert contexts.context_for(HOSTS[0]) is made
 
 
 def test_a_routed_host_the_ca_may_not_sign_for_is_found_at_construction(ca: InterceptionCA) -> None:

@@ -64,6 +64,25 @@ def test_a_leaf_names_its_host_and_nothing_else(ca: InterceptionCA) -> None:
         assert list(names) == [expected]
 
 
+@pytest.mark.parametrize(
+    ("host", "name"),
+    [
+        ("orders.apis.contoso.com", "*.apis.contoso.com"),
+        ("v2.orders.apis.contoso.com", "*.orders.apis.contoso.com"),
+        ("apis.contoso.com", "apis.contoso.com"),
+        ("contoso.azure-api.net", "contoso.azure-api.net"),
+        ("a_b.apis.contoso.com", "a_b.apis.contoso.com"),
+        ("10.1.2.3", "10.1.2.3"),
+        ("a.single", "a.single"),
+    ],
+)
+def test_a_leaf_below_a_wildcard_route_is_good_for_its_siblings(host: str, name: str) -> None:
+    leaf = mint(issue([*HOSTS, "*.single"], NOW, reason="created"), host, NOW, {"apis.contoso.com", "single"})
+    names = leaf.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert leaf.name == name
+    assert [str(entry.value) for entry in names] == [name]
+
+
 def test_only_a_dns_name_that_fits_becomes_the_common_name(ca: InterceptionCA) -> None:
     assert _common_names(mint(ca, "contoso.azure-api.net", NOW)) == ["contoso.azure-api.net"]
     assert _common_names(mint(ca, LONG_HOST, NOW)) == []

@@ -1,0 +1,58 @@
+"""What signs leaves for a configuration, opened, and the files to watch for another. Does I/O, blocking and short."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from proxy.identity.rotation import read_fingerprint
+from proxy.interception.store import load_or_create, state_files
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+    from pathlib import Path
+
+    from proxy.config.settings import Settings
+    from proxy.interception.signing import Authority
+
+
+def open_authority(settings: Settings, hosts: Sequence[str], now: datetime) -> Authority:
+    """Return what signs, making a CA where there is none, and seeing to what is due.
+
+    Args:
+        settings: the configuration.
+        hosts: the routed hosts, without ports.
+        now: aware.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    return load_or_create(settings.state_directory, hosts, now)
+
+
+def authority_files(settings: Settings) -> list[Path]:
+    """Return the files that say what signs."""
+    return state_files(settings.state_directory)
+
+
+class AuthorityWatch:
+    """Notices that another CA is to sign, because its files have changed, or that it is time to see what is due.
+
+    Args:
+        files: as `authority_files` lists them.
+        now_mono: the monotonic clock.
+    """
+
+    def __init__(self, files: Sequence[Path], now_mono: float) -> None:
+        self._files = files
+        self._in_use = self._seen = read_fingerprint(files)
+        self._looked_at_mono = now_mono
+
+    def is_due(self, now_mono: float) -> bool:
+        """Return whether to open the authority again: once for each change that has settled, and once an hour."""
+        found = read_fingerprint(self._files)
+        settled, self._seen = found == self._seen, found
+        if (settled and found != self._in_use) or now_mono - self._looked_at_mono >= 3_600:
+            self._in_use, self._looked_at_mono = found, now_mono
+            return True
+        return False
