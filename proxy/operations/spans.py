@@ -148,4 +148,4 @@ def _is_own_answer(record: ExchangeRecord) -> bool:
 
 
 def _ns(seconds: float) -> int:
-    return int(seconds * _NANOSECONDS)
+    return round(seconds * _NANOSECONDS)
