@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.options import config_option, json_option
+from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import say, silence_logging, write_json
 from proxy.config.faults import suggest
 from proxy.config.loading import load_settings
+from proxy.config.one_route import OneRoute
 from proxy.doctor.claims import decode_access_token
 from proxy.doctor.online import build_sources, target_of
 from proxy.errors import MalformedRequest
@@ -20,32 +21,45 @@ from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.policy.routing import RouteTable, parse_host_pattern
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from proxy.config.settings import Settings
+    from proxy.config.source import Source
 
 
-@click.command()
-@config_option
+@click.command(cls=ConfiguredCommand)
+@takes_configuration(shared=["scope"])
 @click.option("--host", metavar="HOST", help="A host of a route, HOST or HOST:PORT: the token its requests get.")
 @click.option("--credential", metavar="NAME", help="A credential's name in the configuration; with --scope.")
-@click.option("--scope", metavar="SCOPE", help="What to ask the token for: api://orders/.default")
+@click.option(
+    "--scope",
+    metavar="SCOPE",
+    help="What to ask the token for: api://orders/.default. Where no file is named, the route's.",
+)
 @click.option(
     "--claims", is_flag=True, help="Print what the token says, decoded and not verified, in place of the token."
 )
 @json_option
 def token(
-    config: Path, host: str | None, credential: str | None, scope: str | None, claims: bool, as_json: bool
+    config: Source, host: str | None, credential: str | None, scope: str | None, claims: bool, as_json: bool
 ) -> None:
     """Print an access token to stdout, and nothing else, for a host of the routes or for a credential and a scope.
 
+    A configuration without a file has one of each only, so that need not be said.
+
     It is a new one, obtained as the proxy does; whoever has it can call the API until it expires.
     """
-    if (host is None) == (credential is None) or (credential is None) != (scope is None):
+    if isinstance(config, OneRoute):
+        if credential is not None:
+            raise click.UsageError("--credential is a name in a configuration's file; leave it out, there is one only.")
+    elif (host is None) == (credential is None) or (credential is None) != (scope is None):
         raise click.UsageError("Say which token: either --host HOST, or --credential NAME with --scope SCOPE.")
     silence_logging()
     settings = load_settings(config, os.environ)
-    name, target = _find_route(settings, host) if host is not None else _find_credential(settings, credential, scope)
+    if host is not None:
+        name, target = _find_route(settings, host)
+    elif credential is not None:
+        name, target = _find_credential(settings, credential, scope)
+    else:
+        name, target = settings.routes[0].credential, target_of(settings.routes[0])
     value, life_s = asyncio.run(_obtain(settings, name, target))
     if claims:
         _write_claims(value)

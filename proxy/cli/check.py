@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.options import config_option, json_option
+from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import hang, paint, say, silence_logging, width, write_json
 from proxy.doctor.findings import Level
 from proxy.doctor.offline import check_configuration, check_offline
@@ -21,22 +21,22 @@ from proxy.server import routed_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from pathlib import Path
 
     from proxy.config.settings import Settings
+    from proxy.config.source import Source
     from proxy.doctor.findings import Finding
 
 _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 
 
-@click.command()
-@config_option
+@click.command(cls=ConfiguredCommand)
+@takes_configuration()
 @click.option("--online", is_flag=True, help="Ask the identity platform for tokens, and call each API once.")
 @click.option(
     "--path", default="/", show_default=True, metavar="PATH", help="With --online: what each API is called with."
 )
 @json_option
-def check(config: Path, online: bool, path: str, as_json: bool) -> None:
+def check(config: Source, online: bool, path: str, as_json: bool) -> None:
     """Say what is wrong with a configuration, and what to do about it.
 
     One line a finding: ok, warning or error. Exit code 0 if there is no error (warnings do not fail), 1 if there is one, 2 if

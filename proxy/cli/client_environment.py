@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 
 from proxy.cli.ca import default_state_directory
+from proxy.cli.options import CONFIG_HERE
 from proxy.client_setup.bundle import write_bundle
 from proxy.client_setup.variables import Setup, list_variables
 from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.config.loading import load_settings
+from proxy.config.one_route import CONFIG_VARIABLE, DEFAULT_LISTENER
 from proxy.config.settings import ListenerMode
 from proxy.interception.store import load, load_or_create, trusted_pem
 from proxy.server import routed_hosts
@@ -22,10 +23,8 @@ from proxy.server import routed_hosts
 if TYPE_CHECKING:
     from proxy.client_setup.variables import Variable
     from proxy.config.settings import Settings
+    from proxy.config.source import Source
 
-CONFIG_VARIABLE: Final = "APIM_AUTH_PROXY_CONFIG"
-_CONFIG_HERE: Final = Path("config.yaml")
-_DEFAULT_ADDRESS: Final = "127.0.0.1:8080"
 
 proxy_url_option = click.option(
     "--proxy-url",
@@ -39,13 +38,13 @@ class ClientEnvironment:
     """What clients are given.
 
     Attributes:
-        config: the file it comes from; None for the defaults.
+        config: what it comes from; None for the defaults.
         proxy_url: where the proxy is.
         address: its listener; None where another URL was named.
         variables: to be set.
     """
 
-    config: Path | None
+    config: Source | None
     proxy_url: str
     address: ListenAddress | None
     variables: list[Variable]
@@ -56,34 +55,24 @@ class ClientEnvironment:
         return {**os.environ, **{variable.name: variable.value for variable in self.variables}}
 
 
-def find_config(named: Path | None) -> Path | None:
-    """Return the configuration that is meant: the one named, that of the variable, ``config.yaml`` here, or None."""
-    if named is not None:
-        return named
-    if variable := os.environ.get(CONFIG_VARIABLE):
-        return Path(variable)
-    return _CONFIG_HERE if _CONFIG_HERE.is_file() else None
-
-
-def prepare(named: Path | None, proxy_url: str | None) -> ClientEnvironment:
+def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
     """Write the merged bundle into the state directory and return what clients are to be given.
 
     Raises:
         ConfigurationError: the configuration, or a file it names, cannot be used.
         click.ClickException: there is no CA yet, or no listener that variables can name.
     """
-    config = find_config(named)
     address: ListenAddress | None = None
     hosts: tuple[str, ...] = ()
     if config is None:
         directory = default_state_directory()
         if load(directory) is None:
             raise click.ClickException(
-                f"There is no configuration: name one with --config, in {CONFIG_VARIABLE}, or have it as {_CONFIG_HERE} here. "
+                f"There is no configuration: name one with --config, in {CONFIG_VARIABLE}, or have it as {CONFIG_HERE} here. "
                 "`apim-auth-proxy init` writes one."
             )
         if proxy_url is None:
-            address = parse_listen_address(_DEFAULT_ADDRESS)
+            address = parse_listen_address(DEFAULT_LISTENER)
     else:
         settings = load_settings(config, os.environ, check_files=False)
         directory, hosts = settings.state_directory, tuple(routed_hosts(settings))

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 import click
 
 from proxy.cli.client_environment import prepare, proxy_url_option
-from proxy.cli.options import json_option, optional_config_option
+from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import write_json
 from proxy.client_setup.shells import Shell, format_variables
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from proxy.config.source import Source
 
 
-@click.command()
-@optional_config_option
+@click.command(cls=ConfiguredCommand)
+@takes_configuration(required=False)
 @click.option(
     "--shell",
     type=click.Choice([shell.value for shell in Shell]),
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 )
 @proxy_url_option
 @json_option
-def env(config: Path | None, shell: str, proxy_url: str | None, as_json: bool) -> None:
+def env(config: Source | None, shell: str, proxy_url: str | None, as_json: bool) -> None:
     """Print the variables that make programs use the proxy and trust its CA.
 
     Use it as: eval "$(apim-auth-proxy env)". In fish the same; in PowerShell: apim-auth-proxy env --shell powershell |

@@ -11,12 +11,15 @@ import socket
 import subprocess
 import sys
 import threading
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from proxy.cli.client_environment import prepare, proxy_url_option
-from proxy.cli.options import optional_config_option
+from proxy.cli.options import ConfiguredCommand, takes_configuration
+from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, OneRoute
+from proxy.config.source import FileSource, StandardInput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from proxy.cli.client_environment import ClientEnvironment
+    from proxy.config.source import Source
 
 # As a shell has it (POSIX.1-2024, 2.8.2).
 _NOT_EXECUTABLE: Final = 126
@@ -36,27 +40,38 @@ _STOP_S: Final = 40.0
 _FORWARDED: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
 
-@click.command("exec", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False})
-@optional_config_option
+class _Command(click.Argument):
+    """The program and its arguments; `click` would put dots behind what says it all."""
+
+    def make_metavar(self, ctx: click.Context) -> str:  # noqa: ARG002  # click's signature
+        return "-- CMD [ARGUMENT]..."
+
+
+@click.command(
+    "exec", cls=ConfiguredCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
+)
+@takes_configuration(required=False)
 @proxy_url_option
 @click.option(
     "--start",
     is_flag=True,
     help="Run a proxy for as long as the program runs, where none listens. For a sandbox's configuration that goes without saying.",
 )
-@click.argument("command", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD [ARGUMENT]...")
-def exec_(config: Path | None, proxy_url: str | None, start: bool, command: tuple[str, ...]) -> None:
+@click.argument("command", cls=_Command, nargs=-1, required=True, type=click.UNPROCESSED)
+def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tuple[str, ...]) -> None:
     """Run a program that uses the proxy and trusts its CA, by setting the variables that `env` prints.
 
     Use it as: apim-auth-proxy exec -- curl https://api.example.com/orders. Ends with the program's exit status; 127 where there
-    is no such program, 126 where it cannot be run, 1 where no proxy listens.
+    is no such program, 126 where it cannot be run, 1 where no proxy listens. A configuration from standard input leaves the
+    program an empty one.
     """
     environment = prepare(config, proxy_url)
     if environment.address is None or _listens(environment.address.host, environment.address.port):
         sys.exit(run_command(command, environment.apply()))
-    sandbox = None if environment.config is None else _find_sandbox(environment.config.absolute().parent)
+    sandbox = _find_sandbox(environment.config.directory) if isinstance(environment.config, FileSource) else None
     if not (start or sandbox):
-        run = f"apim-auth-proxy run{f' --config {environment.config}' if environment.config else ''}"
+        file = f" --config {environment.config.path}" if isinstance(environment.config, FileSource) else ""
+        run = f"apim-auth-proxy run{file}"
         raise click.ClickException(
             f"No proxy listens at {environment.proxy_url}. Start it with `{run}`, or add --start (before the `--`) to run "
             "one for as long as the program runs."
@@ -113,9 +128,28 @@ def _proxy_for(environment: ClientEnvironment, sandbox: Path | None) -> Iterator
         raise click.ClickException("There is no configuration to start a proxy with: name one with --config.")
     with contextlib.ExitStack() as stack:
         if sandbox is not None and not _runs(sandbox):
-            stack.enter_context(_running(["sandbox", "--directory", str(sandbox)], "sandbox ready"))
-        stack.enter_context(_running(["run", "--config", str(environment.config)], "apim-auth-proxy: ready"))
+            stack.enter_context(_running(_Start(["sandbox", "--directory", str(sandbox)]), "sandbox ready"))
+        stack.enter_context(_running(_start_with(environment.config), "apim-auth-proxy: ready"))
         yield
+
+
+@dataclass(frozen=True, slots=True)
+class _Start:
+    """How a process of this program is started: arguments, standard input, and variables beside those there are."""
+
+    words: Sequence[str]
+    content: bytes = b""
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+def _start_with(config: Source) -> _Start:
+    if isinstance(config, FileSource):
+        return _Start(["run", "--config", str(config.path)])
+    if isinstance(config, StandardInput):
+        return _Start(["run", "--config", "-"], config.content)
+    # In variables, because every user of the machine can see arguments; an empty one is none.
+    none = dict.fromkeys([CONFIG_VARIABLE, *(option.variable for option in ROUTE_OPTIONS)], "")
+    return _Start(["run"], variables=none | (config.variables() if isinstance(config, OneRoute) else {}))
 
 
 def _find_sandbox(directory: Path) -> Path | None:
@@ -133,11 +167,12 @@ def _runs(sandbox: Path) -> bool:
 
 
 @contextlib.contextmanager
-def _running(words: Sequence[str], ready: str) -> Iterator[None]:
+def _running(start: _Start, ready: str) -> Iterator[None]:
     # A session of its own: a terminal's Ctrl-C is for the program, and the proxy is to serve it to its end.
     process = subprocess.Popen(  # noqa: S603  # this program itself
-        [sys.executable, "-m", "proxy", *words],
-        stdin=subprocess.DEVNULL,
+        [sys.executable, "-m", "proxy", *start.words],
+        stdin=subprocess.PIPE,
+        env={**os.environ, **start.variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
@@ -147,8 +182,11 @@ def _running(words: Sequence[str], ready: str) -> Iterator[None]:
     reader = threading.Thread(target=_follow, args=(process, ready, started, said), daemon=True)
     reader.start()
     try:
+        if process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError), process.stdin:  # what it says at its end tells more
+                process.stdin.write(start.content)
         if not started.wait(_START_S) or not any(ready in line for line in said):
-            raise click.ClickException(f"`{' '.join(words)}` did not start:\n" + "\n".join(said[-20:]))
+            raise click.ClickException(f"`{' '.join(start.words)}` did not start:\n" + "\n".join(said[-20:]))
         yield
     finally:
         process.terminate()

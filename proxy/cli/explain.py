@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.options import json_option, optional_config_option
+from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import write_json, write_rows
 from proxy.config.loading import load_settings
 from proxy.doctor.route_report import report_url
@@ -17,27 +17,27 @@ from proxy.identity.aadsts import explain as look_up
 from proxy.identity.aadsts import find_code, parse_code
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from proxy.config.source import Source
 
 _LOOK_UP = "https://login.microsoftonline.com/error?code="
 
 
-@click.command()
+@click.command(cls=ConfiguredCommand)
+@takes_configuration(required=False)
 @click.argument("code_or_url", metavar="CODE_OR_URL")
-@optional_config_option
 @json_option
-def explain(code_or_url: str, config: Path | None, as_json: bool) -> None:
+def explain(code_or_url: str, config: Source | None, as_json: bool) -> None:
     """Explain an AADSTS code, or what becomes of a request for a URL.
 
-    CODE_OR_URL is a code (AADSTS700027, or 700027), any text that holds one, or an http or https URL. A URL needs --config: which
-    route, credential, scope and fields apply to it, and why.
+    CODE_OR_URL is a code (AADSTS700027, or 700027), any text that holds one, or an http or https URL. A URL needs a
+    configuration: which route, credential, scope and fields apply to it, and why.
     """
     code = parse_code(code_or_url) or find_code(code_or_url)
     if code is not None:
         _explain_code(code, code_or_url, as_json=as_json)
     elif "://" in code_or_url:
         if config is None:
-            raise click.UsageError("A URL is explained by a configuration: name it with --config FILE.")
+            raise click.UsageError("A URL is explained by a configuration: name it with --config FILE, or by options.")
         _explain_url(code_or_url, config, as_json=as_json)
     else:
         raise click.UsageError(
@@ -71,7 +71,7 @@ def _explain_code(code: int, text: str, *, as_json: bool) -> None:
     )
 
 
-def _explain_url(url: str, config: Path, *, as_json: bool) -> None:
+def _explain_url(url: str, config: Source, *, as_json: bool) -> None:
     settings = load_settings(config, os.environ, check_files=False)
     try:
         report = report_url(settings, url)

@@ -1,15 +1,175 @@
-"""The options that several commands share, each with one name and one meaning. Does no I/O."""
+"""The options that several commands share, each with one name and one meaning. Reads standard input for `--config -`."""
 
 from __future__ import annotations
 
+import functools
+import os
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-config_option = click.option(
-    "--config", "config", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The configuration file."
-)
-optional_config_option = click.option(
-    "--config", "config", metavar="FILE", type=click.Path(path_type=Path), help="The configuration file."
-)
+from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, Form, collect_one_route
+from proxy.config.source import STANDARD_INPUT, FileSource, read_standard_input
+from proxy.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Mapping
+
+    from proxy.config.one_route import RouteOption
+    from proxy.config.source import Source
+
+CONFIG_HERE: Final = Path("config.yaml")
+
+_Command = TypeVar("_Command", bound="Callable[..., object]")
+_FILE_TEXT: Final = "The configuration file; - for standard input."
+
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")
+
+
+def _open_optional(_context: click.Context, _parameter: click.Parameter, named: str | None) -> Source | None:
+    if named is None and (variable := os.environ.get(CONFIG_VARIABLE)):
+        named = variable
+    return open_source(named) if named is not None else collect_one_route({}, os.environ, Path.cwd())
+
+
+optional_config_option = click.option(
+    "--config", "config", metavar="FILE", type=click.Path(), callback=_open_optional, help=_FILE_TEXT
+)
+"""For commands that have a meaning without a configuration, too, and do not look for one in the working directory."""
+
+
+class _RouteParameter(click.Option):
+    """An option that stands for a key of a configuration."""
+
+
+class ConfiguredCommand(click.Command):
+    """A command whose help lists the options of a configuration without a file apart."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes its own options, then those."""
+        usual: list[tuple[str, str]] = []
+        route: list[tuple[str, str]] = []
+        for parameter in self.get_params(ctx):
+            if (record := parameter.get_help_record(ctx)) is not None:
+                (route if isinstance(parameter, _RouteParameter) else usual).append(record)
+        with formatter.section("Options"):
+            formatter.write_dl(usual)
+        with formatter.section(
+            "In place of a file, for one route (each is a variable too: APIM_AUTH_PROXY_TENANT_ID…)"
+        ):
+            formatter.write_dl(route)
+        formatter.write_paragraph()
+        formatter.write_text("The variable APIM_AUTH_PROXY_CLIENT_SECRET stands for a client secret; no option does.")
+
+
+def takes_configuration(*, required: bool = True, shared: Collection[str] = ()) -> Callable[[_Command], _Command]:
+    """Return a decorator that adds the options of a configuration, and hands it over as the argument ``config``.
+
+    Args:
+        required: it is an error if there is none; otherwise ``config`` is None then.
+        shared: parameters of the command that are those of a route as well.
+    """
+
+    def decorate(command: _Command) -> _Command:
+        @functools.wraps(command)
+        def call(*, config: str | None, **arguments: Any) -> object:  # noqa: ANN401  # whatever the command takes
+            own = {name for name in arguments if name not in shared}
+            given = {
+                option.parameter: _texts(arguments.pop(option.parameter))
+                for option in ROUTE_OPTIONS
+                if option.parameter in own
+            }
+            extra = {name: _texts(arguments[name]) for name in shared}
+            source = find_source(config, given, extra)
+            if source is None and required:
+                raise click.UsageError(
+                    f"There is no configuration: name a file with --config or in {CONFIG_VARIABLE}, have it as {CONFIG_HERE} "
+                    "here (`apim-auth-proxy init` writes one), or say with options or variables what would stand in it."
+                )
+            return command(config=source, **arguments)
+
+        decorated: Any = call
+        for option in reversed(ROUTE_OPTIONS):
+            if not option.is_secret and option.parameter not in shared:
+                decorated = _as_click(option)(decorated)
+        decorated = click.option("--config", "config", metavar="FILE", type=click.Path(), help=_FILE_TEXT)(decorated)
+        result: _Command = decorated
+        return result
+
+    return decorate
+
+
+def find_source(
+    named: str | None, options: Mapping[str, tuple[str, ...]], extra: Mapping[str, tuple[str, ...]]
+) -> Source | None:
+    """Return the configuration that is meant; None where nothing says.
+
+    The command line counts before the environment, and both before ``config.yaml`` in the working directory.
+
+    Args:
+        named: a file.
+        options: of a configuration without one.
+        extra: more of these, which alone do not mean such a configuration.
+
+    Raises:
+        click.UsageError: two are meant.
+    """
+    given = [option.option for option in ROUTE_OPTIONS if options.get(option.parameter)]
+    variable = os.environ.get(CONFIG_VARIABLE)
+    if named is not None:
+        if given:
+            raise click.UsageError(
+                f"--config names a configuration, and {given[0]} begins another; keep one of the two."
+            )
+        return open_source(named)
+    route = collect_one_route(options, os.environ, Path.cwd())
+    if variable and not given:
+        if route is not None:
+            raise click.UsageError(
+                f"{CONFIG_VARIABLE} names a configuration, and {route.given[0].origin} begins another; unset one of the two, "
+                "or say on the command line which one counts."
+            )
+        return open_source(variable)
+    if route is not None:
+        return collect_one_route({**options, **extra}, os.environ, Path.cwd())
+    return FileSource(CONFIG_HERE) if CONFIG_HERE.is_file() else None
+
+
+def open_source(named: str) -> Source:
+    """Return the file of a name, or for ``-`` what standard input holds, read to its end."""
+    if named != STANDARD_INPUT:
+        return FileSource(Path(named))
+    if sys.stdin is None:
+        raise ConfigurationError("Standard input is closed; pipe the configuration in, or name a file with --config.")
+    if sys.stdin.isatty():
+        click.echo("Reading the configuration from standard input; end it with Ctrl-D.", err=True)
+    return read_standard_input(sys.stdin.buffer)
+
+
+def _as_click(option: RouteOption) -> Callable[[_Command], _Command]:
+    kinds: dict[str, click.ParamType[Any]] = {
+        "FILE": click.Path(dir_okay=False),
+        "DIR": click.Path(file_okay=False),
+        "refuse|tunnel": click.Choice(["refuse", "tunnel"]),
+    }
+    if option.form is Form.FLAG:
+        return click.option(option.option, cls=_RouteParameter, is_flag=True, help=option.text)
+    return click.option(
+        option.option,
+        cls=_RouteParameter,
+        type=kinds.get(option.metavar, click.STRING),
+        metavar=option.metavar,
+        multiple=option.form in (Form.HOSTS, Form.FIELDS),
+        help=option.text,
+    )
+
+
+def _texts(value: object) -> tuple[str, ...]:
+    """Return the texts of an option as click has it: a text or several, a flag, or nothing."""
+    if isinstance(value, tuple):
+        return value
+    if isinstance(value, bool):
+        return ("true",) if value else ()
+    return () if value is None else (str(value),)

@@ -7,12 +7,12 @@ import contextlib
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from proxy import event_loop
+from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.cli.service_manager import notify, notify_reloading, take_sockets, watchdog_interval_s
 from proxy.config.loading import load_settings
 from proxy.errors import ConfigurationError
@@ -25,26 +25,25 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from proxy.config.settings import Settings
+    from proxy.config.source import Source
 
 # Between two looks at the file; a mounted one that is replaced takes longer to arrive.
 _LOOK_S: Final = 1.0
 
 
-@click.command()
-@click.option(
-    "--config", "config", required=True, metavar="FILE", type=click.Path(path_type=Path), help="The configuration file."
-)
+@click.command(cls=ConfiguredCommand)
+@takes_configuration()
 @click.option(
     "--workers",
     type=click.IntRange(1, 64),
     metavar="N",
     help="Relay processes, in place of the configuration's `workers`.",
 )
-def run(config: Path, workers: int | None) -> None:
+def run(config: Source, workers: int | None) -> None:
     """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0. A second signal cuts them.
 
     SIGHUP, or a change of the file, loads the configuration anew: new listeners open before old ones close, tokens are kept, and
-    one that cannot be used changes nothing.
+    one that cannot be used changes nothing. What came from standard input, options or variables stays as it is then.
     """
     harden_process()
     raise_file_limit()
@@ -58,7 +57,7 @@ def run(config: Path, workers: int | None) -> None:
 
 
 async def _serve(
-    settings: Settings, load: Callable[[], Settings], config: Path, inherited: Sequence[socket.socket]
+    settings: Settings, load: Callable[[], Settings], config: Source, inherited: Sequence[socket.socket]
 ) -> None:
     stop, hang_up = asyncio.Event(), asyncio.Event()
     server = Server(settings, on_quit=stop.set)
@@ -99,13 +98,13 @@ async def _serve(
         await server.stop()
 
 
-async def _follow(server: Server, load: Callable[[], Settings], config: Path, hang_up: asyncio.Event) -> None:
+async def _follow(server: Server, load: Callable[[], Settings], config: Source, hang_up: asyncio.Event) -> None:
     """Reload on a signal, and when the file has changed and then stayed the same from one look to the next."""
-    in_use = seen = read_fingerprint([config])
+    in_use = seen = read_fingerprint(config.files)
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hang_up.wait(), _LOOK_S)
-        found = read_fingerprint([config])
+        found = read_fingerprint(config.files)
         settled, seen = found == seen, found
         if not hang_up.is_set() and (found == in_use or not settled):
             continue
@@ -120,7 +119,7 @@ async def _follow(server: Server, load: Callable[[], Settings], config: Path, ha
         else:
             if server.addresses != addresses:
                 _say_addresses(server)
-            _say("reloaded")
+            _say("reloaded" if config.files else f"reloaded; of {config.title} only a new start takes up others")
         notify("READY=1")
 
 

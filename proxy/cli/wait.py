@@ -11,28 +11,27 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from proxy.cli.client_environment import find_config
-from proxy.cli.options import json_option, optional_config_option
+from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import say, write_json
 from proxy.config.addresses import parse_listen_address
 from proxy.config.loading import load_settings
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from proxy.config.source import Source
 
 _DEFAULT_ADDRESS: Final = "127.0.0.1:9901"
 _PAUSE_S: Final = 0.1
 _ANSWER_S: Final = 2.0
 
 
-@click.command()
-@optional_config_option
+@click.command(cls=ConfiguredCommand)
+@takes_configuration(required=False)
 @click.option("--address", metavar="HOST:PORT", help="Of the admin site, in place of the configuration's.")
 @click.option(
     "--timeout", "timeout_s", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds to wait at most."
 )
 @json_option
-def wait(config: Path | None, address: str | None, timeout_s: float, as_json: bool) -> None:
+def wait(config: Source | None, address: str | None, timeout_s: float, as_json: bool) -> None:
     """Wait until a proxy is ready: until its /readyz answers 200. Exit 0 then, and 1 where the time is over."""
     host, _, port = (address or _admin_address(config)).rpartition(":")
     if not port.isdecimal():
@@ -69,8 +68,7 @@ def ask(host: str, port: int) -> list[str]:
         connection.close()
 
 
-def _admin_address(named: Path | None) -> str:
-    config = find_config(named)
+def _admin_address(config: Source | None) -> str:
     if config is None:
         return _DEFAULT_ADDRESS
     settings = load_settings(config, os.environ, check_files=False)

@@ -11,7 +11,6 @@ from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
 KeyPath: TypeAlias = tuple[str | int, ...]
 """The way from the top of the document to a value: keys of mappings and indices of lists."""
@@ -26,8 +25,8 @@ class Fault:
     """One thing the operator has to change.
 
     Attributes:
-        path: where in the document, as ``routes[0].scope``; empty for the document as a whole.
-        line: where in the file, from 1; 0 where the file could not be read.
+        path: where in the document, as ``routes[0].scope``; empty for the document as a whole. Without a document, the option.
+        line: where in the file, from 1; 0 where the file could not be read, or there is none.
         message: what is wrong and what to do, one sentence or two, without the value where that may be a secret.
     """
 
@@ -43,9 +42,10 @@ class ConfigurationFaults(ConfigurationError):  # noqa: N818 - it is a list of t
         faults: all that is wrong, in the order of the file.
     """
 
-    def __init__(self, file: Path, faults: Iterable[Fault]) -> None:
-        self.faults = sorted(faults, key=lambda fault: fault.line)
-        super().__init__("\n".join(_format_fault(file, fault) for fault in self.faults))
+    def __init__(self, name: str, faults: Iterable[Fault]) -> None:
+        # One option may stand for two keys.
+        self.faults = sorted(dict.fromkeys(faults), key=lambda fault: fault.line)
+        super().__init__("\n".join(_format_fault(name, fault) for fault in self.faults))
 
 
 def format_key_path(path: KeyPath) -> str:
@@ -71,7 +71,6 @@ def suggest(word: str, known: Iterable[str]) -> str:
     return f"there are: {', '.join(choices)}" if choices else "there are none"
 
 
-def _format_fault(file: Path, fault: Fault) -> str:
-    line = f":{fault.line}" if fault.line else ""
-    path = f" {fault.path}:" if fault.path else ""
-    return f"{file}{line}:{path} {fault.message}"
+def _format_fault(name: str, fault: Fault) -> str:
+    file = name + (f":{fault.line}" if fault.line else "")
+    return ": ".join(part for part in (file, fault.path, fault.message) if part)

@@ -71,7 +71,7 @@ def _check_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iter
         return
     try:
         if not file.exists():
-            yield path, f"there is no file {file}; relative paths start at the configuration file's directory"
+            yield path, f"there is no file {file}; relative paths start at {surroundings.directory}"
         elif file.is_dir():
             yield path, f"{file} is a directory; name the file in it"
         elif not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):

@@ -1,89 +1,56 @@
-"""From a file to `Settings`, or to all that is wrong with it. Reads the file, looks whether those it names exist."""
+"""From a source to `Settings`, or to all that is wrong with it. Reads the source, looks whether files it names exist."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.config.checks import check_settings
-from proxy.config.document import DocumentError, parse_document
 from proxy.config.environment import substitute
-from proxy.config.faults import ConfigurationFaults, Fault
+from proxy.config.faults import ConfigurationFaults
 from proxy.config.files import check_named_files
+from proxy.config.source import FileSource
 from proxy.config.upstream_proxy import take_from_environment
 from proxy.config.validation import validate
 from proxy.config.values import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from pathlib import Path
 
     from proxy.config.document import Document, Value
     from proxy.config.faults import Finding, KeyPath
     from proxy.config.settings import Settings
-
-# A thousand routes take a tenth of it; PyYAML needs seconds for more.
-_FILE_LIMIT_BYTES = 1_048_576
+    from proxy.config.source import Source
 
 
-def load_settings(path: Path, environ: Mapping[str, str], check_files: bool = True) -> Settings:
-    """Return the settings in a YAML file.
+def load_settings(source: Path | Source, environ: Mapping[str, str], check_files: bool = True) -> Settings:
+    """Return the settings in a YAML file, or in another source.
 
     Args:
-        path: the file; relative paths in it are relative to its directory.
+        source: the file; relative paths in it are relative to its directory.
         environ: what ``${NAME}``, ``~`` and the default of ``state_directory`` are taken from.
         check_files: whether the files it names have to be there.
 
     Raises:
         ConfigurationFaults: with all that is wrong, each with its key path and line.
     """
-    try:
-        document = parse_document(_read(path))
-    except DocumentError as error:
-        raise ConfigurationFaults(path, [error.fault]) from None
+    if isinstance(source, Path):
+        source = FileSource(source)
+    document = source.read()
     substitution = _Substitution(document, environ)
     root = document.root = substitution.root
     if "state_directory" not in root and (default := _default_state_directory(environ)):
         root["state_directory"] = default
     from_environment = take_from_environment(root, environ)
-    surroundings = Surroundings(path.absolute().parent, environ.get("HOME"))
+    surroundings = Surroundings(source.directory, environ.get("HOME"))
     settings, findings = validate(root, surroundings, substitution.replaced)
     findings += from_environment + list(check_settings(root))
     if check_files:
         findings += check_named_files(root, surroundings)
     faults = document.faults + [document.fault(*finding) for finding in substitution.merge(findings)]
     if faults or settings is None:
-        raise ConfigurationFaults(path, faults)
+        raise ConfigurationFaults(source.name, faults)
     return settings
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            content = file.read(_FILE_LIMIT_BYTES + 1)
-    except FileNotFoundError:
-        message = "there is no such file; name an existing one with --config"
-    except IsADirectoryError:
-        message = "this is a directory; name the file in it"
-    except PermissionError:
-        message = "the file cannot be read; let the user that runs the proxy read it"
-    except (OSError, ValueError):
-        # ValueError: a NUL in the name.
-        message = "the file cannot be read; is this its name, and is its disk in order?"
-    else:
-        return _decode(path, content)
-    raise ConfigurationFaults(path, [Fault("", 0, message)])
-
-
-def _decode(path: Path, content: bytes) -> str:
-    if len(content) > _FILE_LIMIT_BYTES:
-        raise ConfigurationFaults(path, [Fault("", 0, "the file is larger than 1 MiB; is this the configuration?")])
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise ConfigurationFaults(
-            path, [Fault("", line, "the file is not UTF-8 text here; save it as UTF-8")]
-        ) from None
 
 
 def _default_state_directory(environ: Mapping[str, str]) -> str | None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.config.faults import ConfigurationFaults
 from proxy.config.loading import load_settings
+from proxy.config.source import FileSource
 from proxy.doctor.ca import check_ca
 from proxy.doctor.credentials import check_credential
 from proxy.doctor.findings import error, ok
@@ -16,24 +18,26 @@ from proxy.doctor.upstream_proxy import check_upstream_proxy
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from proxy.config.settings import Settings
+    from proxy.config.source import Source
     from proxy.doctor.findings import Finding
 
 
-def check_configuration(path: Path, environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
+def check_configuration(source: Path | Source, environ: Mapping[str, str]) -> tuple[Settings | None, list[Finding]]:
     """Return the settings, as far as there are any, and what is wrong with them.
 
     Where nothing but the files they name is missing, the settings are returned all the same, so that the rest can be
     looked at.
     """
+    if isinstance(source, Path):
+        source = FileSource(source)
     try:
-        settings = load_settings(path, environ)
+        settings = load_settings(source, environ)
     except ConfigurationFaults as faults:
-        findings = [_describe_fault(path, fault.path, fault.line, fault.message) for fault in faults.faults]
+        findings = [_describe_fault(source.name, fault.path, fault.line, fault.message) for fault in faults.faults]
         try:
-            return load_settings(path, environ, check_files=False), findings
+            return load_settings(source, environ, check_files=False), findings
         except ConfigurationFaults:
             return None, findings
     counts = ", ".join(
@@ -44,7 +48,7 @@ def check_configuration(path: Path, environ: Mapping[str, str]) -> tuple[Setting
             (settings.routes, "route"),
         )
     )
-    return settings, [ok("configuration", f"{path} loads: {counts}.")]
+    return settings, [ok("configuration", f"{source.title} loads: {counts}.")]
 
 
 def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> Iterator[Finding]:
@@ -63,10 +67,10 @@ def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> It
     yield from check_listeners(settings, now)
 
 
-def _describe_fault(file: Path, path: str, line: int, message: str) -> Finding:
-    where = f"{file}:{line}" if line else str(file)
-    sentence = f"{where}: {path}: {message}." if path else f"{where}: {message}."
-    return error("configuration", sentence, file=str(file), line=line, key=path)
+def _describe_fault(file: str, path: str, line: int, message: str) -> Finding:
+    where = f"{file}:{line}" if line else file
+    sentence = ": ".join(part for part in (where, path, f"{message}.") if part)
+    return error("configuration", sentence, file=file, line=line, key=path)
 
 
 def _count(number: int, noun: str) -> str:

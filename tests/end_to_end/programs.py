@@ -78,18 +78,28 @@ class Program:
         arguments: program and arguments.
         output: a directory for what it prints, kept as NAME.stdout and NAME.stderr.
         name: of those files.
+        environ: its environment; by default ours, without a proxy or CA of the machine's.
+        content: its standard input; by default none.
     """
 
-    def __init__(self, arguments: Sequence[str | Path], output: Path, name: str) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[str | Path],
+        output: Path,
+        name: str,
+        *,
+        environ: Mapping[str, str] | None = None,
+        content: str | None = None,
+    ) -> None:
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = 0
         self.process = subprocess.Popen(
             [str(argument) for argument in arguments],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if content is None else subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=environment(),
+            env=environment() if environ is None else dict(environ),
             text=True,
             encoding="utf-8",
             errors="replace",
@@ -100,6 +110,9 @@ class Program:
         ]
         for reader in self._readers:
             reader.start()
+        if self.process.stdin is not None:
+            with self.process.stdin as stream:
+                stream.write(content or "")
 
     @property
     def lines(self) -> list[str]:
