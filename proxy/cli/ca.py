@@ -122,7 +122,7 @@ def rotate_command(config: Source | None, wants_cut_over: bool, at_once: bool, w
 
 def _cut_over(opened: OpenedCA, now: datetime, *, at_once: bool) -> Succession:
     found = opened.found
-    if at_once and (not found.prepared or found.newest.constraints.missing(opened.hosts)):
+    if at_once and not found.prepared:
         found = rotate(opened.directory, opened.hosts, now)
     earliest = found.cut_over_from
     if earliest is None:

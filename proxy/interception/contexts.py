@@ -108,8 +108,7 @@ class ServerContexts:
             ConfigurationError: the host is not a name, the CA may not sign for it, or the CA has ended.
         """
         now = self._clock()
-        name = host
-        entry = self._entries.get(name)
+        name, entry = self._find(host)
         if entry is None:
             name, entry = self._find(_canonical(host))
         if entry is None or now >= entry.renew_at:
