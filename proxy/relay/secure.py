@@ -18,6 +18,13 @@ if TYPE_CHECKING:
 _READ_BYTES: Final = 65_536  # more than a TLS record holds, so one read takes a whole record
 
 
+_NOBODY: Final = asyncio.Protocol()
+
+
+def _ignore(_error: Exception) -> None:
+    """Takes the place of what was to hear of a failure, once that is past."""
+
+
 class SecureTransport(asyncio.Protocol, asyncio.Transport):
     """One TLS connection.
 
@@ -98,6 +105,10 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
             self._protocol.connection_lost(exc or self._cut)
         else:
             self._fail(exc or ConnectionResetError("closed during the TLS handshake"))
+        # The protocol above holds this transport. Left in a ring, OpenSSL's buffers (up to 150 KB) would wait for the garbage
+        # collector, which counts objects and not their size.
+        self._protocol = _NOBODY
+        self._on_failure = _ignore
 
     def pause_writing(self) -> None:
         """Passes back-pressure up."""

@@ -21,7 +21,16 @@ from tests.soak.disturbances import disturb
 from tests.soak.journal import Journal, Weather
 from tests.soak.report import Figures, describe
 from tests.soak.stage import TIMEOUTS, Stage, set_up
-from tests.soak.watch import MEGABYTE, Held, PeakWatch, find_tracebacks, measure, read_metrics, wait_for_rest
+from tests.soak.watch import (
+    MEGABYTE,
+    Held,
+    PeakWatch,
+    find_exchanges,
+    find_tracebacks,
+    measure,
+    read_metrics,
+    wait_for_rest,
+)
 
 CLIENTS: Final = 40
 # Of memory: what the allocator keeps in half-used pages after one load may differ from what it keeps after another.
@@ -41,6 +50,7 @@ async def soak(seed: int, seconds: float, clients: int, processes: int, journal:
             lines = stage.proxy.lines
         for line in find_tracebacks(lines):
             journal.violate(f"the proxy's log has: {line}")
+        journal.violations += find_exchanges(Path(directory, "access.log"), journal.violations)
     return figures
 
 
@@ -66,7 +76,7 @@ async def _load(stage: Stage, crowd: Crowd, seconds: float, clients: int) -> Fig
     for result in results:
         if isinstance(result, Exception):
             raise result
-    return Figures(crowd.seed, start, warm, end, watch.peak_bytes, watch.peak_descriptors)
+    return Figures(crowd.seed, start, warm, end, watch.peak_bytes, watch.peak_descriptors, watch.longest_stall_s)
 
 
 async def _run(crowd: Crowd, clients: int, seconds: float) -> None:

@@ -24,6 +24,7 @@ class Figures:
         seed: of everything that was left to chance.
         start, warm, end: before the first request, at rest after warming up, at rest after the end.
         peak_bytes, peak_descriptors: the most at any time.
+        longest_stall_s: of the clients themselves, which share a machine with the proxy.
     """
 
     seed: int
@@ -32,6 +33,7 @@ class Figures:
     end: Held
     peak_bytes: int
     peak_descriptors: int
+    longest_stall_s: float
 
 
 def describe(figures: Figures, journal: Journal) -> str:
@@ -49,6 +51,7 @@ def _lines(figures: Figures, journal: Journal) -> Iterator[str]:
     yield f"                         warmed up: {figures.warm}"
     yield f"                        at the end: {figures.end}"
     yield f"                              most: {figures.peak_bytes / MEGABYTE:.1f} MB, {figures.peak_descriptors} descriptors"
+    yield f"the clients stood still for {figures.longest_stall_s:.1f} s at most"
     for violation in journal.violations:
         yield f"VIOLATION {violation}"
     if journal.violation_count:

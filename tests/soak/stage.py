@@ -28,7 +28,7 @@ WILDCARD: Final = "*.many.soak.example"
 _NAMES_BELOW_WILDCARD: Final = 20
 # Short, so that what is left over shows itself soon; longer than any pause of a client or an upstream that is alive.
 TIMEOUTS: Final = {
-    "client_idle_s": 5,
+    "client_idle_s": 10,
     "upstream_idle_s": 3,
     "body_idle_s": 20,
     "response_s": 20,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -61,13 +62,18 @@ def _resident_bytes(process_id: int) -> int:
 
 
 class PeakWatch:
-    """Looks at a process again and again, and keeps the most that it held."""
+    """Looks at a process again and again, and keeps the most that it held.
+
+    Attributes:
+        longest_stall_s: how late it came to look: how long this very event loop, and so every client, has stood still.
+    """
 
     def __init__(self, process_id: int, every_s: float = 0.5) -> None:
         self._process_id = process_id
         self._every_s = every_s
         self.peak_bytes = 0
         self.peak_descriptors = 0
+        self.longest_stall_s = 0.0
 
     async def run(self) -> None:
         """Looks until cancelled."""
@@ -75,7 +81,9 @@ class PeakWatch:
             held = measure(self._process_id)
             self.peak_bytes = max(self.peak_bytes, held.resident_bytes)
             self.peak_descriptors = max(self.peak_descriptors, held.descriptors)
+            slept_at = time.monotonic()
             await asyncio.sleep(self._every_s)
+            self.longest_stall_s = max(self.longest_stall_s, time.monotonic() - slept_at - self._every_s)
 
 
 def read_metrics(proxy: ProxyProgram) -> dict[str, float]:
@@ -102,3 +110,10 @@ def find_tracebacks(lines: Iterable[str]) -> list[str]:
     """Returns the lines of a log that tell of a fault of the proxy's own."""
     signs = ("Traceback", "never retrieved", "never awaited", "the proxy made a mistake", " failed: ")
     return [line for line in lines if any(sign in line for sign in signs)]
+
+
+def find_exchanges(access_log: Path, violations: Iterable[str]) -> list[str]:
+    """Returns what the access log says of the exchanges that violations are about."""
+    names = set(re.findall(r"identifier='([^']+)'", "\n".join(violations)))
+    with access_log.open(encoding="utf-8") as lines:
+        return [line.rstrip() for line in lines if any(f'/soak/{name}"' in line for name in names)] if names else []
