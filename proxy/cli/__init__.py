@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from proxy import __version__
 from proxy.errors import ConfigurationError, ProxyError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 # Command: (module, object, one line of help). The help stands here so that `--help` imports none of the modules.
 _COMMANDS: Final = {
@@ -30,6 +33,7 @@ _COMMANDS: Final = {
     "wait": ("proxy.cli.wait", "wait", "Wait until a proxy is ready."),
     "config": ("proxy.cli.config", "config", "Tell editors what may stand in a configuration."),
     "client": ("proxy.cli.client", "client", "Say who may use the proxy: make a client's password."),
+    "completion": ("proxy.cli.completion", "completion", "Print the script that makes a shell complete commands."),
     "explain": ("proxy.cli.explain", "explain", "Explain an AADSTS code, or what becomes of a request for a URL."),
 }
 
@@ -53,6 +57,16 @@ class LazyGroup(click.Group):
         """Writes the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Returns commands and options, without importing a command."""
+        if incomplete and not incomplete[0].isalnum():
+            return super().shell_complete(ctx, incomplete)
+        from click.shell_completion import CompletionItem  # noqa: PLC0415  # for completion only
+
+        return [
+            CompletionItem(name, help=text) for name, (_, _, text) in _COMMANDS.items() if name.startswith(incomplete)
+        ]
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from proxy.cli.completion import complete_credential, complete_host
 from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import say, silence_logging, write_json
 from proxy.config.faults import suggest
@@ -27,8 +28,18 @@ if TYPE_CHECKING:
 
 @click.command(cls=ConfiguredCommand)
 @takes_configuration(shared=["scope"])
-@click.option("--host", metavar="HOST", help="A host of a route, HOST or HOST:PORT: the token its requests get.")
-@click.option("--credential", metavar="NAME", help="A credential's name in the configuration; with --scope.")
+@click.option(
+    "--host",
+    metavar="HOST",
+    shell_complete=complete_host,
+    help="A host of a route, HOST or HOST:PORT: the token its requests get.",
+)
+@click.option(
+    "--credential",
+    metavar="NAME",
+    shell_complete=complete_credential,
+    help="A credential's name in the configuration; with --scope.",
+)
 @click.option(
     "--scope",
     metavar="SCOPE",

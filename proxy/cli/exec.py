@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from proxy.cli.client_environment import prepare, proxy_url_option
+from proxy.cli.completion import complete_program
 from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, OneRoute
 from proxy.config.source import FileSource, StandardInput
@@ -57,7 +58,9 @@ class _Command(click.Argument):
     is_flag=True,
     help="Run a proxy for as long as the program runs, where none listens. For a sandbox's configuration that goes without saying.",
 )
-@click.argument("command", cls=_Command, nargs=-1, required=True, type=click.UNPROCESSED)
+@click.argument(
+    "command", cls=_Command, nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=complete_program
+)
 def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tuple[str, ...]) -> None:
     """Run a program that uses the proxy and trusts its CA, by setting the variables that `env` prints.
 

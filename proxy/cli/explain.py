@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from proxy.cli.completion import complete_code
 from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import write_json, write_rows
 from proxy.config.loading import load_settings
@@ -24,7 +25,7 @@ _LOOK_UP = "https://login.microsoftonline.com/error?code="
 
 @click.command(cls=ConfiguredCommand)
 @takes_configuration(required=False)
-@click.argument("code_or_url", metavar="CODE_OR_URL")
+@click.argument("code_or_url", metavar="CODE_OR_URL", shell_complete=complete_code)
 @json_option
 def explain(code_or_url: str, config: Source | None, as_json: bool) -> None:
     """Explain an AADSTS code, or what becomes of a request for a URL.

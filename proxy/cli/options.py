@@ -28,7 +28,9 @@ _FILE_TEXT: Final = "The configuration file; - for standard input."
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")
 
 
-def _open_optional(_context: click.Context, _parameter: click.Parameter, named: str | None) -> Source | None:
+def _open_optional(context: click.Context, _parameter: click.Parameter, named: str | None) -> Source | None:
+    if context.resilient_parsing:  # a shell completes, and nothing is read for that
+        return None
     if named is None and (variable := os.environ.get(CONFIG_VARIABLE)):
         named = variable
     return open_source(named) if named is not None else collect_one_route({}, os.environ, Path.cwd())
