@@ -130,6 +130,10 @@ sbom: $(VENV)/.supply ## Write a CycloneDX bill of what the image has into build
 	@$(PIP) --quiet --python build/sbom/bin/python install --require-hashes --only-binary :all: --requirement requirements.lock
 	@$(BIN)/python -m tests.security.sbom build/sbom build/sbom.cdx.json
 
+.PHONY: fidelity-table
+fidelity-table: $(VENV)/.dev test-tools ## Measure what this proxy, mitmproxy, nginx and squid change, into docs/behaviour.md
+	@$(BIN)/python -m tests.fidelity
+
 # Speed
 
 .PHONY: bench

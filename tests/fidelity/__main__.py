@@ -1,0 +1,78 @@
+"""Measures what proxies change, and writes the table of docs/behaviour.md: ``python -m tests.fidelity [--print]``. Does I/O.
+
+Plays each exchange without a proxy, through ours, and through mitmproxy, nginx and squid, all on this machine. Needs nginx and
+squid (`.ci/install-test-tools`), and PyPI for mitmproxy, which is kept in an environment of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Final
+
+import uvloop
+
+from benchmarks.processes import BenchmarkError
+from tests.fidelity.exchanges import EXCHANGES
+from tests.fidelity.rivals import RIVALS, open_rival, title
+from tests.fidelity.table import Seen, format_table, put_table
+from tests.fidelity.ways import Way, open_direct_way, open_own_way, play, ticking
+from tests.wire.rig import Rig, Trust, Upstream
+
+_PAGE: Final = Path(__file__).parents[2] / "docs" / "behaviour.md"
+
+
+def main() -> int:
+    """Measures, and writes or prints; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="tests.fidelity", description=__doc__)
+    parser.add_argument("--print", action="store_true", help="print the table, and leave the page as it is")
+    parser.add_argument("--only", default="", help="play only the exchanges whose names hold this, and print")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="fidelity-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)  # squid drops to a user of its own
+        try:
+            titles = {"ours": "ours"} | {rival: title(rival) for rival in RIVALS}
+            seen = uvloop.run(_measure(directory, arguments.only))
+        except BenchmarkError as error:
+            sys.stderr.write(f"{error}\n")
+            return 1
+    groups = {group: [name for name in exchanges if name in seen] for group, exchanges in EXCHANGES.items()}
+    table = format_table({group: names for group, names in groups.items() if names}, seen, titles)
+    if arguments.print or arguments.only:
+        sys.stdout.write(table + "\n")
+    else:
+        _PAGE.write_text(put_table(_PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
+    return 0
+
+
+async def _measure(directory: Path, only: str) -> Seen:
+    seen: Seen = {}
+    async with AsyncExitStack() as stack:
+        rig = Rig(Trust.create())
+        await rig.start()
+        stack.push_async_callback(rig.stop)
+        await stack.enter_async_context(ticking(rig))
+        upstream = Upstream()
+        await upstream.start(None)
+        stack.callback(upstream.close)
+        ways: dict[str, Way] = {
+            "direct": open_direct_way(upstream),
+            "ours": open_own_way(rig, "forward"),
+        }
+        for name in RIVALS:
+            sys.stderr.write(f"starting {name}\n")
+            ways[name] = stack.enter_context(open_rival(name, directory, upstream))
+        for group, exchanges in EXCHANGES.items():
+            sys.stderr.write(f"{group}\n")
+            for name, exchange in exchanges.items():
+                if only in name:
+                    seen[name] = {way: await play(ways[way], exchange) for way in ways}
+    return seen
+
+
+if __name__ == "__main__":
+    sys.exit(main())
