@@ -95,6 +95,12 @@ function card(title, ...children) {
 
 const line = (text, className = "") => element("p", { textContent: text, className });
 
+// What to do, with the commands in it, which stand in backquotes.
+function advice(text, className = "") {
+  const parts = text.split("`").map((part, index) => (index % 2 ? element("code", { textContent: part }) : part));
+  return element("p", { className }, ...parts);
+}
+
 function routeCard({ name, hosts, credential, target, counts }) {
   const made = card(hosts.length ? hosts.join(", ") : (NAMES[name] ?? name));
   if (credential !== null) made.append(line(`${credential} · ${target}`));
@@ -108,7 +114,7 @@ function routeCard({ name, hosts, credential, target, counts }) {
 
 function certificateCard({ kind, name, proof, not_after_at: end, days_left: days }) {
   const title = kind === "interception_ca" ? "Interception CA" : name;
-  const made = card(title, line(proof));
+  const made = card(title, line(proof, "proof"));
   const ends = new Date(end * 1000).toISOString().slice(0, 10);
   const words = days < 0 ? "has ended" : `${days} day${days === 1 ? "" : "s"} left`;
   const pill = element("span", { className: `pill ${days < 7 ? "bad" : days < 30 ? "" : "ok"}`, textContent: words });
@@ -123,7 +129,7 @@ function errorItem({ at, count, status, error, code, client, method, what, title
     element("strong", { className: statusClass(status), textContent: String(status) }), ` ${title}`,
     line(`${often} ${clock(at)} · ${request} · from ${client} · ${[error, code].filter(Boolean).join(" ")}`, "where"));
   if (cause !== null) made.append(line(cause));
-  if (fix !== null) made.append(line(fix, "fix"));
+  if (fix !== null) made.append(advice(fix, "fix"));
   return made;
 }
 
@@ -146,7 +152,7 @@ function tokenCard({ credential, target, cause, fix, code, failures }) {
   const made = card(credential, line(target), bar, line("", "life"));
   if (failures) made.append(line(`${failures} failed request${failures === 1 ? "" : "s"} in a row${code ? `: ${code}` : ""}`, "bad"));
   if (cause) made.append(line(cause, "bad"));
-  if (fix) made.append(line(fix, "bad"));
+  if (fix) made.append(advice(fix, "bad"));
   return made;
 }
 
@@ -155,7 +161,7 @@ function moveToken(place, token, later) {
   const words = place.querySelector(".life");
   if (token.age_s === null) {
     bar.hidden = true;
-    words.textContent = "no token yet: it comes with the first request, or as soon as the identity platform gives one";
+    words.textContent = token.failures ? "no token" : "no token yet: it comes with the first request";
     return;
   }
   const age = token.age_s + later;
@@ -178,7 +184,7 @@ function moveToken(place, token, later) {
 function niceTop(value) {
   if (value <= 0) return 1;
   const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= value);
+  return [1, 1.5, 2, 3, 5, 7, 10].map((step) => step * power).find((step) => step >= value);
 }
 
 function drawRates(samples) {
