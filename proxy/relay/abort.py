@@ -19,7 +19,8 @@ def abort_visibly(transport: asyncio.Transport) -> None:
     A response that is delimited by the connection's end (RFC 9112 §6.3) would look complete after a FIN.
     """
     connected = transport.get_extra_info("socket")
-    if connected is not None and not transport.is_closing():
+    # Also where it is closing already: without, what the kernel has would go out, and then a FIN.
+    if connected is not None and connected.fileno() >= 0:
         with contextlib.suppress(OSError):
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
     transport.abort()

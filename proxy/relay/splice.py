@@ -6,7 +6,7 @@ Nothing is read into memory beyond what the slower side's write buffer holds: wh
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from proxy.relay.abort import abort_visibly
 
@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.relay.relay import Relay
+
+
+# How long the last bytes may wait for a reader that takes nothing, as for any client of the relay.
+_FLUSH_S: Final = 30.0
 
 
 class Side(asyncio.Protocol):
@@ -80,7 +84,7 @@ class Splice:
         on_end: called once with the bytes that went up and the bytes that came down.
     """
 
-    __slots__ = ("_closed", "_on_end", "_relay", "client", "deadline", "upstream")
+    __slots__ = ("_closed", "_left_bytes", "_on_end", "_relay", "client", "deadline", "upstream")
 
     def __init__(
         self,
@@ -92,6 +96,7 @@ class Splice:
         self._relay = relay
         self._on_end = on_end
         self._closed = False
+        self._left_bytes = 0
         self.client = Side(self, client)
         self.upstream = Side(self, upstream)
         self.client.other, self.upstream.other = self.upstream, self.client
@@ -108,14 +113,21 @@ class Splice:
         self.deadline = self._relay.now + self._relay.timeouts.tunnel_idle_s
 
     def on_deadline(self) -> None:
-        """Ends a tunnel that nobody uses."""
-        self.close()
+        """Ends a tunnel that nobody uses; cuts one that has ended, and whose last bytes nobody takes."""
+        if self._closed and self._waiting_bytes >= self._left_bytes:
+            self.abort()
+        else:
+            self.close()
 
     def close(self) -> None:
-        """Flushes and closes both sides."""
+        """Flushes and closes both sides; stays watched until all has been taken."""
         self.client.transport.close()
         self.upstream.transport.close()
         self._finish()
+        self._left_bytes = self._waiting_bytes
+        if self._left_bytes:
+            self.deadline = self._relay.now + _FLUSH_S
+            self._relay.splices.add(self)
 
     def abort(self) -> None:
         """Cuts both sides."""
@@ -123,8 +135,12 @@ class Splice:
         abort_visibly(self.upstream.transport)
         self._finish()
 
+    @property
+    def _waiting_bytes(self) -> int:
+        return self.client.transport.get_write_buffer_size() + self.upstream.transport.get_write_buffer_size()
+
     def _finish(self) -> None:
+        self._relay.splices.discard(self)
         if not self._closed:
             self._closed = True
-            self._relay.splices.discard(self)
             self._on_end(self.client.passed_bytes, self.upstream.passed_bytes)

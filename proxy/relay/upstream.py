@@ -188,7 +188,11 @@ class UpstreamConnection(asyncio.Protocol):
         """Gives up on a silent upstream; one that still receives its request may be silent."""
         exchange = self.exchange
         if exchange is None:
-            self.transport.close()
+            if self.transport.is_closing():
+                self.transport.abort()  # it never took the rest of a request it had answered
+            else:
+                self.transport.close()
+                self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
         elif not exchange.request_complete and not self._stalled and exchange.client.deadline > self.pool.relay.now:
             self.deadline = exchange.client.deadline
         else:
