@@ -16,6 +16,7 @@ from proxy.config import state_directory
 from proxy.config.loading import load_settings
 from proxy.doctor.credentials import days_left
 from proxy.errors import ConfigurationError
+from proxy.interception.organisation import OrganisationCA, load_organisation_ca
 from proxy.interception.store import cut_over, drop, load, load_or_create, rotate
 from proxy.interception.succession import decide_preparation, decide_take_over
 from proxy.server import routed_hosts
@@ -62,6 +63,13 @@ def show(config: Source | None, as_json: bool) -> None:
     """
     now = datetime.now(UTC)
     opened = open_ca(config, now)
+    if isinstance(opened, OrganisationCA):
+        facts = _describe_own(opened, now)
+        if as_json:
+            write_json(facts)
+        else:
+            write_rows([(name.replace("_", " "), str(value)) for name, value in facts.items()])
+        return
     if as_json:
         write_json(_describe(opened, now))
     else:
@@ -78,6 +86,14 @@ def export(config: Source | None) -> None:
     are several.
     """
     opened = open_ca(config, datetime.now(UTC))
+    if isinstance(opened, OrganisationCA):
+        sys.stdout.write(opened.trusted_pem().decode("ascii"))
+        if opened.root is None:
+            say(
+                "Note: interception.ca_certificate does not hold the root, so this is the topmost CA that it holds. Clients that "
+                "trust your organisation's root need nothing; of the others, not every one takes anything but a root."
+            )
+        return
     sys.stdout.write(opened.found.trusted_pem().decode("ascii"))
     _say_due(opened)
 
@@ -106,6 +122,12 @@ def rotate_command(config: Source | None, wants_cut_over: bool, at_once: bool, w
         raise click.UsageError("--now goes with --cut-over.")
     now = datetime.now(UTC)
     opened = open_ca(config, now)
+    if isinstance(opened, OrganisationCA):
+        raise click.ClickException(
+            "`ca rotate` does not apply: the configuration names your organisation's CA (interception.ca_certificate), and clients "
+            f"trust its root. It ends on {opened.not_after:%Y-%m-%d}. Have it renewed and replace the file; a running proxy takes "
+            "that up within seconds, and clients need nothing."
+        )
     directory, found = opened.directory, opened.found
     if wants_cut_over:
         found = _cut_over(opened, now, at_once=at_once)
@@ -213,7 +235,19 @@ _STATES = {
 }
 
 
-def open_ca(config: Source | None, now: datetime) -> OpenedCA:
+def _describe_own(own: OrganisationCA, now: datetime) -> dict[str, object]:
+    return {
+        "state": "your organisation's CA (interception.ca_certificate)",
+        "subject": own.issuer.subject.rfc4514_string(),
+        "sha256": own.fingerprint,
+        "issued_by": own.issuer.issuer.rfc4514_string(),
+        "not_after": own.not_after.isoformat(),
+        "days_left": days_left(own.not_after, now),
+        "bounded_by_name_constraints": own.is_bounded,
+    }
+
+
+def open_ca(config: Source | None, now: datetime) -> OpenedCA | OrganisationCA:
     """Return the CA that a configuration has, made where there is none yet; without one, that in the default directory.
 
     Raises:
@@ -231,6 +265,9 @@ def open_ca(config: Source | None, now: datetime) -> OpenedCA:
         return OpenedCA(directory, found, found.newest.constraints.listed(), None)
     settings = load_settings(config, os.environ)
     hosts = tuple(routed_hosts(settings))
+    own = load_organisation_ca(settings.interception, hosts, now)
+    if own is not None:
+        return own
     directory = settings.state_directory
     found = load(directory)
     if found is None:

@@ -17,7 +17,8 @@ from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.config.loading import load_settings
 from proxy.config.one_route import CONFIG_VARIABLE, DEFAULT_LISTENER
 from proxy.config.settings import ListenerMode
-from proxy.interception.store import load, load_or_create, trusted_pem
+from proxy.interception.opening import open_authority
+from proxy.interception.store import load
 from proxy.server import routed_hosts
 
 if TYPE_CHECKING:
@@ -66,21 +67,26 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
     hosts: tuple[str, ...] = ()
     if config is None:
         directory = default_state_directory()
-        if load(directory) is None:
+        found = load(directory)
+        if found is None:
             raise click.ClickException(
                 f"There is no configuration: name one with --config, in {CONFIG_VARIABLE}, or have it as {CONFIG_HERE} here. "
                 "`apim-auth-proxy init` writes one."
             )
+        trusted = found.trusted_pem()
         if proxy_url is None:
             address = parse_listen_address(DEFAULT_LISTENER)
     else:
         settings = load_settings(config, os.environ, check_files=False)
         directory, hosts = settings.state_directory, tuple(routed_hosts(settings))
-        load_or_create(directory, hosts, datetime.now(UTC))
+        trusted = open_authority(settings, hosts, datetime.now(UTC)).trusted_pem()
+        directory.mkdir(
+            mode=0o700, parents=True, exist_ok=True
+        )  # with an organisation's own CA, nobody has made it yet
         if proxy_url is None:
             address, proxy_url = _choose_listener(settings)
     url = proxy_url.rstrip("/") if proxy_url is not None else f"http://{address}"
-    bundle = write_bundle(directory, trusted_pem(directory), os.environ)
+    bundle = write_bundle(directory, trusted, os.environ)
     setup = Setup(url, bundle.pem, bundle.truststore, hosts)
     return ClientEnvironment(config, url, address, list_variables(setup, os.environ))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.x509 import load_pem_x509_certificates
 
 from proxy.cli.ca import ca, open_ca
 from proxy.cli.options import json_option, optional_config_option
@@ -20,9 +21,12 @@ from proxy.client_setup.trust_stores import (
     install,
 )
 from proxy.errors import ConfigurationError
+from proxy.interception.organisation import OrganisationCA
 
 if TYPE_CHECKING:
     from proxy.config.source import Source
+
+_OWN_FILE = Path("organisation-ca.pem")
 
 __all__ = ["ca"]
 
@@ -50,15 +54,18 @@ def trust(config: Source | None, platform: str | None, wants_install: bool, root
     with `exec`, or in a shell that read `env`, need none of this.
     """
     opened = open_ca(config, datetime.now(UTC))
-    found, file = opened.found, opened.directory / "ca.pem"
-    fingerprints = [anchor.fingerprint(SHA256()).hex(":").upper() for anchor in found.trusted()]
+    is_own = isinstance(opened, OrganisationCA)
+    anchors = opened.trusted_pem() if isinstance(opened, OrganisationCA) else opened.found.trusted_pem()
+    # Not the file of the configuration itself, which may hold the key.
+    file = _OWN_FILE if isinstance(opened, OrganisationCA) else opened.directory / "ca.pem"
+    fingerprints = [one.fingerprint(SHA256()).hex(":").upper() for one in load_pem_x509_certificates(anchors)]
     if wants_install:
         wanted = Platform(platform) if platform else _detect(root)
         if wanted not in INSTALLABLE:
             raise click.UsageError(
                 "--install works on Debian, Red Hat and Alpine, and their kin; elsewhere see the instructions."
             )
-        target = install(wanted, found.trusted_pem(), root)
+        target = install(wanted, anchors, root)
         if as_json:
             write_json({"installed": str(target), "platform": wanted.value, "sha256": fingerprints[0]})
         else:
@@ -73,6 +80,11 @@ def trust(config: Source | None, platform: str | None, wants_install: bool, root
         return
     for title, text in instructions.values():
         click.echo(f"# {title}\n{text}\n")
+    if is_own:
+        say(
+            f"First: apim-auth-proxy ca export --config FILE > {file}. A machine that trusts your organisation's root needs "
+            "none of it."
+        )
     if len(fingerprints) > 1:
         say(
             f"There is a rotation under way: {file} holds {len(fingerprints)} certificates. What takes one certificate a file, "

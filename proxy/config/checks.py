@@ -51,6 +51,7 @@ def check_settings(root: Section) -> Iterator[Finding]:
     yield from _check_routes(root)
     yield from _check_hosts(root)
     yield from _check_limits(root)
+    yield from _check_interception(root)
     yield from check_upstream_proxy(root)
     yield from _check_tracing(root)
 
@@ -207,6 +208,17 @@ def _has_packages() -> bool:
         )
     except ModuleNotFoundError:  # a parent of one of them
         return False
+
+
+def _check_interception(root: Section) -> Iterator[Finding]:
+    interception = root.get("interception")
+    if isinstance(interception, dict) and not interception.get("ca_certificate"):
+        for key in ("ca_private_key", "ca_password_file"):
+            if interception.get(key):
+                yield (
+                    ("interception", key),
+                    "this belongs to ca_certificate, the intermediate CA's; add that, or remove this",
+                )
 
 
 def _check_limits(root: Section) -> Iterator[Finding]:

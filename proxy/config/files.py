@@ -51,6 +51,7 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
     upstream_proxy = root.get("upstream_proxy")
     if isinstance(upstream_proxy, dict):
         yield from _check_file(("upstream_proxy", "ca_file"), upstream_proxy.get("ca_file"), surroundings)
+    yield from _check_ca(root.get("interception"), surroundings)
     yield from _check_admin_token(root.get("admin"), surroundings)
     log = root.get("access_log")
     if isinstance(log, dict):
@@ -85,6 +86,16 @@ def _check_secrets(path: KeyPath, section: Section, surroundings: Surroundings) 
     key_inside = not any(section.get(name) for name in _KEY_ELSEWHERE)
     for name in (*_SECRET_FILES, "certificate") if key_inside else _SECRET_FILES:
         yield from _check_secret_file((*path, name), section.get(name), surroundings)
+
+
+def _check_ca(interception: Value, surroundings: Surroundings) -> Iterator[Finding]:
+    if not isinstance(interception, dict):
+        return
+    names = ("ca_certificate", "ca_private_key", "ca_password_file")
+    for name in names:
+        yield from _check_file(("interception", name), interception.get(name), surroundings)
+    for name in names[1:] if interception.get("ca_private_key") else ("ca_certificate", "ca_password_file"):
+        yield from _check_secret_file(("interception", name), interception.get(name), surroundings)
 
 
 def _check_admin_token(admin: Value, surroundings: Surroundings) -> Iterator[Finding]:

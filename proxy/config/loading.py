@@ -10,6 +10,7 @@ from proxy.config.environment import substitute
 from proxy.config.faults import ConfigurationFaults
 from proxy.config.files import check_named_files
 from proxy.config.source import FileSource
+from proxy.config.state_directory import default_state_directory
 from proxy.config.upstream_proxy import take_from_environment
 from proxy.config.validation import validate
 from proxy.config.values import Surroundings
@@ -39,8 +40,8 @@ def load_settings(source: Path | Source, environ: Mapping[str, str], check_files
     document = source.read()
     substitution = _Substitution(document, environ)
     root = document.root = substitution.root
-    if "state_directory" not in root and (default := _default_state_directory(environ)):
-        root["state_directory"] = default
+    if "state_directory" not in root and (default := default_state_directory(environ)):
+        root["state_directory"] = str(default)
     from_environment = take_from_environment(root, environ)
     surroundings = Surroundings(source.directory, environ.get("HOME"))
     settings, findings = validate(root, surroundings, substitution.replaced)
@@ -51,17 +52,6 @@ def load_settings(source: Path | Source, environ: Mapping[str, str], check_files
     if faults or settings is None:
         raise ConfigurationFaults(source.name, faults)
     return settings
-
-
-def _default_state_directory(environ: Mapping[str, str]) -> str | None:
-    # The XDG base directory specification has relative paths ignored.
-    base = environ.get("XDG_STATE_HOME", "")
-    if not base.startswith("/"):
-        home = environ.get("HOME")
-        if not home:
-            return None
-        base = f"{home}/.local/state"
-    return f"{base}/apim-auth-proxy"
 
 
 class _Substitution:

@@ -298,6 +298,16 @@ class UpstreamProxySettings(Model):
     """Added to the system's roots for an https proxy."""
 
 
+class InterceptionSettings(Model):
+    """An organisation's own CA for the inside of tunnels; None: the proxy makes one."""
+
+    ca_certificate: LocatedPath | None = None
+    """PEM: an intermediate CA, and what is above it; the key, too, unless ``ca_private_key`` is given."""
+    ca_private_key: LocatedPath | None = None
+    ca_password_file: LocatedPath | None = None
+    """For an encrypted key."""
+
+
 class Settings(Model):
     """The whole configuration. Paths are absolute by now."""
 
@@ -316,6 +326,7 @@ class Settings(Model):
     """Relay processes; with more than one, a control process besides holds every key."""
     state_directory: LocatedPath
     """Where the interception CA lives; default ``$XDG_STATE_HOME/apim-auth-proxy``."""
+    interception: InterceptionSettings = InterceptionSettings()
     limits: LimitSettings = LimitSettings()
     timeouts: TimeoutSettings = TimeoutSettings()
     access_log: AccessLogSettings = AccessLogSettings()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.doctor.credentials import days_left
 from proxy.doctor.findings import error, ok, warning
 from proxy.errors import ConfigurationError
+from proxy.interception.organisation import load_organisation_ca
 from proxy.interception.store import load
 from proxy.interception.succession import decide_preparation, decide_take_over
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+    from proxy.config.settings import Settings
     from proxy.doctor.findings import Finding
     from proxy.interception.succession import Succession
 
@@ -23,6 +25,40 @@ _SUBJECT: Final = "interception CA"
 # Every client has to be told of a new one, which takes longer than uploading a certificate in one place.
 _WARN_DAYS: Final = 60
 _EXPORT: Final = "`apim-auth-proxy ca export --config FILE`"
+
+
+def check_interception(settings: Settings, hosts: Sequence[str], now: datetime) -> Iterator[Finding]:
+    """Yield what there is to say about what signs inside of tunnels: the organisation's own CA where there is one, else ours."""
+    if settings.interception.ca_certificate is None:
+        yield from check_ca(settings.state_directory, hosts, now)
+        return
+    try:
+        own = load_organisation_ca(settings.interception, hosts, now)
+    except ConfigurationError as problem:
+        yield error(_SUBJECT, problem.detail)
+        return
+    if own is None:
+        return
+    days = days_left(own.not_after, now)
+    yield ok(
+        _SUBJECT,
+        f"Your organisation's, SHA-256 fingerprint {own.fingerprint}; it may sign for the routed hosts.",
+        fingerprint=own.fingerprint,
+        file=str(settings.interception.ca_certificate),
+    )
+    if not own.is_bounded:
+        yield warning(
+            _SUBJECT,
+            "It has no name constraints, so whoever steals its key can pose as any host towards all who trust your root.",
+            "Have one issued with critical nameConstraints that permit the routed hosts alone.",
+        )
+    if days <= _WARN_DAYS:
+        yield warning(
+            _SUBJECT,
+            f"It, or a CA above it, ends on {own.not_after:%Y-%m-%d}, in {days} days.",
+            "Have it renewed and replace the file; a running proxy takes that up, and clients need nothing.",
+            days_left=days,
+        )
 
 
 def check_ca(state_directory: Path, hosts: Sequence[str], now: datetime) -> Iterator[Finding]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from proxy.config.faults import ConfigurationFaults
 from proxy.config.loading import load_settings
 from proxy.config.source import FileSource
-from proxy.doctor.ca import check_ca
+from proxy.doctor.ca import check_interception
 from proxy.doctor.credentials import check_credential
 from proxy.doctor.findings import error, ok
 from proxy.doctor.listeners import check_listeners
@@ -63,7 +63,7 @@ def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> It
         yield from check_credential(name, credential, now)
     yield from check_routes(settings)
     yield from check_upstream_proxy(settings)
-    yield from check_ca(settings.state_directory, hosts, now)
+    yield from check_interception(settings, hosts, now)
     yield from check_listeners(settings, now)
 
 

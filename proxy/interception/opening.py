@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.identity.rotation import read_fingerprint
+from proxy.interception.organisation import load_organisation_ca
 from proxy.interception.store import load_or_create, state_files
 
 if TYPE_CHECKING:
@@ -20,18 +21,22 @@ def open_authority(settings: Settings, hosts: Sequence[str], now: datetime) -> A
     """Return what signs, making a CA where there is none, and seeing to what is due.
 
     Args:
-        settings: the configuration.
+        settings: the configuration: its own intermediate CA counts, if it names one, else what is in the state directory.
         hosts: the routed hosts, without ports.
         now: aware.
 
     Raises:
         ConfigurationError: it cannot be used.
     """
-    return load_or_create(settings.state_directory, hosts, now)
+    own = load_organisation_ca(settings.interception, hosts, now)
+    return own if own is not None else load_or_create(settings.state_directory, hosts, now)
 
 
 def authority_files(settings: Settings) -> list[Path]:
     """Return the files that say what signs."""
+    own = settings.interception
+    if own.ca_certificate is not None:
+        return [file for file in (own.ca_certificate, own.ca_private_key, own.ca_password_file) if file is not None]
     return state_files(settings.state_directory)
 
 
