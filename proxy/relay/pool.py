@@ -120,6 +120,7 @@ class UpstreamPool:
             async with asyncio.timeout(self.relay.timeouts.connect_s):
                 connection = await waiter
         except TimeoutError:
+            self._give_back(waiter)
             raise Overloaded(
                 f"All {self.relay.limits.upstream_connections} connections to {self._dial} are in use "
                 "(limits.upstream_connections).",
@@ -128,11 +129,19 @@ class UpstreamPool:
         except _PlaceFree:
             return await self._open()
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-                self.release(waiter.result())
+            self._give_back(waiter)
             raise
         # It may have been closed between being handed over and being taken.
         return await self.acquire() if connection.transport.is_closing() else connection
+
+    def _give_back(self, waiter: asyncio.Future[UpstreamConnection]) -> None:
+        """Hands on what reached a waiter in the very turn of the loop in which it gave up."""
+        if not waiter.done() or waiter.cancelled():
+            return
+        if waiter.exception() is None:
+            self.release(waiter.result())
+        else:
+            self._invite()
 
     async def _open(self) -> UpstreamConnection:
         self.size += 1

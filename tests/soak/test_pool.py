@@ -1,0 +1,64 @@
+"""A connection that reaches a waiter in the very moment it gives up is not lost to all the others."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
+
+import pytest
+
+from proxy.errors import Overloaded
+from proxy.policy.authority import Authority
+from proxy.relay.pool import UpstreamPool
+
+if TYPE_CHECKING:
+    from proxy.relay.relay import Relay
+    from proxy.relay.upstream import UpstreamConnection
+
+WAIT_S = 0.02
+
+
+def full_pool() -> UpstreamPool:
+    """A pool that may open no connection."""
+    limits = SimpleNamespace(upstream_connections=0)
+    timeouts = SimpleNamespace(connect_s=WAIT_S, upstream_idle_s=9.0)
+    relay = SimpleNamespace(limits=limits, timeouts=timeouts, now=0.0)
+    return UpstreamPool(cast("Relay", relay), Authority("upstream.example", 443), None, None)
+
+
+def open_connection() -> UpstreamConnection:
+    transport = SimpleNamespace(is_closing=lambda: False)
+    return cast("UpstreamConnection", SimpleNamespace(transport=transport, paused=False, deadline=0.0))
+
+
+def in_the_turn_of_the_timeout(happens: object) -> None:
+    """Lets something happen, and the waiter's time end, in one turn of the event loop."""
+    assert callable(happens)
+    loop = asyncio.get_running_loop()
+    loop.call_at(loop.time() + WAIT_S / 2, happens)
+    loop.call_soon(time.sleep, WAIT_S * 2)
+
+
+@pytest.mark.asyncio
+async def test_a_connection_that_comes_as_its_waiter_gives_up_serves_the_next() -> None:
+    pool, connection = full_pool(), open_connection()
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    in_the_turn_of_the_timeout(lambda: pool.release(connection))
+    with pytest.raises(Overloaded):
+        await waiting
+    assert pool.take() is connection
+
+
+@pytest.mark.asyncio
+async def test_a_connection_that_comes_as_its_client_goes_serves_the_next() -> None:
+    pool, connection = full_pool(), open_connection()
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    pool.release(connection)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pool.take() is connection
