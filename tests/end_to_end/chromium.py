@@ -75,8 +75,10 @@ class Tab:
             code = {"Tab": 9, "Enter": 13, " ": 32}.get(key, 0)
             await self.call("Input.dispatchKeyEvent", type=kind, key=key, windowsVirtualKeyCode=code, **typed)
 
-    async def screenshot(self) -> bytes:
-        shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True)
+    async def screenshot(self, width: int, height: int) -> bytes:
+        """Returns the page's upper left corner as PNG."""
+        clip = {"x": 0, "y": 0, "width": width, "height": height, "scale": 1}
+        shot = await self.call("Page.captureScreenshot", format="png", captureBeyondViewport=True, clip=clip)
         return base64.b64decode(shot["data"])
 
     async def close(self) -> None:

@@ -24,14 +24,10 @@ from proxy.operations.snapshot import HistogramSnapshot, WorkerSnapshot
 from proxy.relay.counters import Histogram
 from proxy.relay.record import ExchangeRecord
 from tests.end_to_end.chromium import PROGRAM, Tab, browser_tab
-from tests.end_to_end.programs import configuration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from proxy.sandbox import Sandbox
-    from tests.end_to_end.conftest import StartProxy
-    from tests.end_to_end.programs import Place
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 
@@ -130,31 +126,6 @@ async def test_what_a_client_asks_for_stays_text() -> None:
         await tab.until("document.querySelector('#errors').innerText.includes('<b>bold</b>')")
         assert await tab.evaluate("document.querySelectorAll('main img, main b:not(.bar b)').length") == 0
         assert await tab.evaluate("document.title") == "apim-auth-proxy"
-
-
-@pytest.mark.asyncio
-async def test_a_real_token_of_twenty_seconds_is_seen_through_its_refresh(
-    sandbox: Sandbox, own_place: Place, start_proxy: StartProxy
-) -> None:
-    """The real proxy and the sandbox: the bar grows to about three quarters, and begins again with the next token."""
-    sandbox.faults.token_lifetime_s = 20
-    proxy = await asyncio.to_thread(start_proxy, configuration(own_place))
-    admin = next(line for line in proxy.lines if "health and metrics on" in line).rpartition(" ")[2]
-    async with browser_tab() as tab:
-        await tab.open(f"{admin}/")
-        await tab.until(f"{BAR} !== null && {WIDTH} > 0")
-        seen = [float(await tab.evaluate(WIDTH))]
-        give_up_at = time.monotonic() + 25
-        while seen[-1] >= max(seen):
-            assert time.monotonic() < give_up_at, f"the bar was never seen to begin again: {seen}"
-            await asyncio.sleep(0.5)
-            seen.append(float(await tab.evaluate(WIDTH)))
-            assert not await tab.evaluate(f"{BAR}.classList.contains('expired')")
-        assert max(seen) > 60
-        assert seen[-1] < 20
-        assert "refresh in about" in await tab.evaluate(f"{BAR}.ariaLabel")
-        assert tab.complaints == []
-    assert sandbox.token_request_count == 2
 
 
 @pytest.mark.asyncio

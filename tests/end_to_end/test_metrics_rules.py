@@ -5,26 +5,19 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import socket
 import subprocess
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 import yaml
 
-from tests.end_to_end.programs import ROOT, Program
+from tests.end_to_end.programs import ROOT
 from tests.end_to_end.test_metrics import documented
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.end_to_end.curl import Curl
-    from tests.end_to_end.programs import Place, ProxyProgram
 
 ALERTS: Final = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD: Final = ROOT / "deploy" / "grafana" / "apim-auth-proxy.json"
@@ -110,63 +103,3 @@ def test_every_expression_of_the_dashboard_parses(tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"groups": [{"name": "board", "rules": rules}]}), encoding="utf-8")
     done = subprocess.run(["promtool", "check", "rules", file], capture_output=True, timeout=60, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-
-
-@pytest.fixture
-def prometheus(proxy: ProxyProgram, tmp_path: Path) -> Iterator[str]:
-    """A real Prometheus with our rules that reads the session's proxy every half second; its URL."""
-    admin = next(line for line in proxy.lines if "health and metrics on" in line).rpartition("http://")[2]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    job = {"job_name": "apim-auth-proxy", "static_configs": [{"targets": [admin]}]}
-    settings = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
-        "rule_files": [str(ALERTS)],
-        "scrape_configs": [job],
-    }
-    file = tmp_path / "prometheus.yml"
-    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
-    storage = f"--storage.tsdb.path={tmp_path / 'data'}"
-    arguments = ["prometheus", f"--config.file={file}", storage, f"--web.listen-address={address}"]
-    with Program(arguments, tmp_path, "prometheus") as program:
-        program.wait_for_line("Server is ready")
-        yield f"http://{address}"
-
-
-def ask(url: str, path: str, **parameters: str) -> Any:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as response:
-        answer = json.load(response)
-    assert answer["status"] == "success"
-    return answer["data"]
-
-
-@NEEDS_PROMETHEUS
-def test_a_real_prometheus_has_data_for_the_dashboard_and_judges_every_alert(
-    prometheus: str, proxy: ProxyProgram, place: Place, curl: Curl
-) -> None:
-    through = ("--proxy", proxy.forward, f"http://{place.api_authority}/orders")
-    give_up_at = time.monotonic() + 30
-    scrapes = 0
-    while scrapes < 6:
-        assert time.monotonic() < give_up_at, "Prometheus does not read the proxy"
-        assert curl(*through).status == 200
-        time.sleep(0.2)
-        counted = ask(prometheus, "query", query='count_over_time(up{job="apim-auth-proxy"}[1m])')["result"]
-        scrapes = int(counted[0]["value"][1]) if counted else 0
-
-    expressions = dashboard_expressions()
-    empty = [expression for expression in expressions if not ask(prometheus, "query", query=expression)["result"]]
-    # A proxy that has given no such answer has no such series, and one that just started has not started again.
-    assert [
-        one for one in empty if "errors_total" not in one and "aborts_total" not in one and "changes" not in one
-    ] == []
-    traffic = next(one for one in expressions if one.startswith("sum(rate(apim_auth_proxy_exchanges_total{"))
-    assert float(ask(prometheus, "query", query=traffic)["result"][0]["value"][1]) > 0
-
-    rules = [rule for group in ask(prometheus, "rules")["groups"] for rule in group["rules"]]
-    assert len(rules) == len(alert_expressions())
-    assert {rule["health"] for rule in rules} == {"ok"}
-    # Others' tests use the same proxy and may have earned it more than this.
-    assert "ApimAuthProxyDown" not in {rule["name"] for rule in rules if rule["state"] != "inactive"}

@@ -120,16 +120,6 @@ async def test_an_exchange_arrives_as_spans_below_the_clients(
 
 
 @pytest.mark.asyncio
-async def test_relay_processes_send_spans_too(own_place: Place, start_proxy: StartProxy, curl: Curl) -> None:
-    async with collector() as taking:
-        settings = configuration(own_place) | {"tracing": {"endpoint": taking.endpoint}, "workers": 2}
-        proxy = await asyncio.to_thread(start_proxy, settings)
-        url = f"http://{own_place.api_authority}/orders"
-        assert (await asyncio.to_thread(curl, "--proxy", proxy.forward, url)).status == 200
-        assert {SERVER, CLIENT} <= {span.kind for span in await taking.wait_for(2)}
-
-
-@pytest.mark.asyncio
 async def test_failures_refusals_and_traces_that_are_not_sampled(
     own_place: Place, start_proxy: StartProxy, curl: Curl
 ) -> None:
@@ -164,33 +154,6 @@ def find_spans(spans: list[Any]) -> tuple[Any, Any, Any]:
     client = next(span for span in spans if span.kind == CLIENT)
     refused = next(span for span in spans if attributes(span).get("http.response.status_code") == 403)
     return server, client, refused
-
-
-@pytest.mark.asyncio
-async def test_a_collector_that_is_away_is_told_once_and_disturbs_nothing(
-    own_place: Place, start_proxy: StartProxy, curl: Curl
-) -> None:
-    async with collector() as taking:
-        taking.status = 400  # refused for good: nothing to try again
-        proxy = await asyncio.to_thread(
-            start_proxy, configuration(own_place) | {"tracing": {"endpoint": taking.endpoint}}
-        )
-        for _ in range(2):
-            answer = await asyncio.to_thread(curl, "--proxy", proxy.forward, f"http://{own_place.api_authority}/orders")
-            assert answer.status == 200
-            await asyncio.sleep(1.1)
-        said = "The OTLP collector does not take spans"
-        await asyncio.to_thread(proxy.wait_for, lambda lines: any(said in line for line in lines))
-        metrics = await asyncio.to_thread(proxy.ask_admin, "/metrics")
-        assert b"apim_auth_proxy_trace_spans_exported_total 0.0" in metrics
-        assert b"apim_auth_proxy_trace_spans_lost_total 0.0" not in metrics
-
-        taking.status = 200
-        await asyncio.to_thread(curl, "--proxy", proxy.forward, f"http://{own_place.api_authority}/orders")
-        await taking.wait_for(2)
-        await asyncio.to_thread(proxy.wait_for, lambda lines: any("takes spans again" in line for line in lines))
-        assert sum(said in line for line in proxy.lines) == 1
-        assert not [line for line in proxy.lines if "Traceback" in line or "opentelemetry" in line]
 
 
 def test_without_the_packages_the_configuration_says_what_to_install(place: Place, tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""What is watched, over longer than a test should take: a token's whole life, a real Prometheus, collectors that come and go.
+
+Not collected with the others; run it by `make test-watching`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+import urllib.parse
+import urllib.request
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from tests.end_to_end.chromium import PROGRAM, browser_tab
+from tests.end_to_end.programs import Program, configuration
+from tests.end_to_end.test_admin_page import BAR, WIDTH
+from tests.end_to_end.test_metrics_rules import ALERTS, NEEDS_PROMETHEUS, alert_expressions, dashboard_expressions
+from tests.end_to_end.test_tracing import CLIENT, SERVER, collector
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from proxy.sandbox import Sandbox
+    from tests.end_to_end.conftest import StartProxy
+    from tests.end_to_end.curl import Curl
+    from tests.end_to_end.programs import Place, ProxyProgram
+
+
+@pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
+@pytest.mark.asyncio
+async def test_a_real_token_of_twenty_seconds_is_seen_through_its_refresh(
+    sandbox: Sandbox, own_place: Place, start_proxy: StartProxy
+) -> None:
+    """The real proxy and the sandbox: the bar grows to about three quarters, and begins again with the next token."""
+    sandbox.faults.token_lifetime_s = 20
+    proxy = await asyncio.to_thread(start_proxy, configuration(own_place))
+    admin = next(line for line in proxy.lines if "health and metrics on" in line).rpartition(" ")[2]
+    async with browser_tab() as tab:
+        await tab.open(f"{admin}/")
+        await tab.until(f"{BAR} !== null && {WIDTH} > 0")
+        seen = [float(await tab.evaluate(WIDTH))]
+        give_up_at = time.monotonic() + 25
+        while seen[-1] >= max(seen):
+            assert time.monotonic() < give_up_at, f"the bar was never seen to begin again: {seen}"
+            await asyncio.sleep(0.5)
+            seen.append(float(await tab.evaluate(WIDTH)))
+            assert not await tab.evaluate(f"{BAR}.classList.contains('expired')")
+        assert max(seen) > 60
+        assert seen[-1] < 20
+        assert "refresh in about" in await tab.evaluate(f"{BAR}.ariaLabel")
+        assert tab.complaints == []
+    assert sandbox.token_request_count == 2
+
+
+@pytest.fixture
+def prometheus(proxy: ProxyProgram, tmp_path: Path) -> Iterator[str]:
+    """A real Prometheus with our rules that reads the session's proxy every half second; its URL."""
+    admin = next(line for line in proxy.lines if "health and metrics on" in line).rpartition("http://")[2]
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    job = {"job_name": "apim-auth-proxy", "static_configs": [{"targets": [admin]}]}
+    settings = {
+        "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
+        "rule_files": [str(ALERTS)],
+        "scrape_configs": [job],
+    }
+    file = tmp_path / "prometheus.yml"
+    file.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    storage = f"--storage.tsdb.path={tmp_path / 'data'}"
+    arguments = ["prometheus", f"--config.file={file}", storage, f"--web.listen-address={address}"]
+    with Program(arguments, tmp_path, "prometheus") as program:
+        program.wait_for_line("Server is ready")
+        yield f"http://{address}"
+
+
+def ask(url: str, path: str, **parameters: str) -> Any:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as response:
+        answer = json.load(response)
+    assert answer["status"] == "success"
+    return answer["data"]
+
+
+@NEEDS_PROMETHEUS
+def test_a_real_prometheus_has_data_for_the_dashboard_and_judges_every_alert(
+    prometheus: str, proxy: ProxyProgram, place: Place, curl: Curl
+) -> None:
+    through = ("--proxy", proxy.forward, f"http://{place.api_authority}/orders")
+    give_up_at = time.monotonic() + 30
+    scrapes = 0
+    while scrapes < 6:
+        assert time.monotonic() < give_up_at, "Prometheus does not read the proxy"
+        assert curl(*through).status == 200
+        time.sleep(0.2)
+        counted = ask(prometheus, "query", query='count_over_time(up{job="apim-auth-proxy"}[1m])')["result"]
+        scrapes = int(counted[0]["value"][1]) if counted else 0
+
+    expressions = dashboard_expressions()
+    empty = [expression for expression in expressions if not ask(prometheus, "query", query=expression)["result"]]
+    # A proxy that has given no such answer has no such series, and one that just started has not started again.
+    assert [
+        one for one in empty if "errors_total" not in one and "aborts_total" not in one and "changes" not in one
+    ] == []
+    traffic = next(one for one in expressions if one.startswith("sum(rate(apim_auth_proxy_exchanges_total{"))
+    assert float(ask(prometheus, "query", query=traffic)["result"][0]["value"][1]) > 0
+
+    rules = [rule for group in ask(prometheus, "rules")["groups"] for rule in group["rules"]]
+    assert len(rules) == len(alert_expressions())
+    assert {rule["health"] for rule in rules} == {"ok"}
+    # Others' tests use the same proxy and may have earned it more than this.
+    assert "ApimAuthProxyDown" not in {rule["name"] for rule in rules if rule["state"] != "inactive"}
+
+
+@pytest.mark.asyncio
+async def test_relay_processes_send_spans_too(own_place: Place, start_proxy: StartProxy, curl: Curl) -> None:
+    async with collector() as taking:
+        settings = configuration(own_place) | {"tracing": {"endpoint": taking.endpoint}, "workers": 2}
+        proxy = await asyncio.to_thread(start_proxy, settings)
+        url = f"http://{own_place.api_authority}/orders"
+        assert (await asyncio.to_thread(curl, "--proxy", proxy.forward, url)).status == 200
+        assert {SERVER, CLIENT} <= {span.kind for span in await taking.wait_for(2)}
+
+
+@pytest.mark.asyncio
+async def test_a_collector_that_is_away_is_told_once_and_disturbs_nothing(
+    own_place: Place, start_proxy: StartProxy, curl: Curl
+) -> None:
+    async with collector() as taking:
+        taking.status = 400  # refused for good: nothing to try again
+        proxy = await asyncio.to_thread(
+            start_proxy, configuration(own_place) | {"tracing": {"endpoint": taking.endpoint}}
+        )
+        for _ in range(2):
+            answer = await asyncio.to_thread(curl, "--proxy", proxy.forward, f"http://{own_place.api_authority}/orders")
+            assert answer.status == 200
+            await asyncio.sleep(1.1)
+        said = "The OTLP collector does not take spans"
+        await asyncio.to_thread(proxy.wait_for, lambda lines: any(said in line for line in lines))
+        metrics = await asyncio.to_thread(proxy.ask_admin, "/metrics")
+        assert b"apim_auth_proxy_trace_spans_exported_total 0.0" in metrics
+        assert b"apim_auth_proxy_trace_spans_lost_total 0.0" not in metrics
+
+        taking.status = 200
+        await asyncio.to_thread(curl, "--proxy", proxy.forward, f"http://{own_place.api_authority}/orders")
+        await taking.wait_for(2)
+        await asyncio.to_thread(proxy.wait_for, lambda lines: any("takes spans again" in line for line in lines))
+        assert sum(said in line for line in proxy.lines) == 1
+        assert not [line for line in proxy.lines if "Traceback" in line or "opentelemetry" in line]
