@@ -134,6 +134,14 @@ sbom: $(VENV)/.supply ## Write a CycloneDX bill of what the image has into build
 fidelity-table: $(VENV)/.dev test-tools ## Measure what this proxy, mitmproxy, nginx and squid change, into docs/behaviour.md
 	@$(BIN)/python -m tests.fidelity
 
+.PHONY: test-watching
+test-watching: $(VENV)/.test test-tools ## Watch what takes longer than a test should: a token's life, a real Prometheus
+	@$(BIN)/python -m pytest -q tests/end_to_end/long_watching.py
+
+.PHONY: screenshots
+screenshots: $(VENV)/.test ## Take the README's pictures of the admin site's page again (Chromium; four minutes)
+	@$(BIN)/python -m tests.screenshots
+
 # Speed
 
 .PHONY: bench
