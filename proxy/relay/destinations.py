@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl  # noqa: TC003  # see below
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -9,14 +10,12 @@ from proxy.errors import DestinationRefused
 from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.head import HOP_BY_HOP
 from proxy.relay.pool import UpstreamPool
+from proxy.relay.tokens import Source  # noqa: TC001  # mypyc evaluates the annotations of dataclasses
 
 if TYPE_CHECKING:
-    import ssl
-
     from proxy.dialing.dialer import Permit
     from proxy.policy.routing import RouteTable
     from proxy.relay.relay import Relay
-    from proxy.relay.tokens import Source
 
 # Spellings and names below a wildcard that are remembered; when it is full, it is emptied of what is not in use.
 _REMEMBERED: Final = 4_096

@@ -8,16 +8,15 @@ it, or the answer is 421 (RFC 9110 §7.4).
 from __future__ import annotations
 
 import re
+import ssl  # noqa: TC003  # see below
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import MalformedRequest, MisdirectedRequest, ProxyUsageError
 from proxy.policy.authority import Authority, parse_authority
+from proxy.relay.destinations import Destination  # noqa: TC001  # mypyc evaluates the annotations of dataclasses
 
 if TYPE_CHECKING:
-    import ssl
-
-    from proxy.relay.destinations import Destination
     from proxy.relay.head import RequestHead
     from proxy.relay.relay import Relay
 

@@ -307,6 +307,16 @@ def parse_request_head(raw: bytes, *, target_bytes: int, field_count: int) -> Re
     return head
 
 
+@lru_cache(maxsize=64)
+def _read_status_line(line: bytes) -> tuple[int, int, bytes] | None:
+    """Returns status code, minor version and the line in the proxy's own version; None where it is no status line."""
+    match = _STATUS_LINE.fullmatch(line)
+    if match is None:
+        return None
+    minor = 1 if line[7] == _ONE else 0
+    return int(match[1]), minor, line if minor else b"HTTP/1.1" + line[8:]
+
+
 def parse_response_head(raw: bytes, *, field_count: int) -> ResponseHead:
     """Validates a response head.
 
@@ -319,13 +329,13 @@ def parse_response_head(raw: bytes, *, field_count: int) -> ResponseHead:
 
     Source: RFC 9112 §4 to §6.
     """
-    match = _STATUS_LINE.match(raw)
-    if match is None:
+    end = raw.find(b"\r\n") + 2
+    start = _read_status_line(raw[:end])
+    if start is None:
         raise UpstreamProtocolError(diagnose_head(raw, request=False))
-    end = match.end()
+    status, minor, status_line = start
     rest = raw[end:]
-    minor = 1 if raw[7] == _ONE else 0
-    head = ResponseHead(int(match[1]), raw[:end] if minor else b"HTTP/1.1" + raw[8:end], minor, rest[:-2])
+    head = ResponseHead(status, status_line, minor, rest[:-2])
     try:
         httptools.HttpResponseParser(head).feed_data(_RESPONSE_START + rest)
     except httptools.HttpParserError:
@@ -375,17 +385,15 @@ def format_request_head(
 
 def _without(head: Head, drop: frozenset[bytes]) -> list[bytes]:
     """Returns the field lines whose names are not to be dropped."""
-    return [line for name, line in zip(head.names, head.lines, strict=True) if name not in drop]
+    lines = head.lines
+    return [lines[index] for index, name in enumerate(head.names) if name not in drop]
 
 
 def _with_host(head: RequestHead, host: bytes, drop: frozenset[bytes]) -> list[bytes]:
     """Returns the kept field lines with the Host field of this upstream, where the client's stood or else first."""
     line = b"Host: " + host
-    kept = [
-        line if name == b"host" else given
-        for name, given in zip(head.names, head.lines, strict=True)
-        if name not in drop
-    ]
+    lines = head.lines
+    kept = [line if name == b"host" else lines[index] for index, name in enumerate(head.names) if name not in drop]
     return kept if head.host is not None else [line, *kept]
 
 
