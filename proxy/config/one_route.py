@@ -143,6 +143,12 @@ ROUTE_OPTIONS: Final = (
     RouteOption("listen", (("listeners", 0, "address"),), "ADDRESS", f"Default: {DEFAULT_LISTENER}."),
     RouteOption("admin", (("admin", "address"),), "ADDRESS", "Of the admin site. Default: 127.0.0.1:9901."),
     RouteOption(
+        "admin-token-file", (("admin", "token_file"),), "FILE", "Opens the admin site where others reach its address."
+    ),
+    RouteOption(
+        "allow-quit", (("admin", "allow_quit"),), "", "POST /quit on the admin site ends the proxy.", Form.FLAG
+    ),
+    RouteOption(
         "allow-any-client",
         (("allow_any_client",),),
         "",
