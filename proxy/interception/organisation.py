@@ -155,6 +155,10 @@ def _judge(certificate: x509.Certificate, position: int, file: Path, now: dateti
         problem = f"allows {basic.path_length} CAs below it (pathlen), and the file has {position}; have it issued anew"
     elif not is_root and _find(certificate, x509.SubjectKeyIdentifier) is None:
         problem = "has no subjectKeyIdentifier, which strict clients insist on (RFC 5280 §4.2.1.2); have it issued anew"
+    elif certificate.subject != certificate.issuer and _find(certificate, x509.AuthorityKeyIdentifier) is None:
+        problem = (
+            "has no authorityKeyIdentifier, which strict clients insist on (RFC 5280 §4.2.1.1); have it issued anew"
+        )
     elif now >= certificate.not_valid_after_utc:
         problem = f"ended on {certificate.not_valid_after_utc:%Y-%m-%d}; have it renewed, and replace the file"
     elif now < certificate.not_valid_before_utc:

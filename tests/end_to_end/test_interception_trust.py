@@ -26,13 +26,18 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy.interception.contexts import ServerContexts
+from proxy.interception.names import Constraints
+from proxy.interception.organisation import load_organisation_ca
 from proxy.interception.store import load_or_create
+from tests.unit.test_interception_organisation import ROOT, make_ca, write
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from proxy.interception.authority import InterceptionCA
+    from proxy.interception.organisation import OrganisationCA
+    from proxy.interception.signing import SigningKey
 
 TIMEOUT_S = 30
 NOW = datetime.now(UTC)
@@ -41,16 +46,19 @@ ROUTES = {
     "names": ["routed.test", "orders.contoso.test", "*.apis.test"],
     "addresses": ["127.0.0.1", "::1"],
     "both": ["routed.test", "127.0.0.1"],
+    "organisation": ["routed.test", "orders.contoso.test", "*.apis.test"],
 }
 MINTED = {
     "names": ["routed.test", "orders.contoso.test", "orders.apis.test"],
     "addresses": ["127.0.0.1", "::1"],
     "both": ["routed.test", "127.0.0.1"],
+    "organisation": ["routed.test", "orders.contoso.test", "orders.apis.test", "v2.orders.apis.test"],
 }
 STOLEN = {
     "names": ["victim.test", "victimrouted.test", "test", "*.contoso.test", "127.0.0.1", "::1"],
     "addresses": ["victim.test", "127.0.0.2", "::2"],
     "both": ["victim.test", "127.0.0.2", "::1"],
+    "organisation": ["victim.test", "*.contoso.test", "127.0.0.1"],
 }
 
 
@@ -67,7 +75,7 @@ def _general_name(name: str) -> x509.GeneralName:
 def _sign(
     key: ec.EllipticCurvePrivateKey,
     issuer: x509.Certificate,
-    issuer_key: ec.EllipticCurvePrivateKey,
+    issuer_key: SigningKey,
     *,
     name: str | None,
     common_name: str,
@@ -112,23 +120,23 @@ def _server_context(key: ec.EllipticCurvePrivateKey, chain: list[x509.Certificat
     return context
 
 
-def _stolen(ca: InterceptionCA, name: str, directory: Path) -> ssl.SSLContext:
+def _stolen(ca: InterceptionCA | OrganisationCA, name: str, directory: Path) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = _sign(key, ca.issuer, ca.key, name=name, common_name="a leaf of the thief")
-    return _server_context(key, [leaf, ca.issuer], directory)
+    return _server_context(key, [leaf, *ca.chain], directory)
 
 
-def _stolen_without_san(ca: InterceptionCA, name: str, directory: Path) -> ssl.SSLContext:
+def _stolen_without_san(ca: InterceptionCA | OrganisationCA, name: str, directory: Path) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
     leaf = _sign(key, ca.issuer, ca.key, name=None, common_name=name)
-    return _server_context(key, [leaf, ca.issuer], directory)
+    return _server_context(key, [leaf, *ca.chain], directory)
 
 
-def _stolen_through_sub_ca(ca: InterceptionCA, name: str, directory: Path) -> ssl.SSLContext:
+def _stolen_through_sub_ca(ca: InterceptionCA | OrganisationCA, name: str, directory: Path) -> ssl.SSLContext:
     sub_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     sub_ca = _sign(sub_key, ca.issuer, ca.key, name=None, common_name="a CA of the thief", is_ca=True)
     leaf = _sign(key, sub_ca, sub_key, name=name, common_name="a leaf of the thief")
-    return _server_context(key, [leaf, sub_ca, ca.issuer], directory)
+    return _server_context(key, [leaf, sub_ca, *ca.chain], directory)
 
 
 # The servers
@@ -192,11 +200,26 @@ class Scene:
     meetings: list[Meeting]
 
 
+def _made_by_the_proxy(directory: Path, hosts: list[str]) -> tuple[InterceptionCA | OrganisationCA, Path]:
+    return load_or_create(directory / "state", hosts, NOW).current, directory / "state" / "ca.pem"
+
+
+def _organisations(directory: Path, hosts: list[str]) -> tuple[InterceptionCA | OrganisationCA, Path]:
+    """Two CAs deep, and the clients trust the root alone."""
+    upper = make_ca("Contoso Issuing", ROOT, path_length=1)
+    constraints = Constraints.of_hosts(hosts).extension()
+    settings = write(directory, make_ca("Contoso Proxies", upper, path_length=0, constraints=constraints), upper, ROOT)
+    ca = load_organisation_ca(settings, hosts, NOW)
+    assert ca is not None
+    (directory / "root.pem").write_bytes(ca.trusted_pem())
+    return ca, directory / "root.pem"
+
+
 @pytest.fixture(scope="module", params=list(ROUTES))
 def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
     routes: str = request.param
     directory = tmp_path_factory.mktemp(routes)
-    ca = load_or_create(directory / "state", ROUTES[routes], NOW).current
+    ca, anchor = (_organisations if routes == "organisation" else _made_by_the_proxy)(directory, ROUTES[routes])
     contexts = ServerContexts(ca, ROUTES[routes])
     servers = [("minted", name, contexts.context_for(name), True) for name in MINTED[routes]]
     servers += [("stolen key, routed name", name, _stolen(ca, name, directory), True) for name in MINTED[routes]]
@@ -210,7 +233,7 @@ def scene(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     with ExitStack() as stack:
         yield Scene(
             directory,
-            directory / "state" / "ca.pem",
+            anchor,
             [
                 Meeting(what, name, stack.enter_context(_serving(context)), genuine)
                 for what, name, context, genuine in servers

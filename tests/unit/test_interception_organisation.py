@@ -52,6 +52,7 @@ def make_ca(  # what can be wrong with one
     constraints: x509.NameConstraints | None = None,
     purpose: x509.ObjectIdentifier | None = None,
     has_key_id: bool = True,
+    has_issuer_id: bool = True,
     key: CertificateIssuerPrivateKeyTypes | None = None,
 ) -> Authority:
     key = key or ec.generate_private_key(ec.SECP256R1())
@@ -82,6 +83,11 @@ def make_ca(  # what can be wrong with one
     )
     if has_key_id:
         builder = builder.add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    if issuer is not None and has_issuer_id:
+        issuer_id = issuer.certificate.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        builder = builder.add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(issuer_id), critical=False
+        )
     if constraints is not None:
         builder = builder.add_extension(constraints, critical=True)
     if purpose is not None:
@@ -205,6 +211,7 @@ UNFIT = {
     "may not sign": ({"signs": False}, "no keyCertSign"),
     "for mail": ({"purpose": ExtendedKeyUsageOID.EMAIL_PROTECTION}, "no serverAuth"),
     "without a key identifier": ({"has_key_id": False}, "no subjectKeyIdentifier"),
+    "without the issuer's": ({"has_issuer_id": False}, "no authorityKeyIdentifier"),
     "ended": ({"days": (-10, -1)}, "ended on"),
     "not yet": ({"days": (1, 10)}, "is not valid before"),
 }
