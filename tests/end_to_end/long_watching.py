@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import socket
 import time
 import urllib.parse
@@ -21,6 +23,7 @@ from tests.end_to_end.programs import Program, configuration
 from tests.end_to_end.test_admin_page import BAR, WIDTH
 from tests.end_to_end.test_metrics_rules import ALERTS, NEEDS_PROMETHEUS, alert_expressions, dashboard_expressions
 from tests.end_to_end.test_tracing import CLIENT, SERVER, collector
+from tests.end_to_end.test_workers import relay_processes, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,6 +119,13 @@ def test_a_real_prometheus_has_data_for_the_dashboard_and_judges_every_alert(
     assert {rule["health"] for rule in rules} == {"ok"}
     # Others' tests use the same proxy and may have earned it more than this.
     assert "ApimAuthProxyDown" not in {rule["name"] for rule in rules if rule["state"] != "inactive"}
+
+
+def test_a_relay_process_that_died_is_counted(place: Place, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(configuration(place) | {"workers": 2})
+    assert b"apim_auth_proxy_worker_restarts_total 0.0" in proxy.ask_admin("/metrics")
+    os.kill(relay_processes(proxy)[0], signal.SIGKILL)
+    wait_until(lambda: b"apim_auth_proxy_worker_restarts_total 1.0" in proxy.ask_admin("/metrics"), "not counted")
 
 
 @pytest.mark.asyncio

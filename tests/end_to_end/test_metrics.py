@@ -115,6 +115,13 @@ def test_values_of_labels_are_those_of_the_page(content: bytes) -> None:
                 assert sample.labels[label] in documented_values(label), f"{name}, {label}"
 
 
+def test_a_refused_configuration_is_seen_for_as_long_as_it_is_the_newest(content: bytes) -> None:
+    found = emitted(content)
+    assert [sample.value for sample in found["apim_auth_proxy_last_reload_successful"].samples] == [0]
+    outcomes = {one.labels["outcome"]: one.value for one in found["apim_auth_proxy_reloads_total"].samples}
+    assert outcomes == {"ok": 0, "refused": 1}
+
+
 def test_every_label_of_the_page_is_explained() -> None:
     rows = re.findall(r"^\| (`[a-z_`, ]+`) \|", PAGE[PAGE.index("## Labels") : PAGE.index("## Traces")], re.MULTILINE)
     explained = {name for row in rows for name in re.findall(r"`(\w+)`", row)}

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,7 +32,7 @@ from proxy.operations.snapshot import (
     sum_snapshots,
     take_snapshot,
 )
-from proxy.relay.counters import LATENCY_BOUNDS_S
+from proxy.relay.counters import LATENCY_BOUNDS_S, Counters
 from proxy.relay.relay import Relay
 
 if TYPE_CHECKING:
@@ -243,6 +245,26 @@ def test_an_ended_worker_goes_on_counting_but_holds_nothing_open() -> None:
     ended = running.retired()
     assert ended == WorkerSnapshot(sent_bytes=5, upgrades=1)
     assert sum_snapshots([ended, running]).open_client_connections == 3
+
+
+def test_upstream_connections_that_wait_are_told_from_those_that_serve_or_were_upgraded() -> None:
+    @dataclass(eq=False)
+    class Connection:
+        exchange: object | None
+        deadline: float
+
+    @dataclass
+    class Open:
+        upstreams: list[Connection]
+        counters: Counters = field(default_factory=Counters)
+        clients: tuple[()] = ()
+        tunnel_ends: tuple[()] = ()
+        splices: tuple[()] = ()
+
+    waiting, serving, upgraded = Connection(None, 55.0), Connection(object(), 30.0), Connection(None, inf)
+    snapshot = take_snapshot(Open([waiting, serving, upgraded, waiting]))
+    assert (snapshot.open_upstream_connections, snapshot.idle_upstream_connections) == (4, 2)
+    assert sum_snapshots([snapshot, snapshot.retired()]).idle_upstream_connections == 2
 
 
 def test_the_difference_of_two_snapshots_is_what_came_between() -> None:
