@@ -62,6 +62,7 @@ class SourceStatistics:
         rejections: tokens dropped because an upstream refused them.
         failures: in a row.
         failure_code: of the last failure; empty after a success.
+        refresh_in_s: when the current token is to be replaced, negative once that is due; None without one.
     """
 
     credential: str
@@ -74,6 +75,7 @@ class SourceStatistics:
     rejections: int
     failures: int
     failure_code: str
+    refresh_in_s: float | None = None
 
 
 class TokenSource:
@@ -221,6 +223,7 @@ class TokenSource:
             rejections=self._rejections,
             failures=self._cache.failures,
             failure_code="" if last_error is None else last_error.code,
+            refresh_in_s=None if token is None else token.refresh_at_mono - now,
         )
 
     async def close(self) -> None:

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from proxy import __version__
 from proxy.errors import ProxyError
 from proxy.identity.aadsts import explain, parse_code
-from proxy.identity.lifetime import refresh_after_s
 from proxy.operations.log_lines import escape, escape_text
 from proxy.operations.metrics import count_exchanges
 
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 _DAY_S: Final = 86_400
-# Of the wait for a refresh a random share of up to a tenth is left out; this is the middle.
-_MIDDLE: Final = 0.5
 
 
 class RouteSummary(NamedTuple):
@@ -130,15 +127,12 @@ def _describe_routes(routes: Iterable[RouteSummary], total: WorkerSnapshot) -> l
 
 
 def _describe_token(source: SourceStatistics) -> dict[str, Json]:
-    refresh_in_s = None
-    if source.age_s is not None and source.expires_in_s is not None:
-        refresh_in_s = refresh_after_s(source.age_s + source.expires_in_s, None, _MIDDLE) - source.age_s
     return {
         "credential": source.credential,
         "target": source.target,
         "usable": source.usable,
         "age_s": source.age_s,
-        "refresh_in_about_s": refresh_in_s,
+        "refresh_in_s": source.refresh_in_s,
         "expires_in_s": source.expires_in_s,
         "failures": source.failures,
         "rejections": source.rejections,

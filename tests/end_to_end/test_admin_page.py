@@ -13,6 +13,7 @@ import pytest
 
 from proxy.config.settings import AccessLogSettings
 from proxy.identity.credential import CredentialStatistics
+from proxy.identity.lifetime import refresh_after_s
 from proxy.identity.source import SourceStatistics
 from proxy.identity.sources import IdentityStatistics
 from proxy.operations.access_log import AccessLog
@@ -66,8 +67,9 @@ class Proxy:
         ends = datetime.now(UTC) + timedelta(days=12, hours=1)
         credential = CredentialStatistics({("ok", ""): 1}, 0.0, 0.0, "certificate 0A", {"certificate 0A": ends})
         source = SourceStatistics(
-            "orders-client", "api://orders/.default", True, True, age_s, self.life_s - age_s, 1, 0, 0, ""
-        )
+            "orders-client", "api://orders/.default", True, True, age_s, self.life_s - age_s, 1, 0, 0, "",
+            refresh_in_s=refresh_after_s(self.life_s, None, 0.5) - age_s,
+        )  # fmt: skip
         return IdentityStatistics({"orders-client": credential}, (source,))
 
 

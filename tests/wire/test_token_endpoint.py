@@ -347,6 +347,8 @@ async def test_a_token_is_obtained_with_the_written_configuration(sandbox: Sandb
     assert (ready_before, sources.ready) == (False, True)
     assert await source.acquire() is token
     assert sandbox.token_request_count == 1
+    (statistics,) = sources.statistics().sources
+    assert statistics.refresh_in_s == pytest.approx(token.refresh_at_mono - time.monotonic(), abs=1)
     (credential,) = sources.statistics().credentials.values()
     assert credential.requests == {("ok", ""): 1}
     assert credential.proof_in_use.startswith("certificate ")

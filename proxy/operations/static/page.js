@@ -166,7 +166,7 @@ function moveToken(place, token, later) {
   }
   const age = token.age_s + later;
   const left = token.expires_in_s - later;
-  const refresh = token.refresh_in_about_s - later;
+  const refresh = token.refresh_in_s - later;
   const life = age + left;
   bar.hidden = false;
   bar.className = `bar ${left <= 0 ? "expired" : refresh <= 0 ? "stale" : ""}`;
