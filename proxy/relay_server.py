@@ -279,17 +279,24 @@ class RelayServer:
     def _redirect(self, before: Plan) -> None:
         """Gives open connections that are for one authority the destination that it has now."""
         entries = {id(door.entry): self._doors.get(door.key) for door in before.doors}
-        for client in self.relay.clients:
-            entry = client.entry
+
+        def redirect(entry: Entry) -> Entry:
             door = entries.get(id(entry))
             if door is not None:
-                client.entry = door.entry
-            elif isinstance(entry, FixedEntry):
-                # Not `find` alone: it would pass on without TLS, as to a host that no route names.
-                if self.relay.destinations.route_for(entry.authority) is None:
-                    client.entry = RemovedEntry(entry.authority, entry.mode)
-                else:
-                    entry.destination = self.relay.destinations.find(entry.authority, entry.destination.default_port)
+                return door.entry
+            if not isinstance(entry, FixedEntry):
+                return entry
+            # Not `find` alone: it would pass on without TLS, as to a host that no route names.
+            if self.relay.destinations.route_for(entry.authority) is None:
+                return RemovedEntry(entry.authority, entry.mode)
+            entry.destination = self.relay.destinations.find(entry.authority, entry.destination.default_port)
+            return entry
+
+        for client in self.relay.clients:
+            client.entry = redirect(client.entry)
+        # Those that have not come to a request yet, too: it would be the first of any number.
+        for beginning in self.relay.tunnel_ends:
+            beginning.redirect(redirect)
 
 
 def build_entry(listener: ListenerSettings, destinations: Destinations) -> Entry:

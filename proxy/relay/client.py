@@ -7,6 +7,7 @@ One exchange at a time: what a client pipelines behind a request waits, up to a 
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from math import inf
 from time import monotonic
@@ -46,6 +47,8 @@ _CONTENT: Final = 1
 _PIPELINED: Final = 2
 _LINGERING: Final = 3
 
+_EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
+
 # How long bytes that nobody wants are read and dropped after an early answer, so that the answer is not lost to a reset
 # (RFC 9112 §9.6). nginx allows 5 s between reads and 30 s in all.
 _LINGER_S: Final = 5.0
@@ -71,6 +74,7 @@ class ClientConnection(asyncio.Protocol):
         "_asked",
         "_blocked_bytes",
         "_buffer",
+        "_checked",
         "_chunks",
         "_held",
         "_remaining",
@@ -100,6 +104,7 @@ class ClientConnection(asyncio.Protocol):
         self.half_closed = False
         self._state = _HEAD
         self._buffer = b""
+        self._checked = 0
         self._remaining = 0
         self._chunks: ChunkedReader | None = None
         self._held = False
@@ -330,8 +335,9 @@ class ClientConnection(asyncio.Protocol):
 
     def _read_head(self, data: bytes) -> bytes:
         """Reads a request head and begins its exchange; returns what follows."""
-        while data.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request are ignored
-            data = data[2:]
+        if data.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request are ignored
+            data = _EMPTY_LINES.sub(b"", data, 1)
+            self._checked = 0
         end = data.find(b"\r\n\r\n") + 4
         limits = self.relay.limits
         if end < 4:
@@ -340,6 +346,7 @@ class ClientConnection(asyncio.Protocol):
             return b""
         if end > limits.head_bytes:
             raise FieldsTooLarge(f"The request head is over {limits.head_bytes} bytes (limits.head_bytes).")
+        self._checked = 0
         head = parse_request_head(data[:end], target_bytes=limits.target_bytes, field_count=limits.field_count)
         admission = self.relay.admission
         if admission is not None and not self._identify(admission, head, data[end:]):
@@ -412,7 +419,8 @@ class ClientConnection(asyncio.Protocol):
         if len(data) > limits.head_bytes:
             raise FieldsTooLarge(f"The request head is over {limits.head_bytes} bytes (limits.head_bytes).")
         if data != b"\r":
-            check_partial_request(data)
+            check_partial_request(data, self._checked)
+        self._checked = len(data)
         if not self._buffer and self.deadline > self.relay.now + self.relay.timeouts.head_s:
             self.deadline = self.relay.now + self.relay.timeouts.head_s
         self._buffer = data

@@ -28,7 +28,10 @@ from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.relay.client import ClientConnection
+    from proxy.relay.entry import Entry
     from proxy.relay.head import RequestHead
     from proxy.relay.relay import Relay
     from proxy.relay.upstream import UpstreamConnection
@@ -84,12 +87,13 @@ class TunnelEnd(asyncio.Protocol):
         deadline: monotonic seconds by which the tunnel must have led to a first request.
     """
 
-    __slots__ = ("_authority", "_client", "_destination", "_fetched", "_inner", "deadline")
+    __slots__ = ("_authority", "_client", "_destination", "_entry", "_fetched", "_inner", "deadline")
 
     def __init__(self, client: ClientConnection, authority: Authority, destination: Destination) -> None:
         self._client = client
         self._authority = authority
         self._destination = destination
+        self._entry: Entry = FixedEntry(destination, authority, "connect")
         self._inner: ClientConnection | None = None
         self._fetched = False
         self.deadline = client.relay.now + client.relay.timeouts.head_s
@@ -107,15 +111,15 @@ class TunnelEnd(asyncio.Protocol):
         """Takes the first bytes."""
         client, relay = self._client, self._client.relay
         relay.tunnel_ends.discard(self)
-        entry = FixedEntry(self._destination, self._authority, "connect")
-        inner = self._inner = type(client)(relay, entry, client.seat)
+        inner = self._inner = type(client)(relay, self._entry, client.seat)
         if data[0] == _TLS_HANDSHAKE and self._authority.port != 80:
             context = relay.server_context(self._authority.host)
             if context is None:
                 self._fetch_context(data)
                 return
             secure = SecureTransport(context, self, self._on_failed_handshake, server_side=True)
-            entry.tls = secure.tls
+            if isinstance(self._entry, FixedEntry):
+                self._entry.tls = secure.tls
             relay.tunnel_ends.add(self)
             client.transport.set_protocol(secure)
             secure.connection_made(client.transport)
@@ -163,6 +167,12 @@ class TunnelEnd(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Nothing to resume."""
+
+    def redirect(self, change: Callable[[Entry], Entry]) -> None:
+        """Leads to where its authority leads now."""
+        self._entry = change(self._entry)
+        if self._inner is not None:
+            self._inner.entry = self._entry
 
     def on_deadline(self) -> None:
         """Gives up on a tunnel in which nothing happens."""

@@ -21,6 +21,8 @@ from proxy.relay.seats import peer_user
 from proxy.relay.secure import SecureTransport
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.relay.entry import Entry
     from proxy.relay.relay import Relay
     from proxy.relay.seats import Seat
@@ -105,6 +107,10 @@ class Doorway(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         """Nothing to resume."""
+
+    def redirect(self, change: Callable[[Entry], Entry]) -> None:
+        """Leads to where the listener leads now."""
+        self._entry = change(self._entry)
 
     def on_deadline(self) -> None:
         """Gives up on a handshake that does not get on."""

@@ -422,28 +422,54 @@ _CONTROL: Final = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _BARE: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 
 
-def check_partial_request(raw: bytes) -> None:
+def check_partial_request(raw: bytes, checked: int = 0) -> None:
     """Refuses bytes that no continuation can make a request head, so that a client that speaks something else hears at once.
+
+    Args:
+        raw: the head as far as it has come.
+        checked: how many of these bytes have been checked before. Only the others are looked at, so that a head costs the same
+            in however many pieces it comes.
 
     Raises:
         MalformedRequest: waiting for more would be in vain.
     """
-    line, newline, _ = raw.partition(b"\r\n")
-    hopeless = not _REQUEST_LINE.fullmatch(line + b"\r\n") if newline else not _START_OF_REQUEST.fullmatch(line)
-    if hopeless or _CONTROL.search(raw) or _BARE.search(raw):
+    end = raw.find(b"\r\n")
+    if end < 0:
+        hopeless = _START_OF_REQUEST.fullmatch(raw) is None
+    elif end + 2 > checked:
+        hopeless = _REQUEST_LINE.fullmatch(raw[: end + 2]) is None
+    else:
+        hopeless = False
+    if hopeless or _has_bad_bytes(raw, checked):
         raise MalformedRequest(diagnose_head(raw, request=True))
 
 
-def check_partial_response(raw: bytes) -> None:
+def check_partial_response(raw: bytes, checked: int = 0) -> None:
     """Refuses bytes that no continuation can make a response head, so that nobody waits for its end in vain.
+
+    Args:
+        raw: the head as far as it has come.
+        checked: as for `check_partial_request`.
 
     Raises:
         UpstreamProtocolError: waiting for more would be in vain.
     """
-    line, newline, _ = raw.partition(b"\r\n")
-    hopeless = not _STATUS_LINE.fullmatch(line + newline) if newline else not raw.startswith(b"HTTP/1."[: len(raw)])
-    if hopeless or _CONTROL.search(raw) or _BARE.search(raw):
+    end = raw.find(b"\r\n")
+    if end < 0:
+        hopeless = not raw.startswith(b"HTTP/1."[: len(raw)])
+    elif end + 2 > checked:
+        hopeless = _STATUS_LINE.fullmatch(raw[: end + 2]) is None
+    else:
+        hopeless = False
+    if hopeless or _has_bad_bytes(raw, checked):
         raise UpstreamProtocolError(diagnose_head(raw, request=False))
+
+
+def _has_bad_bytes(raw: bytes, checked: int) -> bool:
+    # Whether the last byte checked was right may depend on the next one: a CR on its LF.
+    new = raw[max(checked - 2, 0) :] if checked else raw
+    # The first byte of a piece may be the LF of a CR that is not in it.
+    return bool(_CONTROL.search(new) or _BARE.search(new, 1 if checked > 2 and new[:1] == b"\n" else 0))
 
 
 def diagnose_head(raw: bytes, *, request: bool) -> str:

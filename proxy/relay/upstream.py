@@ -49,6 +49,7 @@ class UpstreamConnection(asyncio.Protocol):
 
     __slots__ = (
         "_buffer",
+        "_checked",
         "_chunks",
         "_clean_end",
         "_interims",
@@ -81,6 +82,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._stalled = False
         self._mode = _HEAD
         self._buffer = b""
+        self._checked = 0
         self._remaining = 0
         self._chunks: ChunkedReader | None = None
         self._clean_end = False
@@ -243,10 +245,12 @@ class UpstreamConnection(asyncio.Protocol):
         if end > 3:
             if end > head_bytes:
                 raise UpstreamProtocolError(f"The response head is over {head_bytes} bytes (limits.head_bytes).")
+            self._checked = 0
             return end
         if len(data) > head_bytes:
             raise UpstreamProtocolError(f"The response head is over {head_bytes} bytes (limits.head_bytes).")
-        check_partial_response(data)
+        check_partial_response(data, self._checked)
+        self._checked = len(data)
         return 0
 
     def _choose_framing(self, head: ResponseHead, *, has_content: bool) -> None:

@@ -13,6 +13,7 @@ from proxy.errors import Overloaded, TooManyRequests
 from proxy.relay.client import ClientConnection
 from proxy.relay.entry import ForwardEntry
 from proxy.relay.seats import Seats
+from tests.fuzz.connection import Ear
 from tests.security.boundary import HOST, eventually, get, running, status
 
 if TYPE_CHECKING:
@@ -272,3 +273,39 @@ def test_clients_of_this_machine_share_addresses_and_are_not_counted_by_them(add
     for _ in range(5):
         seats.take(address)
     seats.check(address)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.asyncio
+async def test_a_head_that_comes_byte_by_byte_costs_no_more_than_its_bytes(tmp_path: Path, trust: Trust) -> None:
+    """Looked at whole with each byte it takes minutes, in which nobody else is served."""
+    async with running(tmp_path, trust) as boundary:
+        connection = ClientConnection(boundary.server.relay, ForwardEntry())
+        ear = Ear()
+        ear.set_protocol(connection)
+        connection.connection_made(ear)
+        head = f"GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n".encode()
+        head += b"a:\r\n" * ((boundary.server.relay.limits.head_bytes - len(head) - 8) // 4)
+        for at in range(len(head)):
+            connection.data_received(head[at : at + 1])
+        assert not ear.written, "it may still become a request"
+        connection.data_received(b"a\nb")
+        assert status(bytes(ear.written)) == 400
+        ear.close()
+        connection.connection_lost(None)
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.asyncio
+async def test_empty_lines_before_a_request_cost_no_more_than_their_bytes(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust) as boundary:
+        connection = ClientConnection(boundary.server.relay, ForwardEntry())
+        ear = Ear()
+        ear.set_protocol(connection)
+        connection.connection_made(ear)
+        connection.data_received(b"\r\n" * 2_000_000)
+        assert not ear.written
+        connection.data_received(b"\r\n\n")
+        assert status(bytes(ear.written)) == 400
+        ear.close()
+        connection.connection_lost(None)

@@ -1,0 +1,99 @@
+"""A configuration that takes something away takes it from whoever is half-way in as well."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxy.relay.entry import FixedEntry
+from tests.security.boundary import ANSWER, HOST, OTHER_HOST, ListenerCertificates, eventually, running, status
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.security.boundary import Boundary
+    from tests.wire.rig import Peer, Trust
+
+CONNECT = f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode()
+INSIDE = f"GET / HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()
+
+
+async def tunnel(boundary: Boundary) -> Peer:
+    peer = await boundary.connect()
+    peer.send(CONNECT)
+    assert status(await peer.read_until()) == 200
+    return peer
+
+
+def without_the_route(boundary: Boundary) -> dict[str, object]:
+    """The configuration's only route, for another host."""
+    route = {"hosts": [OTHER_HOST], "credential": "c", "scope": "s", "dial": f"127.0.0.1:{boundary.upstream.port}"}
+    return {"routes": [route | {"ca_file": "upstream-ca.pem"}]}
+
+
+@pytest.mark.asyncio
+async def test_a_tunnel_that_was_only_opened_keeps_no_route_that_is_gone(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust) as boundary:
+        peer = await tunnel(boundary)
+        await boundary.reload(**without_the_route(boundary))
+        peer.send(INSIDE)
+        assert status(await boundary.answer(peer)) == 403
+        assert boundary.upstream.connections == []
+
+
+@pytest.mark.asyncio
+async def test_a_tunnel_in_its_handshake_keeps_no_route_that_is_gone(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust) as boundary:
+        peer = await tunnel(boundary)
+        incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        tls = trust.client_context.wrap_bio(incoming, outgoing, server_hostname=HOST)
+        with pytest.raises(ssl.SSLWantReadError):
+            tls.do_handshake()
+        peer.send(outgoing.read())
+        await eventually(lambda: bool(peer.received))
+        await boundary.reload(**without_the_route(boundary))
+        incoming.write(bytes(peer.received))
+        peer.received.clear()
+        tls.do_handshake()
+        tls.write(INSIDE)
+        peer.send(outgoing.read())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            await eventually(lambda: bool(peer.received))
+            incoming.write(bytes(peer.received))
+            peer.received.clear()
+            try:
+                answer += tls.read(65_536)
+            except ssl.SSLWantReadError:
+                continue
+        assert status(answer) == 403
+        assert boundary.upstream.connections == []
+
+
+@pytest.mark.asyncio
+async def test_a_tunnel_that_was_only_opened_follows_its_route(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust) as boundary:
+        peer = await tunnel(boundary)
+        await boundary.reload()
+        peer.send(INSIDE)
+        assert status(await boundary.answer(peer)) == status(ANSWER) == 200
+
+
+@pytest.mark.asyncio
+async def test_a_connection_in_its_handshake_follows_its_listener(tmp_path: Path, trust: Trust) -> None:
+    certificates = ListenerCertificates.create(tmp_path, "billing")
+    listener = {
+        "address": "127.0.0.1:0",
+        "tls": certificates.settings,
+        "mode": "reverse",
+        "upstream": f"https://{HOST}",
+    }
+    async with running(tmp_path, trust, listeners=[listener]) as boundary:
+        peer = await boundary.connect()  # TCP only: it has not begun TLS
+        changed = without_the_route(boundary) | {"listeners": [listener | {"upstream": f"https://{OTHER_HOST}"}]}
+        await boundary.reload(**changed)
+        entries = [door._entry for door in boundary.server.relay.tunnel_ends]
+        assert [entry.destination.authority.host for entry in entries if isinstance(entry, FixedEntry)] == [OTHER_HOST]
+        peer.transport.abort()
