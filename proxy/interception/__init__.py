@@ -1,8 +1,13 @@
 """The interception CA and the leaf certificates the proxy shows to clients inside CONNECT.
 
     names.py       which names a CA may sign for: routed hosts → X.509 name constraints
-    authority.py   the CA as a value: issue it, decide when it must be re-issued, write and read it as PEM
-    store.py       the CA on disk: load or create, archive, rotate                          (does I/O)
+    signing.py     what signs leaves, as an interface
+    authority.py   a CA that we made, as a value: issue it, write and read it as PEM
+    succession.py  one such CA after another: which one signs, what clients trust, when the next is due
+    store.py       CAs on disk: load or create, prepare the next, cut over, archive         (does I/O)
+    subtrees.py    name constraints that somebody else wrote
+    organisation.py  an intermediate CA of the organisation in place of ours                (does I/O)
+    opening.py     what signs for a configuration, and the files to watch                   (does I/O)
     leaf.py        a short-lived certificate for one host
     contexts.py    a TLS server context for each host, cached and renewed                   (does I/O)
 

@@ -1,0 +1,79 @@
+"""The TLS contexts of a relay process: fetched once for all siblings below a wildcard route, and replaced with the CA."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from proxy.interception.authority import InterceptionCA, issue
+from proxy.server import LeafMint
+from proxy.workers.contexts import RemoteContexts
+from proxy.workers.messages import Leaf, WantLeaf
+
+if TYPE_CHECKING:
+    from proxy.workers.messages import Message
+
+HOSTS = ["contoso.azure-api.net", "*.apis.contoso.com"]
+
+
+@pytest.fixture(scope="module")
+def ca() -> InterceptionCA:
+    return issue(HOSTS, datetime.now(UTC), reason="created")
+
+
+class ControlProcess:
+    """Answers as control does, when it is told to."""
+
+    def __init__(self, ca: InterceptionCA) -> None:
+        self._mint = LeafMint(ca, HOSTS)
+        self.asked: list[str] = []
+
+    def take(self, message: Message) -> None:
+        assert isinstance(message, WantLeaf)
+        self.asked.append(message.host)
+
+    def leaf(self, host: str) -> Leaf:
+        leaf = self._mint(host)
+        return Leaf(host=host, name=leaf.name, pem=leaf.pem().decode())
+
+    def ahead(self) -> dict[str, str]:
+        return {HOSTS[0]: self._mint(HOSTS[0]).pem().decode()}
+
+
+def test_what_was_fetched_for_one_name_serves_its_siblings(ca: InterceptionCA) -> None:
+    control = ControlProcess(ca)
+    contexts = RemoteContexts(control.take, control.ahead())
+    arrived: list[str] = []
+    assert contexts.context_for("a.apis.contoso.com") is None
+    contexts.fetch("a.apis.contoso.com", lambda: arrived.append("a"))
+    contexts.take(control.leaf("a.apis.contoso.com"))
+    assert arrived == ["a"]
+    shared = contexts.context_for("a.apis.contoso.com")
+    assert shared is not None
+    assert all(contexts.context_for(f"host{number}.apis.contoso.com") is shared for number in range(20))
+    assert control.asked == ["a.apis.contoso.com"]
+    assert contexts.context_for("a_b.apis.contoso.com") is None, "verifiers disagree about a star in its place"
+    assert contexts.context_for("a.b.apis.contoso.com") is None, "a star stands for one label"
+    assert contexts.context_for(HOSTS[0]) is not None
+
+
+def test_another_ca_leaves_nothing_of_the_one_before(ca: InterceptionCA) -> None:
+    control = ControlProcess(ca)
+    contexts = RemoteContexts(control.take, control.ahead())
+    contexts.take(control.leaf("a.apis.contoso.com"))
+    before = contexts.context_for(HOSTS[0])
+    contexts.replace(ControlProcess(issue(HOSTS, datetime.now(UTC), reason="rotated")).ahead())
+    assert contexts.context_for(HOSTS[0]) not in (None, before)
+    assert contexts.context_for("a.apis.contoso.com") is None
+
+
+def test_a_host_that_control_does_not_sign_for_is_told_to_who_waits(ca: InterceptionCA) -> None:
+    control = ControlProcess(ca)
+    contexts = RemoteContexts(control.take, {})
+    arrived: list[str] = []
+    contexts.fetch("other.example", lambda: arrived.append("told"))
+    contexts.take(Leaf(host="other.example", name="other.example", pem=None))
+    assert arrived == ["told"]
+    assert contexts.context_for("other.example") is None
