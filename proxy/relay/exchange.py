@@ -22,6 +22,7 @@ from proxy.relay.answers import CONNECTION_CLOSE
 from proxy.relay.chunked import format_chunk, format_last_chunk
 from proxy.relay.head import format_request_head, format_response_head
 from proxy.relay.record import ExchangeRecord, TraceNote, note_trace
+from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
 
 if TYPE_CHECKING:
@@ -496,6 +497,8 @@ class Exchange:
         if connection.reused and not connection.answered:
             method = self.request.method.decode("ascii")
             words += f" {method} may have been carried out, so it was not sent again; only you can know whether to repeat it."
+        elif not connection.answered and not _has_agreed_on_protocol(connection.transport):
+            words += " If it has HTTP/2 only, this proxy cannot call it: to upstreams it speaks HTTP/1.1."
         return words
 
     def _finish_upstream(self, *, fit: bool) -> None:
@@ -570,3 +573,8 @@ class Exchange:
     def _note_trace(self) -> TraceNote:
         sent_after_s = self._head_sent_at - self._started if self._attempts else None
         return note_trace(self.request, self._token_wait, sent_after_s, self._attempts, self._destination.credential)
+
+
+def _has_agreed_on_protocol(transport: asyncio.Transport) -> bool:
+    """Whether the other side has said in its TLS handshake that it speaks HTTP/1.1 (RFC 7301)."""
+    return isinstance(transport, SecureTransport) and transport.tls.selected_alpn_protocol() is not None

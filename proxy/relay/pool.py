@@ -203,10 +203,8 @@ class UpstreamPool:
             await established
         except ssl.SSLCertVerificationError as error:
             raise UpstreamUntrusted(_describe_distrust(error.verify_code, self._dial, self._server_name)) from None
-        except ssl.SSLError:
-            raise UpstreamUnreachable(
-                f"{self._dial} did not complete a TLS 1.2 or 1.3 handshake; is it a TLS port?"
-            ) from None
+        except ssl.SSLError as error:
+            raise UpstreamUnreachable(_describe_handshake(str(error), self._dial)) from None
         except OSError:
             raise UpstreamUnreachable(f"{self._dial} closed the connection during the TLS handshake.") from None
         except BaseException:
@@ -216,6 +214,13 @@ class UpstreamPool:
 
 class _PlaceFree(Exception):  # noqa: N818  # a signal to one waiter, never an error  # a signal to one waiter, never an error
     """A connection has closed, so that a waiter may open another."""
+
+
+def _describe_handshake(told: str, dial: Authority) -> str:
+    # RFC 7301 §3.2. Python has a name for this alert only in some versions; OpenSSL's own words are always there.
+    if "no application protocol" in told.lower().replace("_", " "):
+        return f"{dial} does not speak HTTP/1.1, the only version this proxy speaks to upstreams; perhaps it has HTTP/2 only."
+    return f"{dial} did not complete a TLS 1.2 or 1.3 handshake; is it a TLS port?"
 
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, in words that say what to do.

@@ -296,6 +296,7 @@ class Trust:
         upstream_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(HOST, "127.0.0.1", key_type=trustme.KeyType.ECDSA).configure_cert(upstream_context)
         relay_context = ssl.create_default_context()
+        relay_context.set_alpn_protocols(["http/1.1"])  # as the relay's own have it
         authority.configure_trust(relay_context)
         interception = issue([HOST], datetime.now(UTC), reason="created for tests")
         client_context = ssl.create_default_context(cadata=interception.anchor_pem().decode())
