@@ -204,6 +204,8 @@ class ClientConnection(asyncio.Protocol):
             if waiting < self._blocked_bytes:
                 self._blocked_bytes = waiting
                 self.deadline = self.relay.now + _FLUSH_S
+            elif waiting:
+                abort_visibly(self.transport)  # a response that ends with its connection would look complete after FIN
             else:
                 self.transport.abort()
         elif self._write_blocked:

@@ -120,3 +120,27 @@ def test_what_is_left_for_a_slow_reader_of_a_websocket_arrives_after_the_other_s
         assert not client.reset
 
     run(work)
+
+
+def test_a_client_that_never_takes_the_end_of_a_response_until_close_sees_a_cut(run: Run) -> None:
+    """Without TLS a FIN would make what it has taken look like all there was (RFC 9112 §6.3)."""
+
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        client.send(b"GET /x HTTP/1.1\r\n" + HOST_LINE + b"\r\n")
+        upstream = await rig.upstream.next()
+        await upstream.read_until()
+        client.transport.pause_reading()
+        (connection,) = rig.relay.clients
+        upstream.send(b"HTTP/1.1 200 OK\r\n\r\n" + PIECE * 9)
+        upstream.close()
+        await asyncio.sleep(0.1)
+        assert connection.exchange is None
+        assert connection.transport.get_write_buffer_size() > 0
+        await let_time_pass(rig)
+        assert not rig.relay.clients
+        client.transport.resume_reading()
+        await client.until(lambda peer: peer.lost)
+        assert client.reset
+
+    run(work)
