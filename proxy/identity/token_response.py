@@ -41,7 +41,11 @@ _LONG_RUN = re.compile(r"[A-Za-z0-9_\-+/=.~]{60,}")
 
 # RFC 6749 §5.2, for token endpoints that give no code of their own.
 _OAUTH_ERRORS = {
-    "invalid_client": "it does not accept the client id or its proof; check both, and the registered certificate.",
+    # A client assertion's audience is the commonest trap: RFC 7523 §3 leaves it open which of its names a server insists on.
+    "invalid_client": (
+        "it does not accept the client id or its proof; check both, the registered certificate, and `assertion_audience`: many "
+        "servers want their issuer's URL there and not the token endpoint's."
+    ),
     "invalid_grant": "it does not accept the grant; check that the client may use client credentials.",
     "unauthorized_client": "the client may not use client credentials; allow that grant in its registration.",
     "unsupported_grant_type": "it does not know client credentials; check `token_endpoint`.",

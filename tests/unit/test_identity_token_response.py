@@ -184,6 +184,13 @@ def _entra(code: int, error: str, text: str | None = None, codes: list[int] | No
             id="rfc6749",
         ),
         pytest.param(
+            _answer({"error": "invalid_client", "error_description": "bad proof"}, 401),
+            ProofRejected,
+            "invalid_client",
+            "`assertion_audience`: many servers want their issuer's URL there",
+            id="rfc6749, the audience is the likely cause",
+        ),
+        pytest.param(
             _answer({"error": "invalid_scope", "error_description": "no such scope"}, 400),
             CredentialRejected,
             "invalid_scope",
