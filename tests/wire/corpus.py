@@ -222,6 +222,27 @@ def _request_fields() -> list[Case]:
             request_drops=(b"proxy-connection",),
         ),
         Case(
+            "request field: what is for one hop by its name ends here",
+            get(
+                fields=b"Proxy-Authenticate: x\r\nProxy-Authentication-Info: x\r\nHTTP2-Settings: x\r\nKeep-Alive: x\r\n"
+                b"Proxy-Connection: keep-alive\r\nTE: x\r\nUpgrade: x\r\nX: 1\r\n"
+            ),
+            request_drops=(
+                b"proxy-authenticate",
+                b"proxy-authentication-info",
+                b"http2-settings",
+                b"keep-alive",
+                b"proxy-connection",
+                b"te",
+                b"upgrade",
+            ),
+        ),
+        Case(
+            "request field: Proxy-Connection is read as Connection",
+            get(fields=b"X-Hop: 1\r\nProxy-Connection: x-hop\r\nX-Stays: 2\r\n"),
+            request_drops=(b"proxy-connection", b"x-hop"),
+        ),
+        Case(
             "request field: Connection: close is the client's own affair",
             get(fields=b"Connection: close\r\n"),
             request_drops=(b"connection",),
@@ -518,6 +539,24 @@ def _response_fields() -> list[Case]:
             get(),
             answer(b"Connection: keep-alive\r\nKeep-Alive: timeout=5, max=9\r\nContent-Length: 2\r\n", b"ok"),
             response_drops=(b"connection", b"keep-alive"),
+        ),
+        Case(
+            "response field: what is for one hop by its name ends here",
+            get(),
+            answer(
+                b"Proxy-Authorization: x\r\nProxy-Authentication-Info: x\r\nHTTP2-Settings: x\r\nKeep-Alive: x\r\n"
+                b"Proxy-Connection: x\r\nTE: x\r\nUpgrade: x\r\nX: 1\r\nContent-Length: 2\r\n",
+                b"ok",
+            ),
+            response_drops=(
+                b"proxy-authorization",
+                b"proxy-authentication-info",
+                b"http2-settings",
+                b"keep-alive",
+                b"proxy-connection",
+                b"te",
+                b"upgrade",
+            ),
         ),
         Case(
             "response field: the upstream's Connection: close is not the client's",

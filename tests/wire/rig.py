@@ -342,13 +342,13 @@ class Rig:
             self.ports[mode] = server.sockets[0].getsockname()[1]
         self.ports["connect"] = self.ports["forward"]
 
-    def destinations(self, port: int, *, tunnels: bool = False) -> Destinations:
-        """Routes `HOST` to a port on loopback; other hosts are refused, unless `tunnels`."""
+    def destinations(self, port: int, *, tunnels: bool = False, fields: bytes = b"") -> Destinations:
+        """Routes `HOST` to a port on loopback; other hosts are refused, unless `tunnels`; `fields` are the route's own."""
         route = Route(
             name=HOST,
             tokens=cast("TokenSource", self.tokens),
-            fields=b"",
-            field_names=frozenset(),
+            fields=fields,
+            field_names=frozenset(line.partition(b":")[0].lower() for line in fields.split(b"\r\n")[:-1]),
             dial=Authority("127.0.0.1", port),
             context=self.trust.relay_context,
         )
@@ -360,10 +360,10 @@ class Rig:
         )
 
     @contextlib.contextmanager
-    def leading_to(self, port: int) -> Iterator[None]:
+    def leading_to(self, port: int, *, fields: bytes = b"") -> Iterator[None]:
         """For a while, `HOST` is at another port on loopback, by every way in."""
         usual, destination = self.relay.destinations, self.reverse.destination
-        self.relay.destinations = self.destinations(port)
+        self.relay.destinations = self.destinations(port, fields=fields)
         self.reverse.destination = self.relay.destinations.find(self.reverse.authority, 443)
         try:
             yield
