@@ -92,7 +92,8 @@ limits: {{ connections: 20000 }}
 
 
 def _write_ours_conf(stage: Stage, port: int) -> Path:
-    conf = stage.directory / "ours.yaml"
+    # One of its own: a running proxy would take another's for a change of its configuration.
+    conf = stage.directory / f"ours-{port}.yaml"
     conf.write_text(
         _OURS_CONF.format(
             port=port,
