@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import ssl
 from dataclasses import dataclass
 from ipaddress import ip_network
 from math import ceil
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
 from proxy.dialing.building import build_dialer
-from proxy.errors import ConfigurationError, DestinationRefused
+from proxy.dialing.trust import create_tls_context
+from proxy.errors import DestinationRefused
 from proxy.identity.credential import Target
 from proxy.operations.access_log import AccessLog
 from proxy.operations.loop_lag import LoopLag
@@ -33,6 +33,7 @@ from proxy.relay.relay import Relay
 
 if TYPE_CHECKING:
     import socket
+    import ssl
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
@@ -242,7 +243,7 @@ class RelayServer:
         earlier: Destinations | None = getattr(relay, "destinations", None)
         relay.destinations, relay.admission = plan.destinations, plan.admission
         relay.limits, relay.timeouts = plan.settings.limits, plan.settings.timeouts
-        relay.seats._limits = plan.settings.limits  # the seats taken stay counted
+        relay.seats.limits = plan.settings.limits  # the seats taken stay counted
         relay.observe = plan.access_log.observe
         relay.traces = plan.settings.tracing.endpoint is not None
         self._doors = {door.key: door for door in plan.doors}
@@ -415,14 +416,6 @@ def create_client_context(ca_file: Path | None) -> ssl.SSLContext:
     Raises:
         ConfigurationError: the file holds no certificate.
     """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context = create_tls_context(ca_file)
     context.set_alpn_protocols(["http/1.1"])
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError):
-            raise ConfigurationError(
-                f"{ca_file} cannot be used as ca_file: it must be a readable PEM file with at least one certificate."
-            ) from None
     return context

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING
 
 from proxy.dialing.dialer import Dialer
-from proxy.errors import ConfigurationError
+from proxy.dialing.trust import create_tls_context
 from proxy.policy.upstream_proxy import UpstreamProxies, parse_exemption, parse_proxy_url
 
 if TYPE_CHECKING:
@@ -21,7 +20,8 @@ def build_dialer(settings: Settings) -> Dialer:
     """
     proxies = build_proxies(settings.upstream_proxy)
     is_tls = any(proxy is not None and proxy.is_tls for proxy in (proxies.for_tls, proxies.for_plain))
-    return Dialer(proxies, _create_context(settings.upstream_proxy) if is_tls else None)
+    ca_file = settings.upstream_proxy.ca_file
+    return Dialer(proxies, create_tls_context(ca_file, "upstream_proxy.ca_file") if is_tls else None)
 
 
 def build_proxies(settings: UpstreamProxySettings) -> UpstreamProxies:
@@ -33,17 +33,3 @@ def build_proxies(settings: UpstreamProxySettings) -> UpstreamProxies:
         parse_proxy_url(for_plain.get_secret_value()) if for_plain is not None else for_tls,
         tuple(map(parse_exemption, settings.no_proxy)),
     )
-
-
-def _create_context(settings: UpstreamProxySettings) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if settings.ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=settings.ca_file)
-        except (OSError, ssl.SSLError):
-            raise ConfigurationError(
-                f"{settings.ca_file} cannot be used as upstream_proxy.ca_file: it must be a readable PEM file with at least "
-                "one certificate."
-            ) from None
-    return context

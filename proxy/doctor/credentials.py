@@ -8,6 +8,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
+from proxy.dialing.trust import create_tls_context
 from proxy.doctor.findings import error, ok, warning
 from proxy.errors import ConfigurationError
 from proxy.identity.certificate import (
@@ -17,7 +18,6 @@ from proxy.identity.certificate import (
     permission_warning,
     read_password,
 )
-from proxy.identity.https_client import create_tls_context
 from proxy.identity.proof.building import list_certificates
 
 if TYPE_CHECKING:

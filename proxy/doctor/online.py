@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from proxy.dialing.building import build_dialer
+from proxy.dialing.trust import create_tls_context
 from proxy.doctor.claims import decode_access_token, judge_claims
 from proxy.doctor.connection import ProbeFailed, describe_port, open_connection
 from proxy.doctor.credentials import days_left
@@ -18,7 +19,6 @@ from proxy.doctor.findings import Level, error, ok, warning
 from proxy.doctor.verdict import judge_response
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.credential import Target
-from proxy.identity.https_client import create_tls_context
 from proxy.identity.sources import TokenSources, token_url
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.policy.routing import parse_host_pattern

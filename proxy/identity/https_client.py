@@ -6,13 +6,13 @@ call, bounded in time; no error carries a library's text. Repeating is for the c
 
 from __future__ import annotations
 
-import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from proxy import __version__
 from proxy.dialing.dialer import Dialer
-from proxy.errors import ConfigurationError, IdentityPlatformUnavailable, LoopDetected, UpstreamError
+from proxy.dialing.trust import create_tls_context
+from proxy.errors import IdentityPlatformUnavailable, LoopDetected, UpstreamError
 from proxy.identity.token_response import Answer
 
 if TYPE_CHECKING:
@@ -143,21 +143,3 @@ class HttpsClient:
         return IdentityPlatformUnavailable(
             f"The {self._role} at {host} {what}. The proxy tries again by itself.", code=code
         )
-
-
-def create_tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Return a context that verifies names and certificates against the system's roots and the file's.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or holds no certificate.
-    """
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if ca_file is not None:
-        try:
-            context.load_verify_locations(cafile=ca_file)
-        except (OSError, ssl.SSLError):
-            raise ConfigurationError(
-                f"{ca_file}: the CA file cannot be read, or holds no PEM certificate; correct `ca_file`."
-            ) from None
-    return context

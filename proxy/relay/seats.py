@@ -62,11 +62,12 @@ class Seats:
     """How many connections there are, in total and by address.
 
     Attributes:
+        limits: what is judged by; a reload sets others, and who has been counted stays so.
         taken: open connections.
     """
 
     def __init__(self, limits: LimitSettings) -> None:
-        self._limits = limits
+        self.limits = limits
         self._by_address: dict[str, int] = {}
         self.taken = 0
 
@@ -93,7 +94,7 @@ class Seats:
             Overloaded: there are too many in total.
             TooManyRequests: there are too many from this address.
         """
-        limits = self._limits
+        limits = self.limits
         if self.taken > limits.connections:
             raise Overloaded(f"The proxy has {limits.connections} connections (limits.connections).", retry_after_s=1)
         if self._by_address.get(address, 0) > limits.connections_per_client:
@@ -105,7 +106,7 @@ class Seats:
     @property
     def is_flooded(self) -> bool:
         """Whether there are so many that even saying so costs too much."""
-        return self.taken > self._limits.connections * _REFUSED_WITH_WORDS + 1
+        return self.taken > self.limits.connections * _REFUSED_WITH_WORDS + 1
 
 
 class Socket(Protocol):
