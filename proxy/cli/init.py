@@ -13,7 +13,8 @@ from typing import Final
 
 import click
 
-from proxy.cli.terminal import say
+from proxy.cli.options import json_option
+from proxy.cli.terminal import say, write_json
 from proxy.client_setup.first_config import FirstConfig, format_first_config
 from proxy.client_setup.registration import Form, Registration, format_registration
 from proxy.identity.certificate_creation import create_certificate
@@ -57,6 +58,7 @@ _KEY_BITS: Final = 2_048
     help="What to print for the registration.",
 )
 @click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@json_option
 def init(
     directory: Path,
     sandbox: bool,
@@ -70,6 +72,7 @@ def init(
     admin: str,
     registration: str,
     force: bool,
+    as_json: bool,
 ) -> None:
     """Make a key and a certificate, write a commented config.yaml, and print what registers them.
 
@@ -92,6 +95,8 @@ def init(
         if sandbox:
             _write(files[0], format_first_config(_make_sandbox(directory, listen, admin)).encode())
             _say_sandbox(directory)
+            if as_json:
+                write_json({"written": [str(files[0]), str(directory / "sandbox")], "registration": None})
             return
         tenant_id = tenant_id or click.prompt("Tenant (GUID or domain)", err=True)
         host = host or click.prompt("The API's host, such as contoso.azure-api.net", err=True)
@@ -115,7 +120,11 @@ def init(
             f"{directory} cannot be written to: {error.strerror}. Name another --directory."
         ) from None
     plan = Registration(name, role, str(uuid.uuid4()), str(files[1]), certificate.decode("ascii"), str(files[0]))
-    click.echo(format_registration(plan, Form(registration)))
+    text = format_registration(plan, Form(registration))
+    if as_json:
+        write_json({"written": [str(file) for file in files], "registration": {"form": registration, "text": text}})
+    else:
+        click.echo(text)
     say(
         f"Written: {', '.join(map(str, files))}. The key stays here. Run what is printed above, then:\n"
         f"  apim-auth-proxy check --config {files[0]} --online"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import stat
 from typing import TYPE_CHECKING
 
@@ -134,6 +135,27 @@ def test_templates_name_the_certificate_and_the_role_and_no_key(tmp_path: Path, 
         assert registered == x509.load_pem_x509_certificate((tmp_path / "clientapp.crt").read_bytes())
     else:
         assert 'file("clientapp.crt")' in text
+
+
+def test_terraform_reads_its_template_and_would_write_it_so(tmp_path: Path) -> None:
+    if shutil.which("terraform") is None:
+        pytest.skip("terraform is not installed here")
+    text = init(tmp_path, *KNOWN, "--registration", "terraform").stdout
+    done = run_program(["terraform", "fmt", "-"], stdin=text)
+    assert done.status == 0, done.stderr
+    assert done.stdout.decode().rstrip() == text.decode().rstrip()
+    broken = run_program(["terraform", "fmt", "-"], stdin=text.replace(b"}", b"", 1))
+    assert broken.status != 0, "it does look at the syntax"
+
+
+def test_as_json_it_names_what_it_has_written(tmp_path: Path) -> None:
+    answer = json.loads(init(tmp_path, *KNOWN, "--json").stdout)
+    assert answer["written"] == ["config.yaml", "clientapp.crt", "clientapp.key"]
+    assert answer["registration"]["form"] == "az"
+    assert "az ad app create" in answer["registration"]["text"]
+    assert all((tmp_path / name).is_file() for name in answer["written"])
+    sandbox = json.loads(init(tmp_path, "--directory", "other", "--sandbox", "--json").stdout)
+    assert sandbox == {"written": ["other/config.yaml", "other/sandbox"], "registration": None}
 
 
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:

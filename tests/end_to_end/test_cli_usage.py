@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 COMMANDS = {
-    ("run",): ("--config",),
+    ("init",): ("--directory", "--sandbox", "--registration", "--force", "--json"),
+    ("run",): ("--config", "--workers", "--tenant-id", "APIM_AUTH_PROXY_TENANT_ID"),
     ("demo",): ("--client",),
     ("sandbox",): ("--directory",),
     ("check",): ("--config", "--online", "--path", "--json"),
@@ -29,6 +30,15 @@ COMMANDS = {
     ("ca",): ("show", "export"),
     ("ca", "show"): ("--config", "--json"),
     ("ca", "export"): ("--config",),
+    ("ca", "trust"): ("--config", "--platform", "--install", "--root", "--json"),
+    ("env",): ("--config", "--shell", "--proxy-url", "--json"),
+    ("exec",): ("--config", "--proxy-url", "--start"),
+    ("wait",): ("--config", "--address", "--timeout", "--json"),
+    ("config",): ("schema",),
+    ("config", "schema"): ("editors",),
+    ("client",): ("add",),
+    ("client", "add"): ("--network", "--password-stdin", "--json"),
+    ("completion",): ("bash", "zsh", "fish"),
     ("explain",): ("CODE_OR_URL", "--config", "--json"),
 }
 
@@ -41,11 +51,18 @@ def test_help_says_what_there_is(words: tuple[str, ...]) -> None:
     assert [word for word in COMMANDS[words] if word not in done.stdout] == []
 
 
+def test_the_usage_of_exec_says_where_the_program_stands() -> None:
+    done = CliRunner().invoke(group, ["exec", "--help"], prog_name="apim-auth-proxy")
+    assert done.stdout.splitlines()[0] == "Usage: apim-auth-proxy exec [OPTIONS] -- CMD [ARGUMENT]..."
+    missing = CliRunner().invoke(group, ["exec", "--"], prog_name="apim-auth-proxy")
+    assert (missing.exit_code, "Missing argument '-- CMD [ARGUMENT]...'" in missing.stderr) == (2, True)
+
+
 def test_the_list_of_commands_is_true() -> None:
     text = run_program([COMMAND, "--help"]).stdout.decode()
     listed = re.findall(r"^  ([a-z]+) {2,}\S", text.partition("Commands:")[2], re.MULTILINE)
     context = click.Context(group)
-    assert {words[0] for words in COMMANDS} <= set(listed)
+    assert {words[0] for words in COMMANDS} == set(listed)
     assert listed == group.list_commands(context)
     for name in listed:
         command = group.get_command(context, name)
