@@ -57,14 +57,16 @@ def test_the_proxy_does_not_call_itself(tmp_path: Path, trust: Trust, named: str
     with_names({"localhost.example.test": ["127.0.0.1"], "mapped.example.test": ["::ffff:127.0.0.1"]}, work)
 
 
+@pytest.mark.parametrize("named", ["127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]", "[::ffff:7f00:1]"])  # noqa: S104  # dialled
 @pytest.mark.parametrize("how", [connect, lambda authority: get("/metrics", host=authority)], ids=["CONNECT", "http"])
 def test_the_admin_site_is_not_reached_through_the_proxy(
-    tmp_path: Path, trust: Trust, how: Callable[[str], bytes]
+    tmp_path: Path, trust: Trust, how: Callable[[str], bytes], named: str
 ) -> None:
     async def work(port: int) -> None:
         admin = {"address": f"127.0.0.1:{port}"}
-        async with running(tmp_path, trust, admin=admin, **allowing(port)) as boundary:
-            assert status(await boundary.ask(how(f"127.0.0.1:{port}"))) == 508
+        networks = ("0.0.0.0/0", "::/0")
+        async with running(tmp_path, trust, admin=admin, **allowing(port, networks=networks)) as boundary:
+            assert status(await boundary.ask(how(f"{named}:{port}"))) == 508
 
     with listening() as port:
         with_names({}, lambda: work(port))
