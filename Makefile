@@ -16,6 +16,8 @@ PYTEST_ARGS ?=
 # Tests start the command some hundred times; compiled once is enough, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
 BENCH_ARGS ?=
+MINUTES ?= 10
+SOAK_ARGS ?=
 SECONDS := 60
 TARGETS ?=
 ARGS ?=
@@ -87,6 +89,12 @@ test: $(VENV)/.test test-tools ## Run the tests
 lint: $(VENV)/.dev ## Check style and format
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+
+.PHONY: soak
+soak: $(VENV)/.dev ## Mixed traffic for MINUTES=10, 5 GB each way, and hunts for memory that grows slowly: SOAK_ARGS="--seed 1"
+	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SOAK_ARGS)
+	@$(BIN)/python -m tests.soak.bulk
+	@$(BIN)/python -m tests.soak.growth
 
 .PHONY: types
 types: $(VENV)/.dev ## Check types
