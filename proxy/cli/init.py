@@ -127,7 +127,9 @@ def init(
         click.echo(text)
     say(
         f"Written: {', '.join(map(str, files))}. The key stays here. Run what is printed above, then:\n"
-        f"  apim-auth-proxy check --config {files[0]} --online"
+        f"  apim-auth-proxy check --config {files[0]} --online\n"
+        f"The certificate lasts {_DAYS} days. `check` and a metric warn ahead; to replace it without a pause, list a new one "
+        "before it under `certificates:`."
     )
 
 
