@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import Overloaded, UpstreamClosed, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from proxy.dialing.dialer import Permit
     from proxy.policy.authority import Authority
     from proxy.relay.relay import Relay
+
+# How soon a TLS session that an upstream does not accept is replaced. Servers mostly honour one for hours.
+_SESSION_S: Final = 600.0
 
 
 class UpstreamPool:
@@ -49,6 +53,7 @@ class UpstreamPool:
         self._permit = permit
         self._waiters: deque[asyncio.Future[UpstreamConnection]] = deque()
         self._session: ssl.SSLSession | None = None
+        self._session_due = -inf
 
     def take(self) -> UpstreamConnection | None:
         """Returns a kept-alive connection, or None. Never waits."""
@@ -94,7 +99,7 @@ class UpstreamPool:
         """Takes note that a connection is closed, and keeps its TLS session for the next one's handshake (RFC 8446 §2.2)."""
         self.size -= 1
         if isinstance(connection.transport, SecureTransport):
-            self._session = connection.transport.tls.session
+            self._keep_session(connection.transport.tls)
         if connection in self.idle:
             self.idle.remove(connection)
         self.relay.upstreams.discard(connection)
@@ -104,6 +109,17 @@ class UpstreamPool:
         """Closes the connections that wait for an exchange."""
         while self.idle:
             self.idle.pop().transport.close()
+
+    def _keep_session(self, tls: ssl.SSLObject) -> None:
+        """Reads a TLS session where the one in hand was not accepted, and not often.
+
+        CPython loses 7 KB each time that `SSLObject.session` is read; what is read once can be used for many connections.
+        """
+        if not tls.session_reused and self.relay.now >= self._session_due:
+            session = tls.session
+            if session is not None:
+                self._session = session
+                self._session_due = self.relay.now + _SESSION_S
 
     def _invite(self) -> None:
         """Lets the first waiter open a connection in the place of one that has gone."""

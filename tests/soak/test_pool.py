@@ -12,10 +12,13 @@ import pytest
 from proxy.errors import Overloaded
 from proxy.policy.authority import Authority
 from proxy.relay.pool import UpstreamPool
+from proxy.relay.secure import SecureTransport
+from proxy.relay.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
+    import ssl
+
     from proxy.relay.relay import Relay
-    from proxy.relay.upstream import UpstreamConnection
 
 WAIT_S = 0.02
 
@@ -24,7 +27,7 @@ def full_pool() -> UpstreamPool:
     """A pool that may open no connection."""
     limits = SimpleNamespace(upstream_connections=0)
     timeouts = SimpleNamespace(connect_s=WAIT_S, upstream_idle_s=9.0)
-    relay = SimpleNamespace(limits=limits, timeouts=timeouts, now=0.0)
+    relay = SimpleNamespace(limits=limits, timeouts=timeouts, now=0.0, upstreams=set())
     return UpstreamPool(cast("Relay", relay), Authority("upstream.example", 443), None, None)
 
 
@@ -62,3 +65,31 @@ async def test_a_connection_that_comes_as_its_client_goes_serves_the_next() -> N
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert pool.take() is connection
+
+
+class Tls:
+    """A TLS object whose session is counted when it is read."""
+
+    def __init__(self, *, session_reused: bool) -> None:
+        self.session_reused = session_reused
+        self.reads = 0
+
+    @property
+    def session(self) -> object:
+        self.reads += 1
+        return object()
+
+
+@pytest.mark.parametrize("session_reused", [False, True], ids=["refused", "accepted"])
+def test_a_tls_session_is_not_read_from_every_connection(session_reused: bool) -> None:
+    """Each reading costs 7 KB that CPython never gives back."""
+    pool = full_pool()
+    first, later = Tls(session_reused=False), Tls(session_reused=session_reused)
+    for tls in (first, *[later] * 1_000):
+        transport = SecureTransport.__new__(SecureTransport)
+        transport.tls = cast("ssl.SSLObject", tls)
+        connection = UpstreamConnection(pool)
+        connection.transport = transport
+        pool.forget(connection)
+    assert first.reads == 1
+    assert later.reads == 0
