@@ -371,8 +371,7 @@ class Rig:
             self.relay.destinations, self.reverse.destination = usual, destination
 
     async def stop(self) -> None:
-        for client in self._clients:
-            client.transport.abort()
+        self._abort_clients()
         for server in self._servers:
             server.close()
         self.relay.abort()
@@ -380,10 +379,14 @@ class Rig:
         for _ in range(10):
             await asyncio.sleep(0)
 
+    def _abort_clients(self) -> None:
+        for client in self._clients:
+            if not client.lost:  # a TLS transport of Python 3.11.2, which Debian 12 has, cannot be aborted once it is lost
+                client.transport.abort()
+
     async def reset(self) -> None:
         """Ends every connection, so that a test starts from nothing."""
-        for client in self._clients:
-            client.transport.abort()
+        self._abort_clients()
         self._clients.clear()
         self.relay.abort()
         self.upstream.forget()
