@@ -16,6 +16,7 @@ import pytest_asyncio
 
 from proxy.sandbox import Sandbox, SandboxKeys, SandboxSettings, create_keys
 from tests.end_to_end.curl import Curl
+from tests.end_to_end.leaks import search_everything
 from tests.end_to_end.programs import COMMAND, Configuration, Place, Program, ProxyProgram, configuration
 
 StartProxy: TypeAlias = Callable[[Configuration], ProxyProgram]
@@ -36,6 +37,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def evidence(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory for all that users could see: logs, metrics, answers in the proxy's own name."""
     return tmp_path_factory.mktemp("evidence")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_printed_holds_a_secret(evidence: Path) -> Iterator[None]:
+    """Searches what every command of the session has printed, once all of them have ended: set up first, torn down last."""
+    yield
+    assert search_everything(evidence, {"a subscription key of a test's own sandbox": OWN_SUBSCRIPTION_KEY}) == {}
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,12 @@ ROOT = Path(__file__).resolve().parents[2]
 # Far above what anything takes; reached only by what hangs.
 PATIENCE_S = 30.0
 
+# What the product's commands printed, for whoever looks for secrets in it at the session's end: files, and what ended at once.
+PRINTED: list[Path] = []
+SAID: list[tuple[str, str]] = []
+# `token` prints an access token, which is what it is for, and `exec` whatever the program under it does.
+_SECRET_COMMANDS = ("token", "exec")
+
 _PROXY_VARIABLES = ("http_proxy", "https_proxy", "all_proxy", "no_proxy")
 _CA_VARIABLES = ("SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS")
 
@@ -68,7 +74,12 @@ def run_program(
         timeout=PATIENCE_S,
         check=False,
     )
-    return Finished(done.returncode, done.stdout, done.stderr.decode("utf-8", "replace"))
+    said = done.stderr.decode("utf-8", "replace")
+    if str(arguments[0]) == COMMAND:
+        command = str(arguments[1]) if len(arguments) > 1 else ""
+        if command not in _SECRET_COMMANDS:
+            SAID.append((command, f"{done.stdout.decode('utf-8', 'replace')}\n{said}"))
+    return Finished(done.returncode, done.stdout, said)
 
 
 class Program:
@@ -163,6 +174,7 @@ class Program:
 
     def _read(self, stream: IO[str] | None, copy: Path) -> None:
         assert stream is not None
+        PRINTED.append(copy)
         with stream, copy.open("w", encoding="utf-8", buffering=1) as kept:
             for line in stream:
                 kept.write(line)

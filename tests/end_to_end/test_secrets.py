@@ -10,13 +10,14 @@ import base64
 import json
 import re
 import socket
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import pytest
 
 from tests.end_to_end.conftest import OWN_SUBSCRIPTION_KEY
-from tests.end_to_end.programs import PATIENCE_S
+from tests.end_to_end.leaks import find_secrets, search_everything
+from tests.end_to_end.programs import PATIENCE_S, SAID
 from tests.end_to_end.test_other_authorization_server import ACCESS_TOKEN as OTHER_ACCESS_TOKEN
 
 if TYPE_CHECKING:
@@ -25,9 +26,8 @@ if TYPE_CHECKING:
 
     from proxy.sandbox import SandboxKeys
     from tests.end_to_end.curl import Curl
+    from tests.end_to_end.leaks import Secrets
     from tests.end_to_end.programs import Place, ProxyProgram
-
-Secrets: TypeAlias = "dict[str, str]"
 
 # What the clients of this file send, and what must not be in a log either.
 SENT = {
@@ -37,8 +37,6 @@ SENT = {
     "the content": "sent-in-the-content-4d8f",
     "the password for the proxy": "sent-in-proxy-authorization-2a6b",
 }
-# Any JWT, and any part of one that begins at its beginning: access tokens, client assertions. RFC 7515 §3.1.
-JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)*")
 
 
 def key_lines(pem: str) -> Iterable[str]:
@@ -46,13 +44,6 @@ def key_lines(pem: str) -> Iterable[str]:
     for key in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", pem, re.DOTALL):
         # The first line of a PKCS#8 key is the same for all keys of a kind.
         yield from (line for line in key.split()[1:] if len(line) > 40)
-
-
-def find_secrets(text: str, secrets: Secrets) -> list[str]:
-    """Returns what kinds of secrets a text holds, never the secrets."""
-    found = [what for what, secret in secrets.items() if secret in text]
-    found += ["a JWT"] if JWT.search(text) else []
-    return found + (["a PEM private key"] if "PRIVATE KEY-----" in text else [])
 
 
 @pytest.fixture
@@ -91,6 +82,20 @@ def test_a_search_finds_what_is_there(known: Secrets, access_token: str, place: 
     assert "an access token's signature" in find_secrets(signature, known)
     assert "a PEM private key" in find_secrets(open_text(place.certificate), known)
     assert find_secrets("nothing", known) == []
+
+
+def test_the_search_at_the_sessions_end_finds_what_is_there(tmp_path: Path, access_token: str) -> None:
+    (tmp_path / "proxy-0.stderr").write_text(f"one\n{access_token}\n")
+    before = len(SAID)
+    SAID.append(("check", f"the key is {OWN_SUBSCRIPTION_KEY}"))
+    try:
+        found = search_everything(tmp_path, {"a subscription key": OWN_SUBSCRIPTION_KEY})
+    finally:
+        del SAID[before:]
+    assert found == {
+        f"{tmp_path.name}/proxy-0.stderr": ["a JWT"],
+        f"apim-auth-proxy check, {before}": ["a subscription key"],
+    }
 
 
 def test_nothing_that_was_printed_holds_a_secret(
