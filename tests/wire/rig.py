@@ -381,7 +381,8 @@ class Rig:
 
     def _abort_clients(self) -> None:
         for client in self._clients:
-            if not client.lost:  # a TLS transport of Python 3.11.2, which Debian 12 has, cannot be aborted once it is lost
+            # A TLS transport of Python 3.11.2, which Debian 12 has, cannot be aborted once it is lost.
+            if not client.lost:
                 client.transport.abort()
 
     async def reset(self) -> None:
