@@ -9,8 +9,10 @@ import shutil
 import stat
 from typing import TYPE_CHECKING
 
+import hcl2
 import pytest
 from cryptography import x509
+from lark.exceptions import UnexpectedInput
 
 from tests.end_to_end.programs import COMMAND, environment, run_program
 from tests.end_to_end.test_cli_env import free_port
@@ -139,15 +141,21 @@ def test_templates_name_the_certificate_and_the_role_and_no_key(tmp_path: Path, 
         assert 'file("clientapp.crt")' in text
 
 
-def test_terraform_reads_its_template_and_would_write_it_so(tmp_path: Path) -> None:
-    if shutil.which("terraform") is None:
-        pytest.skip("terraform is not installed here")
-    text = init(tmp_path, *KNOWN, "--registration", "terraform").stdout
-    done = run_program(["terraform", "fmt", "-"], stdin=text)
-    assert done.status == 0, done.stderr
-    assert done.stdout.decode().rstrip() == text.decode().rstrip()
-    broken = run_program(["terraform", "fmt", "-"], stdin=text.replace(b"}", b"", 1))
-    assert broken.status != 0, "it does look at the syntax"
+def test_the_terraform_template_is_hcl_with_its_parts_connected(tmp_path: Path) -> None:
+    text = init(tmp_path, *KNOWN, "--registration", "terraform").stdout.decode()
+    resources = hcl2.loads(text)["resource"]
+    assert {kind.strip('"') for resource in resources for kind in resource} >= {
+        "azuread_application",
+        "azuread_application_certificate",
+        "azuread_service_principal",
+    }
+    with pytest.raises(UnexpectedInput):
+        hcl2.loads(text.replace("}", "", 1))
+    # Terraform's own opinion of the layout, where it is at hand.
+    if shutil.which("terraform") is not None:
+        done = run_program(["terraform", "fmt", "-"], stdin=text.encode())
+        assert done.status == 0, done.stderr
+        assert done.stdout.decode().rstrip() == text.rstrip()
 
 
 def test_as_json_it_names_what_it_has_written(tmp_path: Path) -> None:
