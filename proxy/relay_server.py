@@ -183,7 +183,9 @@ class RelayServer:
         for listener in settings.listeners:
             kind = (listener.address, listener.socket_mode)
             key = (*kind, sum(door.key[:2] == kind for door in doors))  # port 0 may be there more than once
-            doors.append(Door(key, listener, build_entry(listener, destinations), build_guard(listener)))
+            doors.append(
+                Door(key, listener, build_entry(listener, destinations, settings.clients), build_guard(listener))
+            )
         before = self._settings
         is_same_log = (settings.access_log, settings.tracing) == (before.access_log, before.tracing)
         access_log = self.access_log if is_same_log else AccessLog(settings.access_log, tracing=settings.tracing)
@@ -300,8 +302,16 @@ class RelayServer:
             beginning.redirect(redirect)
 
 
-def build_entry(listener: ListenerSettings, destinations: Destinations) -> Entry:
-    """Returns how requests on a listener name their destination."""
+def build_entry(
+    listener: ListenerSettings, destinations: Destinations, clients: Sequence[ClientSettings] = ()
+) -> Entry:
+    """Returns how requests on a listener name their destination.
+
+    Args:
+        listener: what is configured.
+        destinations: where requests may go.
+        clients: who may use the proxy. A page cannot send a client's password; by everything else a browser passes for one.
+    """
     if listener.upstream is None:
         return ForwardEntry()
     authority = parse_origin(listener.upstream)
@@ -313,6 +323,8 @@ def build_entry(listener: ListenerSettings, destinations: Destinations) -> Entry
         authority,
         "reverse",
         own_names=frozenset(own_names),
+        refuses_cross_site=not listener.allow_cross_site
+        and not (clients and all(client.password_hash is not None for client in clients)),
     )
 
 

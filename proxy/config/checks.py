@@ -117,6 +117,11 @@ def _check_listener_modes(root: Section) -> Iterator[Finding]:
                 )
             if listener.get("server_names"):
                 yield (*path, "server_names"), "only a reverse listener has server names; remove this key"
+            if "allow_cross_site" in listener:
+                yield (
+                    (*path, "allow_cross_site"),
+                    "web pages can send requests to a reverse listener only; remove this key",
+                )
         elif mode == ListenerMode.REVERSE and upstream is None:
             yield (*path, "upstream"), "a reverse listener needs one; add upstream: https://host of a host in routes"
         elif mode == ListenerMode.REVERSE and isinstance(upstream, str) and table is not None:

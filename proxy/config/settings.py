@@ -76,6 +76,8 @@ class ListenerSettings(Model):
     """Reverse mode only: ``https://host[:port]`` of a routed host."""
     server_names: tuple[HostText, ...] = ()
     """Reverse mode only: Host values accepted beside the loopback names and the upstream's own."""
+    allow_cross_site: Flag = False
+    """Reverse mode only: web pages of other sites may send requests, too."""
     tls: ListenerTlsSettings | None = None
     """None: clients connect without TLS."""
     socket_mode: FileMode = "0600"

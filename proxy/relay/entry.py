@@ -12,7 +12,7 @@ import ssl  # noqa: TC003  # see below
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxy.errors import MalformedRequest, MisdirectedRequest, ProxyUsageError
+from proxy.errors import ClientRefused, MalformedRequest, MisdirectedRequest, ProxyUsageError
 from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.destinations import Destination  # noqa: TC001  # mypyc evaluates the annotations of dataclasses
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _ABSOLUTE_FORM: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?]*)([^\r\n]*)", re.DOTALL)
 _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
+# What browsers send with requests of pages, and hardly anything else does (Fetch Metadata §2; RFC 6454 §7).
+_PAGE_FIELDS: Final = frozenset((b"sec-fetch-site", b"origin"))
 
 
 class Entry(Protocol):
@@ -66,6 +68,7 @@ class FixedEntry:
         mode: ``connect`` or ``reverse``.
         accepted: Host values that have been found to name it, as sent; and for a reverse listener, its own names.
         accepts_any_host: whether Host is the listener's, which nobody can know, and is replaced unseen.
+        refuses_cross_site: whether requests of web pages of other sites are refused.
         tls: the client's TLS inside the tunnel, which knows the SNI; None for plain HTTP.
     """
 
@@ -75,6 +78,7 @@ class FixedEntry:
     accepted: set[bytes] = field(default_factory=set)
     own_names: frozenset[str] = frozenset()
     accepts_any_host: bool = False
+    refuses_cross_site: bool = False
     tls: ssl.SSLObject | None = None
     _name_checked: bool = False
 
@@ -90,6 +94,8 @@ class FixedEntry:
             self._check(head.host, self.authority.port)
             if len(self.accepted) < 64:  # spellings of one name; a client that varies them pays for the check each time
                 self.accepted.add(head.host)
+        if self.refuses_cross_site and not _PAGE_FIELDS.isdisjoint(head.names):
+            self._check_site(head)
         return self.destination, target
 
     def _check(self, raw: bytes, default_port: int) -> None:
@@ -98,6 +104,32 @@ class FixedEntry:
         if self.own_names and parse_authority(raw, default_port).host in self.own_names:
             return
         check_same(raw, default_port, self.authority)
+
+    def _check_site(self, head: RequestHead) -> None:
+        """Judges what a browser says of the page that sends a request.
+
+        Sec-Fetch-Site is the browser's own verdict, but it is sent to TLS and loopback names only, and not with every
+        WebSocket handshake (Chromium sends none). There Origin tells: it has to name the host that Host names, or the upstream.
+        """
+        verdicts = head.values(b"sec-fetch-site")
+        if verdicts:
+            is_foreign = b"cross-site" in verdicts
+        else:
+            is_foreign = not all(self._is_own(origin, head.host) for origin in head.values(b"origin"))
+        if is_foreign:
+            raise ClientRefused(CROSS_SITE, code="cross_site")
+
+    def _is_own(self, origin: bytes, host_field: bytes | None) -> bool:
+        match = _ABSOLUTE_FORM.fullmatch(origin)
+        if match is None:  # "null": a page that has no origin, such as a file or a sandboxed frame
+            return False
+        try:
+            host = parse_authority(match[2], 80).host
+        except MalformedRequest:
+            return False
+        return host == self.authority.host or (
+            host_field is not None and host == parse_authority(host_field, 80).host  # which has been found sound
+        )
 
     def _check_requested_name(self) -> None:
         """Compares the SNI with the CONNECT target; a client may leave it out, and must where the host is an IP address."""
@@ -147,6 +179,12 @@ USAGE: Final = (
     "The request came without a destination: it looks as if this proxy was addressed like a web server. "
     "Set it as the proxy of your program instead, for example `curl -x http://127.0.0.1:8080 http://api.example.com/path` or "
     "`HTTP_PROXY=http://127.0.0.1:8080`; or add a listener with `mode: reverse` for a program that can only change its base URL."
+)
+
+
+CROSS_SITE: Final = (
+    "A web page of another site sent this request, as the browser says in Sec-Fetch-Site or Origin, and the access token is not "
+    "for it. If such pages are meant to use this proxy, set `allow_cross_site: true` at the listener."
 )
 
 

@@ -219,6 +219,14 @@ def _header(name: str, entry: str, path: str, word: str) -> object:
             "reverse",
         ),
         _case(
+            "cross-site on forward",
+            "8080\n",
+            "8080\n    allow_cross_site: true\n",
+            "listeners[0].allow_cross_site",
+            3,
+            "reverse",
+        ),
+        _case(
             "server name",
             _UPSTREAM,
             f"{_UPSTREAM}\n    server_names: ['a b']",
