@@ -16,7 +16,9 @@ import time
 from pathlib import Path
 from typing import Final
 
+from tests.soak.accounts import compare
 from tests.soak.clients import Crowd
+from tests.soak.connection import Way
 from tests.soak.disturbances import disturb
 from tests.soak.journal import Journal, Weather
 from tests.soak.report import Figures, describe
@@ -34,43 +36,45 @@ from tests.soak.watch import (
 
 CLIENTS: Final = 40
 # Of memory: what the allocator keeps in half-used pages after one load may differ from what it keeps after another.
-RESIDENT_ALLOWANCE_BYTES: Final = 12 * MEGABYTE
+MEMORY_ALLOWANCE_BYTES: Final = 12 * MEGABYTE
 # Of descriptors: kept-alive connections to the token endpoint, and the reader of the admin site.
 DESCRIPTOR_ALLOWANCE: Final = 4
 # Until every kept-alive connection is idle for too long, and what was cut has gone.
 _REST_S: Final = 2 * max(TIMEOUTS["client_idle_s"], TIMEOUTS["upstream_idle_s"]) + TIMEOUTS["tunnel_idle_s"]
 _NICE: Final = 10
+_TELL_EVERY_S: Final = 15.0
 
 
 async def soak(options: argparse.Namespace, seed: int, journal: Journal) -> Figures:
     """Soaks; returns what was measured. What was wrong is in the journal."""
     with tempfile.TemporaryDirectory() as directory:
         async with set_up(Path(directory), journal, options.processes) as stage:
-            crowd = Crowd(stage.doors, journal, Weather(), seed)
-            figures = await _load(stage, crowd, options.minutes * 60, options.clients)
+            crowd = Crowd(stage.doors, journal, Weather(), seed, tuple(map(Way, options.ways)))
+            figures = await _load(stage, crowd, options)
             if options.memory:
                 _compare(figures.warm, figures.end, journal)
+            counted = await _balance(stage, journal)
             lines = stage.proxy.lines
         for line in find_tracebacks(lines):
             journal.violate(f"the proxy's log has: {line}")
-        journal.violations += find_exchanges(Path(directory, "access.log"), journal.violations)
+        _reconcile(Path(directory, "access.log"), counted, journal)
     return figures
 
 
-async def _load(stage: Stage, crowd: Crowd, seconds: float, clients: int) -> Figures:
+async def _load(stage: Stage, crowd: Crowd, options: argparse.Namespace) -> Figures:
     """Warms the proxy up for a fifth of the time, lets it rest, and then loads it in earnest."""
-    process_id = stage.proxy.process.pid
+    process_id, clients, seconds = stage.proxy.process.pid, options.clients, options.minutes * 60
     start = measure(process_id)
-    watch = PeakWatch(process_id)
+    watch = PeakWatch(process_id, tell_every_s=_TELL_EVERY_S)
     looking = asyncio.create_task(watch.run())
-    disturbing = asyncio.create_task(disturb(stage, crowd.journal, crowd.weather, random.Random(crowd.seed)))
+    chance = random.Random(crowd.seed)
+    disturbing = asyncio.create_task(disturb(stage, crowd.journal, crowd.weather, chance, reloads=options.reloads))
     try:
         await _run(crowd, clients, seconds / 5)
         warm = await _rest(stage, crowd.journal)
         await _run(crowd, clients, seconds * 4 / 5)
         disturbing.cancel()
         end = await _rest(stage, crowd.journal)
-        await _balance(stage, crowd.journal)
     finally:
         looking.cancel()
         disturbing.cancel()
@@ -96,21 +100,29 @@ async def _rest(stage: Stage, journal: Journal) -> Held:
     return measure(stage.proxy.process.pid)
 
 
+def _reconcile(access_log: Path, counted: int, journal: Journal) -> None:
+    with access_log.open(encoding="utf-8") as lines:
+        for difference in compare(journal.accounts, journal.tunnels, counted, lines):
+            journal.violate(difference)
+    journal.violations += find_exchanges(access_log, journal.violations)
+
+
 def _compare(warm: Held, end: Held, journal: Journal) -> None:
-    if end.resident_bytes > warm.resident_bytes + RESIDENT_ALLOWANCE_BYTES:
+    if end.memory_bytes > warm.memory_bytes + MEMORY_ALLOWANCE_BYTES:
         journal.violate(f"memory has grown: {warm} after warming up, {end} at the end")
     if end.descriptors > warm.descriptors + DESCRIPTOR_ALLOWANCE:
         journal.violate(f"descriptors are left: {warm} after warming up, {end} at the end")
 
 
-async def _balance(stage: Stage, journal: Journal) -> None:
-    """Every exchange that was counted is in the access log, and nothing was dropped on the way."""
+async def _balance(stage: Stage, journal: Journal) -> int:
+    """Looks whether a line of a log was dropped; returns how many exchanges have been counted."""
     samples = await asyncio.to_thread(read_metrics, stage.proxy)
     for name in ("access_log_dropped_total", "access_log_lost_total", "event_log_dropped_total"):
         if samples[name]:
             journal.violate(f"{name} is {samples[name]:g}")
     if samples.get("errors_total", 0) > samples["exchanges_total"]:
         journal.violate("there are more errors than exchanges")
+    return int(samples["exchanges_total"])
 
 
 def main() -> int:
@@ -120,6 +132,10 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=None, help="default: by chance, and said")
     parser.add_argument("--clients", type=int, default=CLIENTS)
     parser.add_argument("--processes", type=int, default=1, help="relay processes")
+    parser.add_argument(
+        "--ways", nargs="+", choices=list(Way), default=[], help="those that clients take; default: all"
+    )
+    parser.add_argument("--no-reloads", dest="reloads", action="store_false", help="leave the configuration as it is")
     parser.add_argument("--no-memory", dest="memory", action="store_false", help="too short for memory to show a trend")
     arguments = parser.parse_args()
     seed = time.time_ns() % 1_000_000 if arguments.seed is None else arguments.seed

@@ -35,7 +35,7 @@ BLOCK: Final = os.urandom(1 << 20)
 STOPS_S: Final = 4.0
 # For the buffers of two kernels' sockets and the proxy's own to fill up.
 SETTLES_S: Final = 1.5
-RESIDENT_ALLOWANCE_BYTES: Final = 20 * MEGABYTE
+MEMORY_ALLOWANCE_BYTES: Final = 20 * MEGABYTE
 # The kernel lets a loopback socket's buffers grow to 6 MB (tcp_rmem, tcp_wmem), and there are two pairs of them.
 AHEAD_ALLOWANCE_BYTES: Final = 32 * MEGABYTE
 _WAYS: Final = (Way.FORWARD, Way.CONNECT, Way.REVERSE)
@@ -190,7 +190,7 @@ async def measure_transfers(stage: Stage, server: Server, total: int) -> list[st
         for direction in ("down", "up"):
             # The first bytes bring what each connection needs at least; growth with the body's length is what counts.
             await asyncio.to_thread(transfer_once, stage.doors, server, way, direction, 64 * len(BLOCK))
-            before = measure(process_id).resident_bytes
+            before = measure(process_id).memory_bytes
             watch = PeakWatch(process_id, 0.2)
             looking = asyncio.create_task(watch.run())
             began = time.monotonic()
@@ -206,7 +206,7 @@ async def measure_transfers(stage: Stage, server: Server, total: int) -> list[st
             )
             sys.stdout.flush()
             faults += [f"{name}: {fault}" for fault in transfer.faults()]
-            if grown > RESIDENT_ALLOWANCE_BYTES:
+            if grown > MEMORY_ALLOWANCE_BYTES:
                 faults.append(f"{name}: memory grew by {grown / MEGABYTE:.1f} MB")
     return faults
 

@@ -37,6 +37,7 @@ class Crowd:
         doors: where the proxy is.
         journal, weather: what is taken down, and what excuses what.
         seed: of everything that is left to chance.
+        ways: those that clients take; empty for all.
 
     Attributes:
         stopping: whether no further session is to begin.
@@ -46,6 +47,7 @@ class Crowd:
     journal: Journal
     weather: Weather
     seed: int
+    ways: tuple[Way, ...] = ()
     stopping: bool = False
     _rounds: int = 0
 
@@ -69,8 +71,9 @@ class Client:
 
     async def run(self) -> None:
         """Runs until the crowd stops."""
+        ways = self.crowd.ways or tuple(_WAYS)
         while not self.crowd.stopping:
-            way = self._chance.choices(list(_WAYS), list(_WAYS.values()))[0]
+            way = self._chance.choices(ways, [_WAYS[way] for way in ways])[0]
             try:
                 async with asyncio.timeout(PATIENCE_S * 4):
                     await self._session(self._chance, way)
@@ -105,7 +108,7 @@ class Client:
         try:
             yield ticket
         finally:
-            del self.journal.tickets[plan.identifier]
+            self.journal.settle(ticket)
 
     def _take_down(self, ticket: Ticket, verdict: Verdict, kind: str) -> None:
         self.journal.count(ticket.way, kind, verdict.outcome)
@@ -126,6 +129,7 @@ class Client:
                         self._take_down(ticket, judge_partial(plan, response), plan.conduct)
                         return False
                     await _receive(plan, connection, response)
+                    ticket.response = response
                     verdict = judge(ticket, response, self.weather)
                     self._take_down(ticket, verdict, f"{plan.behaviour}")
                     if response.complete and not response.closes and not verdict.fault:
@@ -152,6 +156,7 @@ class Client:
                 try:
                     async with asyncio.timeout(PATIENCE_S):
                         await _receive(ticket.plan, connection, response)
+                        ticket.response = response
                 except TimeoutError:
                     self._take_down(ticket, Verdict("hung", f"no end after {PATIENCE_S} s; {response}"), "pipelined")
                     return False
@@ -165,6 +170,7 @@ class Client:
     async def _stream(self, chance: random.Random, connection: Connection) -> None:
         """Opens a WebSocket, or uses the blind tunnel that there is, and ends it in any way."""
         kind = "tunnel" if connection.way is Way.TUNNEL else "websocket"
+        self.journal.tunnels += connection.way is Way.TUNNEL
         plan = replace(choose_plan(chance, next(self._names)), method="GET")
         with self._ticket(plan, connection) as ticket:
             outcome, fault = "closed by the client", ""
@@ -173,7 +179,7 @@ class Client:
                     if connection.way is Way.TUNNEL:
                         fault = await _begin_tunnel(connection, plan)
                     else:
-                        response = await _upgrade(connection, plan)
+                        response = ticket.response = await _upgrade(connection, plan)
                         if response.status != 101:
                             verdict = judge(ticket, response, self.weather)
                             unanswered = plan.behaviour in DIES or response.own_error

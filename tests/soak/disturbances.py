@@ -33,11 +33,14 @@ _FAULTS: Final = (
 )
 
 
-async def disturb(stage: Stage, journal: Journal, weather: Weather, chance: random.Random) -> None:
+async def disturb(
+    stage: Stage, journal: Journal, weather: Weather, chance: random.Random, *, reloads: bool = True
+) -> None:
     """Disturbs until cancelled."""
     stage.sandbox.faults.token_lifetime_s = TOKEN_LIFETIME_S
     async with asyncio.TaskGroup() as group:
-        group.create_task(_reload(stage, journal))
+        if reloads:
+            group.create_task(_reload(stage, journal))
         group.create_task(_fail_tokens(stage, journal, weather, chance))
 
 

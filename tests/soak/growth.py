@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tests.soak.stage import Stage
 
-RESIDENT_ALLOWANCE_BYTES: Final = 6 * MEGABYTE
+MEMORY_ALLOWANCE_BYTES: Final = 6 * MEGABYTE
 DESCRIPTOR_ALLOWANCE: Final = 4
 _ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 _AT_ONCE: Final = 50
@@ -173,13 +173,13 @@ async def hunt(name: str, scale: float) -> list[str]:
                 left |= await wait_for_rest(stage.proxy, _REST_S)
                 held.append(measure(stage.proxy.process.pid))
         server.close()
-    figures = ", ".join(f"{each.resident_bytes / MEGABYTE:.1f} MB" for each in held)
+    figures = ", ".join(f"{each.memory_bytes / MEGABYTE:.1f} MB" for each in held)
     sys.stdout.write(
         f"{name:28} 2 x {half}: {figures}; {held[-1].descriptors} descriptors; {time.monotonic() - began:.0f} s\n"
     )
     sys.stdout.flush()
     faults = [f"{name}: still open at rest: {left}"] if left else []
-    if held[2].resident_bytes > held[1].resident_bytes + RESIDENT_ALLOWANCE_BYTES:
+    if held[2].memory_bytes > held[1].memory_bytes + MEMORY_ALLOWANCE_BYTES:
         faults.append(f"{name}: memory went on growing: {figures}")
     if held[2].descriptors > held[1].descriptors + DESCRIPTOR_ALLOWANCE:
         faults.append(f"{name}: descriptors are left: {held[1].descriptors}, then {held[2].descriptors}")

@@ -1,14 +1,15 @@
-"""What the soak has seen: how often each thing came, and every violation of a promise. Does no I/O."""
+"""What the soak has seen: how often each thing came, what each exchange came to, and every violation. Does no I/O."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 if TYPE_CHECKING:
     from tests.soak.plan import Plan
+    from tests.soak.response import Response
 
 # One mistake shows itself many times; what is behind the first few of them is known by then.
 _SHOWN: Final = 40
@@ -22,12 +23,28 @@ class Ticket:
         way: how the client reaches the upstream.
         seen: how often the request has reached the upstream, at least its head.
         refused_token: the Authorization value that the upstream has refused; empty without.
+        response: what came back to a client that stayed until its end; None where none did.
     """
 
     plan: Plan
     way: str
     seen: int = 0
     refused_token: bytes = b""
+    response: Response | None = None
+
+
+class Account(NamedTuple):
+    """What an exchange has come to, for the access log to agree with.
+
+    Attributes:
+        reached: whether its request has reached the upstream.
+        status: of the response that came to its end; 0 where none did.
+        content_bytes: that response's content; None where the proxy answered in its own name, or the stream went on.
+    """
+
+    reached: bool
+    status: int = 0
+    content_bytes: int | None = None
 
 
 @dataclass
@@ -37,12 +54,16 @@ class Journal:
     Attributes:
         tickets: the exchanges under way, by identifier.
         outcomes: by way, by what was planned, by what came of it.
+        accounts: the exchanges that are over, by identifier.
+        tunnels: blind ones that were opened.
         happenings: of what was done to the proxy, how often.
         violations: of which there are to be none.
     """
 
     tickets: dict[str, Ticket] = field(default_factory=dict)
     outcomes: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    accounts: dict[str, Account] = field(default_factory=dict)
+    tunnels: int = 0
     happenings: Counter[str] = field(default_factory=Counter)
     violations: list[str] = field(default_factory=list)
     violation_count: int = 0
@@ -50,6 +71,16 @@ class Journal:
 
     def count(self, way: str, planned: str, outcome: str) -> None:
         self.outcomes[way, planned, outcome] += 1
+
+    def settle(self, ticket: Ticket) -> None:
+        """Takes an exchange off the list of those under way."""
+        name, response = ticket.plan.identifier, ticket.response
+        del self.tickets[name]
+        if response is None or not response.complete:
+            self.accounts[name] = Account(ticket.seen > 0)
+            return
+        counted = not response.own_error and response.status != 101
+        self.accounts[name] = Account(ticket.seen > 0, response.status, len(response.content) if counted else None)
 
     def violate(self, what: str) -> None:
         """Writes down that a promise was broken."""

@@ -1,9 +1,10 @@
-"""What a proxy process holds: memory, descriptors, and what its metrics say is open. Reads /proc, and the admin site."""
+"""What a proxy's processes hold: memory, descriptors, and what its metrics say is open. Reads /proc, and the admin site."""
 
 from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,26 +25,25 @@ class Held:
     """What all processes of a proxy hold together.
 
     Attributes:
-        resident_bytes: their memory.
+        memory_bytes: resident, and their own: pages of files, such as libraries, are shared with whatever else runs on this
+            machine, and come and go with it.
         descriptors: open files and sockets.
         processes: how many there are.
     """
 
-    resident_bytes: int
+    memory_bytes: int
     descriptors: int
     processes: int
 
     def __str__(self) -> str:
-        return (
-            f"{self.resident_bytes / MEGABYTE:.1f} MB in {self.processes} process(es), {self.descriptors} descriptors"
-        )
+        return f"{self.memory_bytes / MEGABYTE:.1f} MB in {self.processes} process(es), {self.descriptors} descriptors"
 
 
 def measure(process_id: int) -> Held:
     """Returns what a process and its children hold now."""
     family = list(_family(process_id))
     return Held(
-        sum(_resident_bytes(member) for member in family),
+        sum(_own_bytes(member) for member in family),
         sum(len(list(Path(f"/proc/{member}/fd").iterdir())) for member in family),
         len(family),
     )
@@ -55,33 +55,43 @@ def _family(process_id: int) -> Iterator[int]:
         yield from _family(int(child))
 
 
-def _resident_bytes(process_id: int) -> int:
-    """Returns what is in memory of this process alone: pages it shares with its parent would count twice."""
+def _own_bytes(process_id: int) -> int:
+    """Returns the anonymous memory of a process, that which it shares with its parent since a fork in proportion."""
     rollup = Path(f"/proc/{process_id}/smaps_rollup").read_text()
-    return sum(int(size) * 1024 for size in re.findall(r"^Pss:\s+([0-9]+) kB", rollup, re.MULTILINE))
+    return sum(int(size) * 1024 for size in re.findall(r"^Pss_Anon:\s+([0-9]+) kB", rollup, re.MULTILINE))
 
 
 class PeakWatch:
     """Looks at a process again and again, and keeps the most that it held.
 
+    Args:
+        process_id: of the process; its children count as well.
+        every_s: how often.
+        tell_every_s: how often it is written down what is held; 0 for never.
+
     Attributes:
         longest_stall_s: how late it came to look: how long this very event loop, and so every client, has stood still.
     """
 
-    def __init__(self, process_id: int, every_s: float = 0.5) -> None:
+    def __init__(self, process_id: int, every_s: float = 0.5, tell_every_s: float = 0.0) -> None:
         self._process_id = process_id
         self._every_s = every_s
+        self._tell_every_s = tell_every_s
         self.peak_bytes = 0
         self.peak_descriptors = 0
         self.longest_stall_s = 0.0
 
     async def run(self) -> None:
         """Looks until cancelled."""
+        began = told = time.monotonic()
         while True:
             held = measure(self._process_id)
-            self.peak_bytes = max(self.peak_bytes, held.resident_bytes)
+            self.peak_bytes = max(self.peak_bytes, held.memory_bytes)
             self.peak_descriptors = max(self.peak_descriptors, held.descriptors)
             slept_at = time.monotonic()
+            if self._tell_every_s and slept_at - told >= self._tell_every_s:
+                told = slept_at
+                sys.stderr.write(f"after {slept_at - began:4.0f} s: {held}\n")
             await asyncio.sleep(self._every_s)
             self.longest_stall_s = max(self.longest_stall_s, time.monotonic() - slept_at - self._every_s)
 
