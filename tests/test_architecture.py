@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import tomllib
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -265,3 +266,17 @@ def test_a_name_that_says_something_passes(module: str) -> None:
 @pytest.mark.parametrize("source", ["", "import json", "# a comment is not enough", '"""  """'])
 def test_a_module_without_a_docstring_is_found(source: str) -> None:
     assert not has_docstring(source)
+
+
+def test_what_pydantic_reads_is_not_compiled() -> None:
+    """mypyc leaves `type` of an annotation such as `float | None`, and messages between processes could not be read any more."""
+    project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
+    compiled = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]
+    messages = ast.parse((ROOT / "workers" / "messages.py").read_text())
+    imported = {
+        f"{node.module.replace('.', '/')}.py"
+        for node in ast.walk(messages)
+        if isinstance(node, ast.ImportFrom) and node.module is not None and node.module.startswith("proxy.")
+    }
+    assert imported, "the messages carry something of ours"
+    assert not imported & set(compiled["include"])
