@@ -111,11 +111,14 @@ class UpstreamPool:
             self.idle.pop().transport.close()
 
     def _keep_session(self, tls: ssl.SSLObject) -> None:
-        """Reads a TLS session where the one in hand was not accepted, and not often.
+        """Reads a TLS session where the one in hand was not accepted, not often, and in all a bounded number of times.
 
         CPython loses 7 KB each time that `SSLObject.session` is read; what is read once can be used for many connections.
+        Names below a wildcard have a pool each, and clients may make up as many as they like. Without a session a handshake
+        is a full one, and all is well otherwise.
         """
-        if not tls.session_reused and self.relay.now >= self._session_due:
+        if not tls.session_reused and self.relay.now >= self._session_due and self.relay.session_reads:
+            self.relay.session_reads -= 1
             session = tls.session
             if session is not None:
                 self._session = session

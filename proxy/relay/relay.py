@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 _TICK_S: Final = 0.5
 _DRAIN_POLL_S: Final = 0.05
+# CPython loses 7 KB at each reading of `SSLObject.session`; so no more than 4 MB are ever lost, whatever names clients ask for.
+SESSION_READS: Final = 512
 
 
 class Watched(Protocol):
@@ -60,6 +62,7 @@ class Relay:
         wall_offset: what to add to monotonic seconds to get Unix seconds.
         draining: whether connections end after their current exchange.
         traces: whether records say what spans need.
+        session_reads: how many TLS sessions may still be read from upstream connections; see `UpstreamPool`.
     """
 
     destinations: Destinations
@@ -87,6 +90,7 @@ class Relay:
         self.splices: set[Splice] = set()
         self.draining = False
         self.traces = False
+        self.session_reads = SESSION_READS
         self.now = time.monotonic()
         self.wall_offset = time.time() - self.now
 

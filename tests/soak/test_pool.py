@@ -27,7 +27,7 @@ def full_pool() -> UpstreamPool:
     """A pool that may open no connection."""
     limits = SimpleNamespace(upstream_connections=0)
     timeouts = SimpleNamespace(connect_s=WAIT_S, upstream_idle_s=9.0)
-    relay = SimpleNamespace(limits=limits, timeouts=timeouts, now=0.0, upstreams=set())
+    relay = SimpleNamespace(limits=limits, timeouts=timeouts, now=0.0, upstreams=set(), session_reads=3)
     return UpstreamPool(cast("Relay", relay), Authority("upstream.example", 443), None, None)
 
 
@@ -93,3 +93,17 @@ def test_a_tls_session_is_not_read_from_every_connection(session_reused: bool) -
         pool.forget(connection)
     assert first.reads == 1
     assert later.reads == 0
+
+
+def test_tls_sessions_of_many_pools_are_read_a_bounded_number_of_times() -> None:
+    """A client may name any number of hosts below a wildcard, and each has a pool of its own."""
+    first = full_pool()
+    connections = [Tls(session_reused=False) for _ in range(10)]
+    for tls in connections:
+        pool = UpstreamPool(first.relay, Authority("upstream.example", 443), None, None)
+        transport = SecureTransport.__new__(SecureTransport)
+        transport.tls = cast("ssl.SSLObject", tls)
+        connection = UpstreamConnection(pool)
+        connection.transport = transport
+        pool.forget(connection)
+    assert sum(tls.reads for tls in connections) == 3
