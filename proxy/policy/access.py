@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 from dataclasses import dataclass, field
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -168,6 +169,19 @@ def parse_peer_address(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
+
+
+@lru_cache(maxsize=1_024)
+def address_block(text: str) -> str:
+    """Returns what an address is counted by: itself, or the /64 of an IPv6 address, all of which one host may have (RFC 4291 §2.5.4).
+
+    Args:
+        text: as the kernel names it; ``unix`` for a Unix socket.
+    """
+    address = parse_peer_address(text)
+    if address is None or address.is_loopback:
+        return text
+    return str(IPv6Network((int(address) >> 64 << 64, 64))) if isinstance(address, IPv6Address) else str(address)
 
 
 def certificate_names(certificate: Mapping[str, object] | None) -> frozenset[str]:

@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import ClientRefused, Overloaded, ProxyAuthenticationRequired, ProxyError, TooManyRequests
-from proxy.policy.access import Client, PasswordClaim, recognise
+from proxy.policy.access import Client, PasswordClaim, address_block, recognise
 from proxy.policy.rate import TokenBucket
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Admission:
             ProxyAuthenticationRequired: it is wrong, or the name is.
             TooManyRequests: there were too many wrong ones from there, or there are too many to check.
         """
-        await self.passwords.verify(claim, seat.address)
+        await self.passwords.verify(claim, address_block(seat.address))
         known = None if claim.client is None else self._known.get(claim.client.name)
         if known is None:
             raise ProxyAuthenticationRequired("No such client is configured.", code="wrong_credentials")

@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import Overloaded, TooManyRequests
-from proxy.policy.access import Client, Peer, parse_peer_address
+from proxy.policy.access import Client, Peer, address_block, parse_peer_address
 
 if TYPE_CHECKING:
     from proxy.config.settings import LimitSettings
@@ -59,7 +59,7 @@ class Seat:
 
 
 class Seats:
-    """How many connections there are, in total and by address.
+    """How many connections there are, in total and by address; of IPv6, by /64.
 
     Attributes:
         limits: what is judged by; a reload sets others, and who has been counted stays so.
@@ -68,24 +68,26 @@ class Seats:
 
     def __init__(self, limits: LimitSettings) -> None:
         self.limits = limits
-        self._by_address: dict[str, int] = {}
+        self._by_block: dict[str, int] = {}
         self.taken = 0
 
     def take(self, address: str) -> Seat:
         """Counts one connection; whether there is room for it is for `check` to say."""
         self.taken += 1
         if not _is_this_machine(address):
-            self._by_address[address] = self._by_address.get(address, 0) + 1
+            block = address_block(address)
+            self._by_block[block] = self._by_block.get(block, 0) + 1
         return Seat(self, address)
 
     def free(self, address: str) -> None:
         """Counts one connection less."""
         self.taken -= 1
-        left = self._by_address.get(address, 0) - 1
+        block = address_block(address)
+        left = self._by_block.get(block, 0) - 1
         if left > 0:
-            self._by_address[address] = left
+            self._by_block[block] = left
         else:
-            self._by_address.pop(address, None)
+            self._by_block.pop(block, None)
 
     def check(self, address: str) -> None:
         """Judges a connection that has been counted.
@@ -97,9 +99,10 @@ class Seats:
         limits = self.limits
         if self.taken > limits.connections:
             raise Overloaded(f"The proxy has {limits.connections} connections (limits.connections).", retry_after_s=1)
-        if self._by_address.get(address, 0) > limits.connections_per_client:
+        block = address_block(address)
+        if self._by_block.get(block, 0) > limits.connections_per_client:
             raise TooManyRequests(
-                f"{address} has {limits.connections_per_client} connections (limits.connections_per_client).",
+                f"{block} has {limits.connections_per_client} connections (limits.connections_per_client).",
                 retry_after_s=1,
             )
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import socket
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
 from proxy.config.settings import LimitSettings
-from proxy.errors import Overloaded, TooManyRequests
+from proxy.errors import Overloaded, ProxyAuthenticationRequired, TooManyRequests
+from proxy.policy.access import Client, PasswordClaim, address_block
+from proxy.policy.passwords import parse_password_hash
+from proxy.relay.admission import Admission
 from proxy.relay.client import ClientConnection
 from proxy.relay.entry import ForwardEntry
+from proxy.relay.passwords import PasswordChecker
 from proxy.relay.seats import Seats
 from tests.fuzz.connection import Ear
-from tests.security.boundary import HOST, eventually, get, running, status
+from tests.security.boundary import HOST, eventually, get, light_hash, running, status
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -265,6 +270,44 @@ def test_seats_are_counted_by_address_and_given_back_once() -> None:
         seats.take("192.0.2.9")
     with pytest.raises(Overloaded):
         seats.check("192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("address", "other", "counted_together"),
+    [
+        ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", True),
+        ("2001:db8:1:2::1", "2001:db8:1:3::1", False),
+        ("::ffff:192.0.2.1", "192.0.2.1", True),
+        ("::ffff:192.0.2.1", "::ffff:192.0.2.2", False),
+        ("192.0.2.1", "192.0.2.2", False),
+    ],
+)
+def test_a_network_of_ipv6_counts_as_one_client(address: str, other: str, counted_together: bool) -> None:
+    seats = Seats(LimitSettings(connections_per_client=1))
+    first = seats.take(address)
+    seats.take(other)
+    if counted_together:
+        with pytest.raises(TooManyRequests):
+            seats.check(other)
+    first.leave()
+    seats.check(other)
+    assert address_block(address) == address_block(other) or not counted_together
+
+
+@pytest.mark.asyncio
+async def test_guesses_from_a_network_of_ipv6_are_counted_together() -> None:
+    passwords = PasswordChecker()
+    admission = Admission([Client("batch", password=parse_password_hash(light_hash("right")))], None, passwords)
+    seats = Seats(LimitSettings())
+    try:
+        for number in range(12):
+            seat = seats.take(f"2001:db8:1:2::{number + 1:x}")
+            claim = admission.identify(seat, b"Basic " + base64.b64encode(b"batch:wrong"))
+            assert isinstance(claim, PasswordClaim)
+            with pytest.raises(ProxyAuthenticationRequired if number < 10 else TooManyRequests):
+                await admission.verify(seat, claim)
+    finally:
+        passwords.close()
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1", "unix", "::ffff:127.0.0.1"])
