@@ -78,6 +78,9 @@ class Dialer:
             DestinationRefused: an address is not permitted.
             LoopDetected: the address is a listener of this very proxy.
         """
+        if permit is not None:
+            # The port, before anybody is asked about the name: a query would tell others what is refused anyway.
+            permit(_SOME_PUBLIC_ADDRESS, port)
         proxy = self.choose(host, port, name, is_plain=is_plain)
         if proxy is None:
             return await self._connect(host, port, permit)
@@ -154,9 +157,8 @@ class Dialer:
 async def _look_ahead(host: str, port: int, permit: Permit) -> None:
     """Asks `permit` for what can be known of a destination that an upstream proxy will resolve.
 
-    Many networks with such a proxy resolve no outside name within: then only the port is judged here.
+    Many networks with such a proxy resolve no outside name within: then nothing is judged here.
     """
-    permit(_SOME_PUBLIC_ADDRESS, port)
     try:
         async with asyncio.timeout(_LOOK_AHEAD_S):
             found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
