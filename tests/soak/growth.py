@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.end_to_end.programs import write_configuration
 from tests.soak.connection import Connection, NotOpened, Way, open_connection
 from tests.soak.journal import Journal
 from tests.soak.plan import Ending
@@ -131,6 +133,23 @@ async def many_refused_tunnels(stage: Stage, first: int, count: int) -> None:
     await several(one, first, count)
 
 
+async def many_reloads(stage: Stage, first: int, count: int) -> None:
+    """Each of a configuration that differs, so that all that is built from it is built anew."""
+
+    def done() -> int:
+        return sum(line.endswith("reloaded") for line in stage.proxy.lines)
+
+    settings = dict(stage.settings)
+    for number in range(first, first + count):
+        before = done()
+        settings["routes"][0]["set_headers"] = {"Generation": str(number)}  # type: ignore[index]  # a list of mappings
+        await asyncio.to_thread(write_configuration, settings, stage.proxy.config_file.parent)
+        stage.proxy.signal(signal.SIGHUP)
+        async with asyncio.timeout(_REST_S):
+            while done() == before:  # noqa: ASYNC110  # a line of another process
+                await asyncio.sleep(0.02)
+
+
 async def several(work: Callable[[int], Awaitable[None]], first: int, count: int) -> None:
     """Does something for each number, some at a time."""
     numbers = iter(range(first, first + count))
@@ -151,6 +170,7 @@ HUNTS: Final[dict[str, tuple[Callable[[Stage, int, int], Awaitable[None]], int]]
     "refused names": (many_refused_names, 100_000),
     "unreachable names": (many_unreachable_names, 100_000),
     "refused tunnels": (many_refused_tunnels, 20_000),
+    "reloads": (many_reloads, 200),
 }
 
 
