@@ -173,7 +173,7 @@ def parse_peer_address(text: str) -> IPv4Address | IPv6Address | None:
 
 @lru_cache(maxsize=1_024)
 def address_block(text: str) -> str:
-    """Returns what an address is counted by: itself, or the /64 of an IPv6 address, all of which one host may have (RFC 4291 §2.5.4).
+    """Returns what an address is counted by: itself, or an IPv6 address's /64, which one host may have (RFC 4291 §2.5.4).
 
     Args:
         text: as the kernel names it; ``unix`` for a Unix socket.

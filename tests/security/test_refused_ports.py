@@ -20,7 +20,7 @@ class AskedLoop(asyncio.SelectorEventLoop):
         super().__init__()
         self.asked: list[object] = []
 
-    async def getaddrinfo(self, host: Any, port: Any, **_: Any) -> NoReturn:
+    async def getaddrinfo(self, host: Any, *_: Any, **__: Any) -> NoReturn:
         self.asked.append(host)
         raise OSError
 
