@@ -16,20 +16,21 @@ import pytest_asyncio
 
 from proxy.sandbox import Sandbox, SandboxKeys, SandboxSettings, create_keys
 from tests.end_to_end.curl import Curl
-from tests.end_to_end.leaks import search_everything
+from tests.end_to_end.leaks import KNOWN, learn_key, search_everything
 from tests.end_to_end.programs import COMMAND, Configuration, Place, Program, ProxyProgram, configuration
 
 StartProxy: TypeAlias = Callable[[Configuration], ProxyProgram]
 
 LAST = "test_secrets.py"
 OWN_SUBSCRIPTION_KEY = secrets.token_hex(16)
+KNOWN["a subscription key of a test's own sandbox"] = OWN_SUBSCRIPTION_KEY
 
 _numbers = itertools.count(1)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What looks for secrets in everything that was printed runs when everything has been."""
+    """What looks for secrets in everything that was printed runs when everything has been, as far as this process is concerned."""
     items.sort(key=lambda item: item.path.name == LAST)
 
 
@@ -43,7 +44,7 @@ def evidence(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _nothing_printed_holds_a_secret(evidence: Path) -> Iterator[None]:
     """Searches what every command of the session has printed, once all of them have ended: set up first, torn down last."""
     yield
-    assert search_everything(evidence, {"a subscription key of a test's own sandbox": OWN_SUBSCRIPTION_KEY}) == {}
+    assert search_everything(evidence, KNOWN) == {}
 
 
 @pytest.fixture(scope="session")
@@ -52,13 +53,18 @@ def place(tmp_path_factory: pytest.TempPathFactory, evidence: Path) -> Iterator[
     directory = tmp_path_factory.mktemp("sandbox")
     with Program([COMMAND, "sandbox", "--directory", directory], evidence, "sandbox") as program:
         program.wait_for_line("sandbox ready")
-        yield Place.read(directory)
+        found = Place.read(directory)
+        KNOWN["a subscription key"] = found.subscription_key
+        learn_key("the session's client key", Path(found.certificate).read_text(encoding="ascii"))
+        yield found
 
 
 @pytest.fixture(scope="session")
 def proxy(place: Place, tmp_path_factory: pytest.TempPathFactory, evidence: Path) -> Iterator[ProxyProgram]:
     """The session's proxy: tests leave it as it was."""
     with ProxyProgram(configuration(place), tmp_path_factory.mktemp("proxy"), evidence, "proxy") as program:
+        for path in program.ca_file.parent.glob("*.key"):
+            learn_key(path.name, path.read_text(encoding="ascii"))
         yield program
 
 
@@ -77,7 +83,9 @@ def start_proxy(tmp_path: Path, evidence: Path) -> Iterator[StartProxy]:
 @pytest.fixture(scope="session")
 def sandbox_keys() -> SandboxKeys:
     """Key material for all sandboxes of tests: RSA keys take a while to make."""
-    return create_keys(datetime.now(UTC))
+    keys = create_keys(datetime.now(UTC))
+    learn_key("the tests' own client key", keys.client.private_key_pem.decode("ascii"))
+    return keys
 
 
 @pytest_asyncio.fixture
@@ -119,4 +127,6 @@ def access_token(place: Place) -> str:
             instance_discovery=False,
         )
         token: str = application.acquire_token_for_client([place.scope])["access_token"]
+    KNOWN["an access token"] = token
+    KNOWN["an access token's signature"] = token.rpartition(".")[2]
     return token

@@ -201,7 +201,7 @@ class ProxyProgram(Program):
 
     def __init__(self, configuration: Configuration, directory: Path, output: Path, name: str) -> None:
         self.config_file = write_configuration(configuration, directory)
-        self._metrics_copy = output / f"{name}.metrics"
+        self._copies = {"/metrics": output / f"{name}.metrics", "/api/state": output / f"{name}.state"}
         super().__init__([COMMAND, "run", "--config", self.config_file], output, name)
         try:
             self.wait_for_line("apim-auth-proxy: ready")
@@ -248,10 +248,11 @@ class ProxyProgram(Program):
         return next(json.loads(line) for line in self.lines if fits(line))
 
     def stop(self) -> int:
-        """Keeps a copy of its metrics, then ends it."""
+        """Keeps a copy of its metrics and of what its page shows, then ends it."""
         if self.process.poll() is None:
             with contextlib.suppress(OSError):  # the admin site goes before the process does
-                self._metrics_copy.write_bytes(self.ask_admin("/metrics"))
+                for path, copy in self._copies.items():
+                    copy.write_bytes(self.ask_admin(path))
         return super().stop()
 
 

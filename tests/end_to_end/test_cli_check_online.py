@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,6 +27,7 @@ from proxy.sandbox import (
 from proxy.sandbox.settings import API_APP_ID, API_URI
 from proxy.server import routed_hosts
 from tests.end_to_end.programs import COMMAND, Configuration, Place, configuration, run_program, write_configuration
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,18 +63,12 @@ def _route(**changes: object) -> Arrange:
     return lambda _, place: configuration(place, route=changes)
 
 
-def _unused_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _closed_authority(_: Sandbox, place: Place) -> Configuration:
-    return configuration(place, credential={"authority": f"https://localhost:{_unused_port()}"})
+    return configuration(place, credential={"authority": f"https://localhost:{free_port()}"})
 
 
 def _closed_dial(_: Sandbox, place: Place) -> Configuration:
-    return configuration(place, route={"dial": f"127.0.0.1:{_unused_port()}"})
+    return configuration(place, route={"dial": f"127.0.0.1:{free_port()}"})
 
 
 def _another_certificate(sandbox: Sandbox, place: Place) -> Configuration:

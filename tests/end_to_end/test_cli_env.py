@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import socket
 import ssl
 import stat
 from pathlib import Path
@@ -13,18 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.end_to_end.programs import COMMAND, ROOT, configuration, environment, run_program, write_configuration
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import StartProxy
     from tests.end_to_end.programs import Configuration, Place
-
-
-def free_port() -> int:
-    """Returns a port that was free just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def fixed(place: Place) -> Configuration:

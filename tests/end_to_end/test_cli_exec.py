@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.end_to_end.programs import COMMAND, Program, configuration, run_program, write_configuration
-from tests.end_to_end.test_cli_env import fixed, free_port
+from tests.end_to_end.test_cli_env import fixed
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,7 +15,7 @@ from cryptography import x509
 from lark.exceptions import UnexpectedInput
 
 from tests.end_to_end.programs import COMMAND, environment, run_program
-from tests.end_to_end.test_cli_env import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

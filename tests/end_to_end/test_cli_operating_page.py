@@ -9,7 +9,7 @@ import yaml
 
 from proxy.config.one_route import ROUTE_OPTIONS
 from tests.end_to_end.programs import COMMAND, ROOT, environment, run_program
-from tests.end_to_end.test_cli_env import free_port
+from tests.ports import free_port
 
 PAGE = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")

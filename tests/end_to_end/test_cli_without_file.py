@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from tests.end_to_end.programs import COMMAND, Program, configuration, environment, run_program
-from tests.end_to_end.test_cli_env import fixed, free_port
+from tests.end_to_end.test_cli_env import fixed
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.end_to_end.programs import COMMAND, Program, configuration, run_program, write_configuration
-from tests.end_to_end.test_cli_env import free_port
 from tests.end_to_end.test_reload import Load
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,6 +17,7 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 
+from tests.end_to_end.leaks import KNOWN
 from tests.end_to_end.programs import Configuration, run_program
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ CLIENT_ID = "urn:contoso:clientapp"
 ISSUER = "https://login.contoso.test/realms/orders"
 SCOPE = "orders.read orders.write"
 ACCESS_TOKEN = "opaque-0123456789abcdef~+/="
+KNOWN["an opaque access token"] = ACCESS_TOKEN
 ASSERTION_TYPE = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 LONGEST_LIFE_S = 600
 

@@ -16,7 +16,7 @@ import pytest
 
 from proxy.sandbox import create_client_certificate
 from tests.end_to_end.programs import configuration, write_configuration
-from tests.end_to_end.test_cli_env import free_port
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -1,14 +1,13 @@
-"""No secret is in anything that users, operators or their monitoring see. Runs last, over all that was printed before it.
+"""No secret is in anything that users, operators or their monitoring see. Runs last in its process, over all printed before.
 
-Searched are the output of every proxy and sandbox of the run, their metrics and pages, and every answer in the proxy's own
-name. With this file alone, its own traffic is all there is.
+Searched are the output of every proxy and sandbox of the session, their metrics and pages, and every answer in the proxy's own
+name. With this file alone, its own traffic is all there is. What other test processes of the run saw, they search at their end.
 """
 
 from __future__ import annotations
 
 import base64
 import json
-import re
 import socket
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -16,12 +15,10 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.end_to_end.conftest import OWN_SUBSCRIPTION_KEY
-from tests.end_to_end.leaks import find_secrets, search_everything
+from tests.end_to_end.leaks import KNOWN, find_secrets, search_everything
 from tests.end_to_end.programs import PATIENCE_S, SAID
-from tests.end_to_end.test_other_authorization_server import ACCESS_TOKEN as OTHER_ACCESS_TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
     from proxy.sandbox import SandboxKeys
@@ -39,33 +36,14 @@ SENT = {
 }
 
 
-def key_lines(pem: str) -> Iterable[str]:
-    """Returns the lines of private keys in a PEM text; one of them is enough to be recognised by."""
-    for key in re.findall(r"-----BEGIN [A-Z ]*PRIVATE KEY-----(.*?)-----END", pem, re.DOTALL):
-        # The first line of a PKCS#8 key is the same for all keys of a kind.
-        yield from (line for line in key.split()[1:] if len(line) > 40)
-
-
 @pytest.fixture
-def known(place: Place, proxy: ProxyProgram, access_token: str, sandbox_keys: SandboxKeys) -> Secrets:
-    """Every secret of the run, by what it is."""
+def known(place: Place, proxy: ProxyProgram, access_token: str, sandbox_keys: SandboxKeys) -> Secrets:  # noqa: ARG001
+    """Every secret of the session, by what it is: these fixtures add theirs, where no earlier test wanted them."""
     password = base64.b64encode(f"me:{SENT['the password for the proxy']}".encode()).decode("ascii")
-    secrets = SENT | {
-        "an encoded password": password,
-        "a subscription key": place.subscription_key,
-        "a subscription key of a test's own sandbox": OWN_SUBSCRIPTION_KEY,
-        "an access token": access_token,
-        "an access token's signature": access_token.rpartition(".")[2],
-        "an opaque access token": OTHER_ACCESS_TOKEN,
-    }
-    state = proxy.ca_file.parent
-    pems = {path.name: path.read_text() for path in (*state.glob("*.key"), *state.parent.glob("*.pem"))}
-    pems["the session's client key"] = open_text(place.certificate)
-    pems["the tests' own client key"] = sandbox_keys.client.private_key_pem.decode("ascii")
-    for name, pem in pems.items():
-        secrets |= {f"line {number} of {name}": line for number, line in enumerate(key_lines(pem))}
-    assert len(secrets) > 30, "the keys have been read"
-    return secrets
+    keys = (" of ca.key", " of the session's client key", " of the tests' own client key")
+    assert all(any(what.endswith(key) for what in KNOWN) for key in keys), "the keys have been read"
+    assert {"a subscription key", "an access token's signature", "an opaque access token"} <= KNOWN.keys()
+    return KNOWN | SENT | {"an encoded password": password}
 
 
 def open_text(path: str) -> str:

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from tests.ports import free_port
 from tests.security.boundary import HOST, Boundary, running
 from tests.security.smuggling_cases import Case, cases
 from tests.wire.rig import TOKEN, Peer, Trust
@@ -238,9 +239,7 @@ def nginx(directory: Path, trust: Trust) -> Iterator[tuple[int, Callable[[], lis
     program = shutil.which("nginx", path=os.environ.get("PATH", "") + ":/usr/sbin")
     assert program is not None, "nginx is not installed"
     pem = _certificate(directory, trust)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""  # else its worker is somebody who cannot read the directory
     file = directory / "nginx.conf"
     file.write_text(NGINX.format(user=user, directory=directory, port=port, pem=pem), encoding="utf-8")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.ports import free_port
 from tests.wire.corpus import Case
 from tests.wire.declared import Sent, read_response
 from tests.wire.messages import Incomplete, chunked
@@ -131,9 +132,7 @@ def nginx(pem: Path) -> Iterator[int]:
     (directory / "root").mkdir()
     (directory / "root" / "file.txt").write_text("Grüße\n" * 100)
     (directory / "root" / "large.bin").write_bytes(bytes(range(256)) * 2_000)
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port = found.getsockname()[1]
+    port = free_port()
     user = "user root;" if os.geteuid() == 0 else ""  # else its worker is somebody who cannot read the directory
     configuration = directory / "nginx.conf"
     configuration.write_text(NGINX.format(user=user, directory=directory, port=port, pem=pem))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.ports import free_port
 from tests.wire.messages import chunked, split_head
 from tests.wire.rig import HOST, MODES, Mode, Peer, Rig, Trust, Wire, address_form
 from tests.wire.test_relay_real_upstreams import CODED, HOST_LINE, compare, get, running
@@ -91,13 +92,6 @@ def pem(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("server") / "host.pem"
     trust.upstream_authority.issue_cert(HOST).private_key_and_cert_chain_pem.write_to_path(str(path))
     return path
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-    return port
 
 
 @contextmanager
