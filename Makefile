@@ -142,6 +142,10 @@ sbom: $(VENV)/.supply ## Write a CycloneDX bill of what the image has into build
 fidelity-table: $(VENV)/.dev test-tools ## Measure what this proxy, mitmproxy, nginx and squid change, into docs/behaviour.md
 	@$(BIN)/python -m tests.fidelity
 
+.PHONY: test-compiled
+test-compiled: $(VENV)/.test test-tools ## Run the relay's tests against its compiled form, as the image has it; needs a C compiler
+	@.ci/test-compiled $(CURDIR)/$(BIN)/python
+
 .PHONY: test-watching
 test-watching: $(VENV)/.test test-tools ## Watch what takes longer than a test should: a token's life, a real Prometheus
 	@$(BIN)/python -m pytest -q tests/end_to_end/long_watching.py
