@@ -162,7 +162,7 @@ class ClientConnection(asyncio.Protocol):
         watch_presence(self.transport)
         return True
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature  # asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """The client is gone."""
         self.relay.clients.discard(self)
         if self.seat is not None:

@@ -158,7 +158,7 @@ class TunnelEnd(asyncio.Protocol):
 
         relay.fetch_context(self._authority.host, go_on)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature  # asyncio's signature
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """The client went away before it sent anything."""
         self._leave()
 

@@ -82,7 +82,7 @@ class FixedEntry:
     tls: ssl.SSLObject | None = None
     _name_checked: bool = False
 
-    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:  # as `Entry` has it  # noqa: ARG002  # as `Entry` has it
+    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:  # noqa: ARG002  # as `Entry` has it
         """See `Entry`."""
         target = head.target
         if not self._name_checked:

@@ -182,7 +182,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         """Sets where back-pressure starts and ends, in bytes."""
         self._transport.set_write_buffer_limits(high, low)
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # asyncio's own signature  # asyncio's own signature
+    def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # asyncio's own signature
         """Asks the transport below."""
         return self._transport.get_extra_info(name, default)
 

@@ -54,7 +54,7 @@ async def send_until_nobody_takes_it(peer: Peer) -> None:
 
 
 async def let_time_pass(rig: Rig) -> None:
-    """Twice, because what has begun to close may take a second limit to be cut."""
+    """More than once, because what has begun to close may take a second limit to be cut."""
     for _ in range(3):
         rig.later(LATER_S)
         await asyncio.sleep(0.02)
