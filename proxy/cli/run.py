@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import Settings
     from proxy.config.source import Source
+    from proxy.identity.rotation import Fingerprint
 
 # Between two looks at the file; a mounted one that is replaced takes longer to arrive.
 _LOOK_S: Final = 1.0
@@ -52,12 +53,18 @@ def run(config: Source, workers: int | None) -> None:
         settings = load_settings(config, os.environ)
         return settings if workers is None else settings.model_copy(update={"workers": workers})
 
+    # Before the file is read: what is written while we start is a change, too.
+    read = read_fingerprint(config.files)
     settings = load()
-    event_loop.run(_serve(settings, load, config, take_sockets(os.environ, len(settings.listeners))))
+    event_loop.run(_serve(settings, load, config, read, take_sockets(os.environ, len(settings.listeners))))
 
 
 async def _serve(
-    settings: Settings, load: Callable[[], Settings], config: Source, inherited: Sequence[socket.socket]
+    settings: Settings,
+    load: Callable[[], Settings],
+    config: Source,
+    read: Fingerprint,
+    inherited: Sequence[socket.socket],
 ) -> None:
     stop, hang_up = asyncio.Event(), asyncio.Event()
     server = Server(settings, on_quit=stop.set)
@@ -84,7 +91,7 @@ async def _serve(
         _say("ready")
         notify("READY=1")
         tasks = [
-            asyncio.create_task(_follow(server, load, config, hang_up), name="configuration file"),
+            asyncio.create_task(_follow(server, load, config, read, hang_up), name="configuration file"),
             asyncio.create_task(_feed_watchdog(), name="watchdog"),
         ]
         await stop.wait()
@@ -98,9 +105,11 @@ async def _serve(
         await server.stop()
 
 
-async def _follow(server: Server, load: Callable[[], Settings], config: Source, hang_up: asyncio.Event) -> None:
+async def _follow(
+    server: Server, load: Callable[[], Settings], config: Source, in_use: Fingerprint, hang_up: asyncio.Event
+) -> None:
     """Reload on a signal, and when the file has changed and then stayed the same from one look to the next."""
-    in_use = seen = read_fingerprint(config.files)
+    seen = in_use
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hang_up.wait(), _LOOK_S)

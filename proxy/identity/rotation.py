@@ -39,13 +39,14 @@ class Watched:
         files: looked at for changes.
         load: reads them anew; runs in a thread.
         use: puts the new proofs to use; runs on the event loop.
+        in_use: how the files were right before what is in use was read: what changed meanwhile is read again.
     """
 
     name: str
     files: tuple[Path, ...]
     load: Callable[[], Sequence[Proof]]
     use: Callable[[Sequence[Proof]], None]
-    in_use: Fingerprint = ()
+    in_use: Fingerprint
     seen: Fingerprint = ()
     reported: str = field(default="", repr=False)
 
@@ -54,11 +55,9 @@ class RotationWatch:
     """Watches any number of credentials."""
 
     def __init__(self, watched: Iterable[Watched], *, poll_s: float = POLL_S) -> None:
-        """Remember how the files are now: what they hold is already in use. Blocks on a look at each."""
+        """Begin with what is in use."""
         self._watched = [one for one in watched if one.files]
         self._poll_s = poll_s
-        for one in self._watched:
-            one.in_use = one.seen = read_fingerprint(one.files)
 
     async def run(self) -> None:
         """Look every few seconds until cancelled."""

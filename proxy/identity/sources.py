@@ -20,7 +20,7 @@ from proxy.identity.clouds import AUTHORITIES
 from proxy.identity.credential import Credential, CredentialStatistics, Target
 from proxy.identity.proof.building import create_proofs, list_proof_files
 from proxy.identity.proof.vault_access import VaultAccess
-from proxy.identity.rotation import POLL_S, RotationWatch, Watched, warn_of_expiry
+from proxy.identity.rotation import POLL_S, RotationWatch, Watched, read_fingerprint, warn_of_expiry
 from proxy.identity.source import SourceStatistics, TokenSource
 from proxy.identity.suspension import watch_suspension
 from proxy.identity.token_endpoint import TokenEndpoint
@@ -103,11 +103,13 @@ class TokenSources:
         watched = []
         # A credential whose key is in a vault may need another credential to reach it.
         for name, each in sorted(settings.credentials.items(), key=lambda item: item[1].key_vault_key is not None):
+            files = list_proof_files(each)
+            read = read_fingerprint(files)
             proofs = create_proofs(each, sources._vaults, now=now)
             credential = create_credential(name, each, proofs, clock=clock, wall_clock=wall_clock, dialer=dialer)
             sources._credentials[name] = credential
             load = functools.partial(create_proofs, each, sources._vaults)
-            watched.append(Watched(name, list_proof_files(each), load, functools.partial(sources._rotate, name)))
+            watched.append(Watched(name, files, load, functools.partial(sources._rotate, name), read))
         for route in settings.routes:
             sources.source_for(route.credential, Target(scope=route.scope, resource=route.resource))
         sources._watch = RotationWatch(watched, poll_s=poll_s)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import os
 import signal
 import ssl
 import threading
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.sandbox import create_client_certificate
-from tests.end_to_end.programs import configuration, write_configuration
+from tests.end_to_end.programs import COMMAND, Program, configuration, write_configuration
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -172,6 +173,19 @@ def test_a_changed_file_is_taken_up_without_a_signal(place: Place, start_proxy: 
     rewrite(proxy, usual | {"limits": {"target_bytes": 300}}, how="file")
     url = f"http://{place.alias_host}/orders?x={'y' * 400}"
     assert curl("--proxy", proxy.forward, url).status == 414
+
+
+def test_what_changes_while_the_proxy_starts_is_taken_up(place: Place, tmp_path: Path, evidence: Path) -> None:
+    """The start is held right after the configuration was read: at a pipe from which the certificate is to come."""
+    pipe = tmp_path / "clientapp.pem"
+    os.mkfifo(pipe, 0o600)
+    held = configuration(place, credential={"certificate": str(pipe)})
+    config_file = write_configuration(held, tmp_path)
+    with Program([COMMAND, "run", "--config", config_file], evidence, "proxy-held-at-its-start") as program:
+        with pipe.open("wb") as stream:
+            write_configuration(configuration(place), tmp_path)
+            stream.write(Path(place.certificate).read_bytes())
+        program.wait_for_line("apim-auth-proxy: reloaded")
 
 
 def test_a_listener_comes_and_goes(place: Place, start_proxy: StartProxy, curl: Curl) -> None:

@@ -28,7 +28,8 @@ class Stage:
         self.file = directory / "clientapp.pem"
         self.file.write_text("one")
         self.used: list[str] = []
-        self.watch = RotationWatch([Watched("client", (self.file,), self._load, self._use)])
+        files = (self.file,)
+        self.watch = RotationWatch([Watched("client", files, self._load, self._use, read_fingerprint(files))])
         self.loaded = ""
 
     def write(self, content: str) -> None:
