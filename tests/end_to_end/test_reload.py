@@ -176,16 +176,20 @@ def test_a_changed_file_is_taken_up_without_a_signal(place: Place, start_proxy: 
 
 
 def test_what_changes_while_the_proxy_starts_is_taken_up(place: Place, tmp_path: Path, evidence: Path) -> None:
-    """The start is held right after the configuration was read: at a pipe from which the certificate is to come."""
-    pipe = tmp_path / "clientapp.pem"
-    os.mkfifo(pipe, 0o600)
-    held = configuration(place, credential={"certificate": str(pipe)})
-    config_file = write_configuration(held, tmp_path)
+    """The start is held where the configuration has been read: at a pipe from which the certificate is to come."""
+    certificate, usual = tmp_path / "clientapp.pem", Path(place.certificate).read_bytes()
+    os.mkfifo(certificate, 0o600)
+    settings = configuration(place, credential={"certificate": str(certificate)})
+    config_file = write_configuration(settings, tmp_path)
     with Program([COMMAND, "run", "--config", config_file], evidence, "proxy-held-at-its-start") as program:
-        with pipe.open("wb") as stream:
-            write_configuration(configuration(place), tmp_path)
-            stream.write(Path(place.certificate).read_bytes())
+        with certificate.open("wb") as pipe:
+            write_configuration(settings | {"limits": {"target_bytes": 300}}, tmp_path)
+            certificate.unlink()
+            certificate.write_bytes(usual)
+            certificate.chmod(0o600)
+            pipe.write(usual)
         program.wait_for_line("apim-auth-proxy: reloaded")
+        program.wait_for_line("credential orders-client: the new files are in use")
 
 
 def test_a_listener_comes_and_goes(place: Place, start_proxy: StartProxy, curl: Curl) -> None:
