@@ -25,7 +25,7 @@ from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.admission import Admission
 from proxy.relay.client import ClientConnection
 from proxy.relay.destinations import Destinations, Route, describe_refusal
-from proxy.relay.doorway import Doorway
+from proxy.relay.doorway import Doorway, Guard
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.listening import build_guard, find_users, open_listener, remove_socket
 from proxy.relay.passwords import PasswordChecker
@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from proxy.dialing.dialer import Dialer, Permit
     from proxy.policy.authority import Authority
     from proxy.relay.destinations import Destination
-    from proxy.relay.doorway import Guard
     from proxy.relay.entry import Entry
     from proxy.relay.head import RequestHead
+    from proxy.relay.seats import Seat
     from proxy.relay.tokens import Sources
 
 _HTTP_PORT: Final = 80
@@ -295,11 +295,31 @@ class RelayServer:
             entry.destination = self.relay.destinations.find(entry.authority, entry.destination.default_port)
             return entry
 
-        for client in self.relay.clients:
-            client.entry = redirect(client.entry)
         # Those that have not come to a request yet, too: it would be the first of any number.
-        for beginning in self.relay.tunnel_ends:
+        for client in list(self.relay.clients):
+            client.entry = redirect(client.entry)
+            if client.seat is not None and not _is_still_taken(client.seat, entries):
+                client.dismiss()
+        for beginning in list(self.relay.tunnel_ends):
             beginning.redirect(redirect)
+            if beginning.seat is not None and not _is_still_taken(beginning.seat, entries):
+                beginning.dismiss()
+
+
+def _is_still_taken(seat: Seat, doors: Mapping[int, Door | None]) -> bool:
+    """Whether the listener that a connection came in by would still take it; notes which listener that is now.
+
+    Args:
+        seat: of the connection.
+        doors: by the identity of the entry that each listener had before; None: it is gone.
+    """
+    if id(seat.entry) not in doors:
+        return True  # it came in by none
+    door = doors[id(seat.entry)]
+    if door is None:
+        return False
+    seat.entry = door.entry
+    return (door.guard or Guard()).still_takes(seat)
 
 
 def build_entry(

@@ -29,12 +29,13 @@ class KnownClient:
     Attributes:
         client: its entry.
         exchanges: under way.
+        admission: whose client it is.
     """
 
-    __slots__ = ("_admission", "_bucket", "client", "exchanges")
+    __slots__ = ("_bucket", "admission", "client", "exchanges")
 
     def __init__(self, admission: Admission, client: Client, now: float) -> None:
-        self._admission = admission
+        self.admission = admission
         self.client = client
         self.exchanges = 0
         rate = client.requests_per_s
@@ -52,7 +53,7 @@ class KnownClient:
             TooManyRequests: over its rate, or over its number of exchanges.
             Overloaded: the proxy as a whole has too many.
         """
-        client, admission = self.client, self._admission
+        client, admission = self.client, self.admission
         client.check_route(route)
         limit = admission.concurrent_exchanges
         if limit is not None and admission.exchanges >= limit:
@@ -76,7 +77,7 @@ class KnownClient:
     def leave(self) -> None:
         """Ends an exchange."""
         self.exchanges -= 1
-        self._admission.exchanges -= 1
+        self.admission.exchanges -= 1
 
 
 class Admission:
@@ -114,7 +115,8 @@ class Admission:
         if self._anyone is not None:
             return self._anyone
         if seat.known is not None:
-            return self._current(seat.known)
+            known = seat.known = self._current(seat, seat.known)
+            return known
         if seat.admission is not self:
             peer = seat.peer
             seat.candidates = [client for client in self._clients if client.fits(peer)]
@@ -139,12 +141,41 @@ class Admission:
             raise ProxyAuthenticationRequired("No such client is configured.", code="wrong_credentials")
         return known
 
-    def _current(self, settled: KnownClient) -> KnownClient:
-        """Returns the same client under this configuration."""
+    def confirm(self, seat: Seat, settled: KnownClient | None, authorization: bytes | None) -> KnownClient:
+        """Says who somebody is by these clients who was let in by earlier ones.
+
+        Args:
+            seat: of the connection.
+            settled: who it was; None where nobody was asked.
+            authorization: what was sent then.
+
+        Raises:
+            ClientRefused: nobody who may.
+            ProxyAuthenticationRequired: somebody who has yet to say a password.
+        """
+        if settled is not None and settled.client.name and self._anyone is None:
+            return self._current(seat, settled)
+        found = self.identify(seat, authorization)
+        if isinstance(found, PasswordClaim):
+            raise ProxyAuthenticationRequired(
+                "The configured `clients` have changed meanwhile. Send the request again.", code="no_credentials"
+            )
+        return found
+
+    def _current(self, seat: Seat, settled: KnownClient) -> KnownClient:
+        """Returns the same client under this configuration, if what it has shown is still what its entry asks for."""
+        if settled.admission is self:
+            return settled
         known = self._known.get(settled.client.name)
         if known is None:
             raise ClientRefused(
                 f"The client {settled.client.name} is no longer among the configured `clients`.", code="unknown_client"
+            )
+        if known.client.password not in (None, settled.client.password) or not known.client.fits(seat.peer):
+            raise ClientRefused(
+                f"The entry of the client {settled.client.name} in `clients` has changed since this connection was opened. "
+                "Connect again.",
+                code="unknown_client",
             )
         return known
 

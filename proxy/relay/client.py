@@ -33,6 +33,7 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.head import check_partial_request, parse_request_head
 from proxy.relay.presence import QUESTION, is_gone, watch_presence
 from proxy.relay.record import ExchangeRecord, note_trace
+from proxy.relay.standing import DISMISSED
 
 if TYPE_CHECKING:
     from proxy.relay.admission import Admission, KnownClient
@@ -66,6 +67,7 @@ class ClientConnection(asyncio.Protocol):
         exchange: the one under way; None between two.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         half_closed: whether the client has ended sending.
+        is_dismissed: whether its listener would not take it any more, so that no further request is read.
         known: which configured client sent the request being served; None where nothing depends on it.
         seat: of the connection that the client opened; None until it is open.
     """
@@ -84,6 +86,7 @@ class ClientConnection(asyncio.Protocol):
         "entry",
         "exchange",
         "half_closed",
+        "is_dismissed",
         "known",
         "peer",
         "relay",
@@ -102,6 +105,7 @@ class ClientConnection(asyncio.Protocol):
         self.seat = seat
         self.deadline = inf
         self.half_closed = False
+        self.is_dismissed = False
         self._state = _HEAD
         self._buffer = b""
         self._checked = 0
@@ -256,7 +260,13 @@ class ClientConnection(asyncio.Protocol):
     @property
     def ends_after_exchange(self) -> bool:
         """Whether this connection takes no further request."""
-        return self.relay.draining or (self.half_closed and not self._buffer)
+        return self.relay.draining or self.is_dismissed or (self.half_closed and not self._buffer)
+
+    def dismiss(self) -> None:
+        """Ends the connection: at once, or after the exchange under way."""
+        self.is_dismissed = True
+        if self.exchange is None:
+            self.transport.close()
 
     def write(self, data: bytes) -> None:
         """Sends response bytes."""
@@ -370,6 +380,7 @@ class ClientConnection(asyncio.Protocol):
 
     def _take_seat(self) -> None:
         self.seat = self.relay.seats.take(self.peer)
+        self.seat.entry = self.entry
         try:
             self.relay.seats.check(self.peer)
         except ProxyError as error:
@@ -400,10 +411,17 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(verdict)
             return
         self.known = verdict
-        self._state = _HEAD
         data, self._buffer = self._buffer, b""
-        self.release_reading()
         try:
+            if self.is_dismissed:
+                raise ClientRefused(DISMISSED, code="listener_changed")
+            admission = self.relay.admission
+            if admission is None:
+                self.known = None
+            elif verdict.admission is not admission and not self._identify(admission, head, data):
+                return  # what was right by another configuration is checked by this one
+            self._state = _HEAD
+            self.release_reading()
             rest = self._serve(head, data)
         except ProxyError as error:
             self._refuse(error)

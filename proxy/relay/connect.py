@@ -26,6 +26,7 @@ from proxy.relay.entry import FixedEntry, ForwardEntry, check_same
 from proxy.relay.record import ExchangeRecord
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
+from proxy.relay.standing import check_tunnel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from proxy.relay.entry import Entry
     from proxy.relay.head import RequestHead
     from proxy.relay.relay import Relay
+    from proxy.relay.seats import Seat
     from proxy.relay.upstream import UpstreamConnection
 
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake
@@ -168,16 +170,25 @@ class TunnelEnd(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Nothing to resume."""
 
+    @property
+    def seat(self) -> Seat | None:
+        """Of the connection that the tunnel runs on."""
+        return self._client.seat
+
     def redirect(self, change: Callable[[Entry], Entry]) -> None:
         """Leads to where its authority leads now."""
         self._entry = change(self._entry)
         if self._inner is not None:
             self._inner.entry = self._entry
 
-    def on_deadline(self) -> None:
-        """Gives up on a tunnel in which nothing happens."""
+    def dismiss(self) -> None:
+        """Ends a tunnel whose client the listener would not take any more."""
         self._client.relay.tunnel_ends.discard(self)
         self._client.transport.abort()
+
+    def on_deadline(self) -> None:
+        """Gives up on a tunnel in which nothing happens."""
+        self.dismiss()
 
     def _leave(self) -> None:
         self._client.relay.tunnel_ends.discard(self)
@@ -237,15 +248,14 @@ class TunnelRequest:
         self._client.on_exchange_failed(error, request_complete=True)
 
     async def _open(self) -> None:
-        relay, authority = self._client.relay, self._authority
+        relay, client = self._client.relay, self._client
         try:
-            transport = await _dial(relay, authority)
+            transport = await self._dial_as_configured()
         except ProxyError as error:
             self._task = None
             self.fail(error)
             return
         self._task = None
-        client = self._client
         client.exchange = None
         relay.counters.tunnels += 1
         rest = self._rest + client.take_buffer()
@@ -256,6 +266,17 @@ class TunnelRequest:
         splice = Splice(relay, client.transport, transport, self._on_end)
         if client.half_closed:
             splice.client.eof_received()
+
+    async def _dial_as_configured(self) -> asyncio.Transport:
+        """Dials again where a reload came in between: what may be dialled, and how, is for the new configuration to say."""
+        relay, authority = self._client.relay, self._authority
+        while True:
+            destinations = relay.destinations
+            transport = await _dial(relay, authority)
+            if relay.destinations is destinations:
+                return transport
+            transport.abort()
+            check_tunnel(self._client, self.request, authority)
 
     def _on_end(self, up: int, down: int) -> None:
         self._client.relay.counters.received_bytes += up

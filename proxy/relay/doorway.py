@@ -37,10 +37,24 @@ class Guard:
     Attributes:
         context: ends the clients' TLS; None: they speak plain HTTP.
         users: numeric Unix users who may connect; empty: whoever can.
+        client_cas: the certificates of `client_ca`, as they stand in the file; empty: clients need none.
     """
 
     context: ssl.SSLContext | None = None
     users: frozenset[int] = frozenset()
+    client_cas: frozenset[bytes] = frozenset()
+
+    def still_takes(self, seat: Seat) -> bool:
+        """Whether who has come in already, by this guard or an earlier one, has shown all that this one asks.
+
+        A certificate counts as long as every CA is still there that it could have been verified by.
+        """
+        earlier = seat.guard or Guard()
+        if (self.context is None) != (earlier.context is None):
+            return False
+        if bool(self.client_cas) != bool(earlier.client_cas) or not earlier.client_cas <= self.client_cas:
+            return False
+        return not self.users or seat.user in self.users
 
 
 class Doorway(asyncio.Protocol):
@@ -74,6 +88,7 @@ class Doorway(asyncio.Protocol):
         address = str(peer[0]) if isinstance(peer, tuple) else "unix"
         self._peer = address
         self._seat = relay.seats.take(address)
+        self._seat.entry, self._seat.guard = self._entry, self._guard
         relay.tunnel_ends.add(self)
         self.deadline = relay.now + relay.timeouts.head_s
         try:
@@ -108,14 +123,23 @@ class Doorway(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Nothing to resume."""
 
+    @property
+    def seat(self) -> Seat | None:
+        """Of the connection."""
+        return self._seat
+
     def redirect(self, change: Callable[[Entry], Entry]) -> None:
         """Leads to where the listener leads now."""
         self._entry = change(self._entry)
 
-    def on_deadline(self) -> None:
-        """Gives up on a handshake that does not get on."""
+    def dismiss(self) -> None:
+        """Ends a connection that its listener would not take any more."""
         self._relay.tunnel_ends.discard(self)
         self._transport.abort()
+
+    def on_deadline(self) -> None:
+        """Gives up on a handshake that does not get on."""
+        self.dismiss()
 
     def _check_user(self) -> None:
         connected = self._transport.get_extra_info("socket")

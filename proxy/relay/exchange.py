@@ -24,6 +24,7 @@ from proxy.relay.head import format_request_head, format_response_head
 from proxy.relay.record import ExchangeRecord, TraceNote, note_trace
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
+from proxy.relay.standing import check_upgrade
 
 if TYPE_CHECKING:
     from proxy.identity.source import AccessToken
@@ -269,6 +270,12 @@ class Exchange:
         if not self._upgrades or not self.request_complete:
             connection.detach()
             self.fail(UpstreamClosed("The upstream switched protocols (101) although nobody asked it to."))
+            return
+        try:
+            check_upgrade(self.client, self.request, self._destination, connection.transport)
+        except ProxyError as error:
+            connection.detach()
+            self.fail(error)
             return
         self._status = 101
         relay = self.client.relay

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import os
+import re
 import socket
 import ssl
 import stat
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from proxy.config.settings import ListenerSettings, ListenerTlsSettings
 
 _BACKLOG: Final = 1_024
+# RFC 7468 §5.1, and OpenSSL's own label for certificates with trust settings.
+_CERTIFICATE: Final = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.+?)-----END ", re.DOTALL)
 
 
 async def open_listener(
@@ -66,8 +69,10 @@ def build_guard(listener: ListenerSettings) -> Guard | None:
     """
     if listener.tls is None and parse_listen_address(listener.address).path is None:
         return None
-    context = None if listener.tls is None else create_listener_context(listener.tls)
-    return Guard(context, find_users(listener.users))
+    if listener.tls is None:
+        return Guard(None, find_users(listener.users))
+    client_cas = frozenset[bytes]() if listener.tls.client_ca is None else _read_client_cas(listener.tls.client_ca)
+    return Guard(create_listener_context(listener.tls), find_users(listener.users), client_cas)
 
 
 def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:
@@ -92,11 +97,24 @@ def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:
         try:
             context.load_verify_locations(cafile=tls.client_ca)
         except (OSError, ssl.SSLError):
-            raise ConfigurationError(
-                f"{tls.client_ca} cannot be used as client_ca: it must be a readable PEM file with at least one certificate."
-            ) from None
+            raise _unusable_client_ca(tls.client_ca) from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def _read_client_cas(file: Path) -> frozenset[bytes]:
+    """Returns what tells certificates apart that are one client_ca: the Base64 text of each."""
+    try:
+        text = file.read_bytes()
+    except OSError:
+        raise _unusable_client_ca(file) from None
+    return frozenset(b"".join(found.split()) for found in _CERTIFICATE.findall(text))
+
+
+def _unusable_client_ca(file: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"{file} cannot be used as client_ca: it must be a readable PEM file with at least one certificate."
+    )
 
 
 def find_users(users: Iterable[str]) -> frozenset[int]:

@@ -16,6 +16,8 @@ from proxy.policy.access import Client, Peer, address_block, parse_peer_address
 if TYPE_CHECKING:
     from proxy.config.settings import LimitSettings
     from proxy.relay.admission import Admission, KnownClient
+    from proxy.relay.doorway import Guard
+    from proxy.relay.entry import Entry
 
 # Linux' struct ucred: pid, uid, gid (unix(7)).
 _UCRED: Final = struct.Struct("3i")
@@ -33,9 +35,11 @@ class Seat:
         known: who it is, once that is settled for all that follows, as CONNECT does.
         candidates: the configured clients that fit the connection; None before they are needed.
         admission: by which that was judged.
+        entry: that of the listener it came in by; None until it is open.
+        guard: what that listener asked of it; None: nothing.
     """
 
-    __slots__ = ("_seats", "address", "admission", "candidates", "certificate_names", "known", "user")
+    __slots__ = ("_seats", "address", "admission", "candidates", "certificate_names", "entry", "guard", "known", "user")
 
     def __init__(self, seats: Seats, address: str) -> None:
         self._seats: Seats | None = seats
@@ -45,6 +49,8 @@ class Seat:
         self.known: KnownClient | None = None
         self.candidates: list[Client] = []
         self.admission: Admission | None = None
+        self.entry: Entry | None = None
+        self.guard: Guard | None = None
 
     def leave(self) -> None:
         """Takes note that the connection is closed; more often than once is no harm."""

@@ -76,6 +76,7 @@ class Boundary:
         plan = self.server.plan(_load(self.file), OneToken())
         await self.server.open(plan)
         self.server.use(plan)
+        self.server.relay.observe = self.records.append
 
     async def connect(self, listener: int = 0, context: ssl.SSLContext | None = None) -> Peer:
         """A connection to a listener, with TLS if a context is given."""

@@ -1,0 +1,90 @@
+"""Judges once more, after a reload, what was begun before it and is about to become something that lasts. Does no I/O.
+
+An exchange that is under way goes on as it began, for it ends by itself. A tunnel or a WebSocket may stay for days, so it opens
+only where the configuration that is in use by then lets it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from proxy.errors import ClientRefused, DestinationRefused
+from proxy.relay.destinations import describe_refusal
+from proxy.relay.entry import FixedEntry
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from proxy.policy.authority import Authority
+    from proxy.relay.client import ClientConnection
+    from proxy.relay.destinations import Destination
+    from proxy.relay.head import RequestHead
+
+# Stands for any address where only the port is judged, because an upstream proxy has resolved the name.
+_SOME_PUBLIC_ADDRESS: Final = "1.1.1.1"
+
+
+def check_tunnel(client: ClientConnection, request: RequestHead, authority: Authority) -> None:
+    """Judges a blind tunnel anew before it is dialled again, which judges its address.
+
+    Raises:
+        DestinationRefused: a route names the host now, or other hosts are refused.
+        ClientRefused: the client may not, or not by this connection.
+    """
+    destinations = client.relay.destinations
+    if destinations.route_for(authority) is not None:
+        raise DestinationRefused(f"A route names {authority} since the configuration changed. Connect again.")
+    if not destinations.tunnels_others:
+        raise DestinationRefused(describe_refusal(authority))
+    check_client(client, request, "-")
+
+
+def check_upgrade(
+    client: ClientConnection, request: RequestHead, destination: Destination, upstream: asyncio.Transport
+) -> None:
+    """Judges a WebSocket before the 101 for it is passed on.
+
+    Args:
+        client: who asked for it.
+        request: its handshake.
+        destination: where that was sent.
+        upstream: the connection it was sent on.
+
+    Raises:
+        DestinationRefused: requests like it no longer go there, or not with that credential.
+        ClientRefused: the client may not, or not by this connection.
+    """
+    relay, authority = client.relay, destination.authority
+    found = relay.destinations.find(authority, destination.default_port)
+    if found is not destination:
+        entry = client.entry
+        if isinstance(entry, FixedEntry) and entry.authority.host != authority.host:
+            raise DestinationRefused(f"This listener does not lead to {authority} since the configuration changed.")
+        if found.credential != destination.credential:
+            raise DestinationRefused(
+                f"Another route applies to {authority} since the configuration changed. Try again."
+            )
+        permit = relay.destinations.permit
+        if found.tokens is None and permit is not None:
+            is_direct = relay.dialer.choose(authority.host, authority.port, is_plain=True) is None
+            address = str(upstream.get_extra_info("peername")[0]) if is_direct else _SOME_PUBLIC_ADDRESS
+            permit(address, authority.port)
+    check_client(client, request, found.route)
+
+
+def check_client(client: ClientConnection, request: RequestHead, route: str) -> None:
+    """Judges who sent a request by the configuration there is now.
+
+    Raises:
+        ClientRefused: the client may not use the route, is no longer configured, or its listener would not take it any more.
+    """
+    if client.is_dismissed:
+        raise ClientRefused(DISMISSED, code="listener_changed")
+    admission = client.relay.admission
+    if admission is not None and client.seat is not None:
+        admission.confirm(client.seat, client.known, request.proxy_authorization).client.check_route(route)
+
+
+DISMISSED: Final = (
+    "The listener that this connection came in by asks for something else since the configuration changed. Connect again."
+)
