@@ -85,4 +85,6 @@ def check_client(client: ClientConnection, request: RequestHead, route: str) -> 
         admission.confirm(client.seat, client.known, request.proxy_authorization).client.check_route(route)
 
 
-DISMISSED: Final = "The listener of this connection asks for something else since the configuration changed. Connect again."
+DISMISSED: Final = (
+    "The listener of this connection asks for something else since the configuration changed. Connect again."
+)
