@@ -12,7 +12,7 @@ import re
 import socket
 import time
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
 from proxy.errors import ConfigurationError
@@ -28,7 +28,7 @@ from proxy.relay.listening import describe_bind
 from proxy.relay_server import RelayServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from proxy.config.settings import Settings
@@ -75,10 +75,10 @@ class Server:
         """
         self._settings = settings
         self._event_log: EventLog | None = None
-        self.tokens = build_sources(settings)
+        self.tokens = TokenSources.from_settings(settings)
         self.reloads = {"ok": 0, "refused": 0}
         self._last_reload_ok = True
-        self._retired: dict[asyncio.Task[None], ReloadableSources] = {}
+        self._retired: dict[asyncio.Task[None], TokenSources] = {}
         self._hosts = routed_hosts(settings)
         self._ca_watch = AuthorityWatch(authority_files(settings), time.monotonic())
         self._ca = open_authority(settings, self._hosts, datetime.now(UTC))
@@ -202,7 +202,7 @@ class Server:
         """Builds everything first, in an order in which each step can still be given up; then uses it at once."""
         hosts = routed_hosts(settings)
         await self.tokens.look_at_files()
-        tokens = build_sources(settings)
+        tokens = TokenSources.from_settings(settings)
         tokens.adopt(self.tokens, unchanged_credentials(self._settings, settings))
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(tokens.retire, self.tokens)
@@ -261,7 +261,7 @@ class Server:
                 self.control.use_leaves(LeafMint(ca, hosts))
             logger.warning("the interception CA has changed: new connections get certificates as it now says")
 
-    def _retire(self, tokens: ReloadableSources, after_s: float) -> None:
+    def _retire(self, tokens: TokenSources, after_s: float) -> None:
         async def close_later() -> None:
             await asyncio.sleep(after_s)  # exchanges in flight may still ask for what they began with
             await tokens.retire(self.tokens)
@@ -383,57 +383,6 @@ class Server:
         if self.front is not None:
             return self.front.access_log.recent_errors()
         return self.control.recent.errors() if self.control is not None else []
-
-
-class ReloadableSources(TokenSources):
-    """Token sources that can take the place of earlier ones without losing the tokens of what has not changed."""
-
-    def adopt(self, earlier: ReloadableSources, unchanged: Collection[str]) -> None:
-        """Shares the credentials that have not changed, their tokens, and what authorities asked us to wait.
-
-        Args:
-            earlier: what is in use until now; it stays usable.
-            unchanged: names of credentials.
-        """
-        self._pauses = earlier._pauses
-        for name in unchanged:
-            self._credentials[name] = earlier._credentials[name]
-        wanted, self._sources = list(self._sources), {}
-        for key in wanted:
-            if key[0] in unchanged and key in earlier._sources:
-                self._sources[key] = earlier._sources[key]
-            else:
-                self.source_for(*key)
-
-    async def look_at_files(self) -> None:
-        """Puts to use the certificates that have changed since the last look."""
-        await self._watch.poll()
-
-    def forgive(self) -> None:
-        """Forgets failures: whoever reloads has changed something."""
-        for source in self._sources.values():
-            source.forgive()
-
-    def stop_watching(self) -> None:
-        """Ends what runs in the background; sources go on."""
-        for task in self._tasks:
-            task.cancel()
-
-    async def retire(self, other: ReloadableSources) -> None:
-        """Closes what is not shared with `other`."""
-        kept = {id(one) for one in (*other._sources.values(), *other._credentials.values())}
-        self._sources = {key: source for key, source in self._sources.items() if id(source) not in kept}
-        self._credentials = {name: one for name, one in self._credentials.items() if id(one) not in kept}
-        await self.close()
-
-
-def build_sources(settings: Settings) -> ReloadableSources:
-    """Returns the token sources of a configuration.
-
-    Raises:
-        ConfigurationError: a file of a credential cannot be read or used.
-    """
-    return cast("ReloadableSources", ReloadableSources.from_settings(settings))  # it makes one of its own class
 
 
 def unchanged_credentials(before: Settings, after: Settings) -> list[str]:

@@ -170,8 +170,45 @@ class TokenSources:
     async def reload(self) -> None:
         """Load all certificates anew and forget failures, as on a signal. Tokens stay; what cannot be used is logged."""
         await self._watch.reload()
+        self.forgive()
+
+    def forgive(self) -> None:
+        """Forget failures, as after a change by whoever runs the proxy."""
         for source in self._sources.values():
             source.forgive()
+
+    def adopt(self, earlier: TokenSources, unchanged: Collection[str]) -> None:
+        """Share the credentials that have not changed, their tokens, and what authorities asked us to wait.
+
+        Args:
+            earlier: what is in use until now; it stays usable.
+            unchanged: names of credentials.
+        """
+        self._pauses = earlier._pauses
+        for name in unchanged:
+            self._credentials[name] = earlier._credentials[name]
+        wanted, self._sources = list(self._sources), {}
+        for key in wanted:
+            if key[0] in unchanged and key in earlier._sources:
+                self._sources[key] = earlier._sources[key]
+            else:
+                self.source_for(*key)
+
+    async def look_at_files(self) -> None:
+        """Put to use the certificates that have changed since the last look."""
+        await self._watch.poll()
+
+    def stop_watching(self) -> None:
+        """End what runs in the background; sources go on."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def retire(self, other: TokenSources) -> None:
+        """Close what is not shared with `other`."""
+        kept = {id(one) for one in (*other._sources.values(), *other._credentials.values())}
+        self._sources = {key: source for key, source in self._sources.items() if id(source) not in kept}
+        self._credentials = {name: one for name, one in self._credentials.items() if id(one) not in kept}
+        await self.close()
 
     def statistics(self) -> IdentityStatistics:
         """Return a snapshot."""
