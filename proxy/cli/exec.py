@@ -1,4 +1,4 @@
-"""`exec`: run a program that uses the proxy and trusts its CA. Starts processes, forwards signals to them."""
+"""`exec`: run a program that uses the proxy and trusts its CA. Starts processes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,6 +17,7 @@ import click
 
 from proxy.cli.client_environment import prepare, proxy_url_option
 from proxy.cli.completion import complete_program
+from proxy.cli.forwarding import KILLED, Forwarding
 from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, OneRoute
 from proxy.config.source import FileSource, StandardInput
@@ -25,7 +25,6 @@ from proxy.config.source import FileSource, StandardInput
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
-    from types import FrameType
 
     from proxy.cli.client_environment import ClientEnvironment
     from proxy.config.source import Source
@@ -33,12 +32,10 @@ if TYPE_CHECKING:
 # As a shell has it (POSIX.1-2024, 2.8.2).
 _NOT_EXECUTABLE: Final = 126
 _NOT_FOUND: Final = 127
-_KILLED: Final = 128
 
 _CONNECT_S: Final = 1.0
 _START_S: Final = 30.0
 _STOP_S: Final = 40.0
-_FORWARDED: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
 
 class _Command(click.Argument):
@@ -79,15 +76,18 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
             f"No proxy listens at {environment.proxy_url}. Start it with `{run}`, or add --start (before the `--`) to run "
             "one for as long as the program runs."
         )
-    with _proxy_for(environment, sandbox):
-        status = run_command(command, environment.apply(), replace=False)
+    with Forwarding() as forwarding, _proxy_for(environment, sandbox):
+        status = run_command(command, environment.apply(), forwarding)
     sys.exit(status)
 
 
-def run_command(command: Sequence[str], environ: Mapping[str, str], *, replace: bool = True) -> int:
-    """Run a program and return its exit status; where the platform can, this process becomes the program.
+def run_command(command: Sequence[str], environ: Mapping[str, str], forwarding: Forwarding | None = None) -> int:
+    """Run a program and return its exit status.
 
-    Signals sent to this process meanwhile go to the program.
+    Args:
+        command: the program and its arguments.
+        environ: its environment.
+        forwarding: hands it the signals that this process gets; without one, this process becomes the program where it can.
     """
     program = shutil.which(command[0], path=environ.get("PATH"))
     if program is None:
@@ -96,32 +96,22 @@ def run_command(command: Sequence[str], environ: Mapping[str, str], *, replace: 
         click.echo(f"Error: {command[0]} {what}", err=True)
         return _NOT_EXECUTABLE if there else _NOT_FOUND
     try:
-        if replace and os.name == "posix":
+        if forwarding is not None:
+            return _status(forwarding.start([program, *command[1:]], environ))
+        if os.name == "posix":
             sys.stdout.flush()
             sys.stderr.flush()
             os.execve(program, list(command), dict(environ))  # noqa: S606  # it is what the user asked for
-        process = subprocess.Popen([program, *command[1:]], env=dict(environ))  # noqa: S603  # as above
+        with Forwarding() as own:
+            return _status(own.start([program, *command[1:]], environ))
     except OSError as error:
         click.echo(f"Error: {program} cannot be run: {error.strerror}", err=True)
         return _NOT_EXECUTABLE
-    with _forwarding(process):
-        status = process.wait()
-    return status if status >= 0 else _KILLED - status
 
 
-@contextlib.contextmanager
-def _forwarding(process: subprocess.Popen[bytes]) -> Iterator[None]:
-    def forward(number: int, _frame: FrameType | None) -> None:
-        if process.poll() is None:
-            process.send_signal(number)
-
-    wanted = [getattr(signal, name) for name in _FORWARDED if hasattr(signal, name)]
-    earlier = {number: signal.signal(number, forward) for number in wanted}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
-            signal.signal(number, handler)
+def _status(process: subprocess.Popen[bytes]) -> int:
+    status = process.wait()
+    return status if status >= 0 else KILLED - status
 
 
 @contextlib.contextmanager

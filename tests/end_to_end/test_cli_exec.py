@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import re
 import shutil
 import signal
@@ -147,6 +149,27 @@ def test_with_start_a_proxy_runs_as_long_as_the_program(place: Place, tmp_path: 
     assert "200" in program.lines
     after = run_program([COMMAND, "exec", "--config", config, "--", "true"])
     assert (after.status, "No proxy listens" in after.stderr) == (1, True)
+
+
+def test_a_signal_that_the_program_sends_as_its_first_act_reaches_it(place: Place, tmp_path: Path) -> None:
+    config = write_configuration(fixed(place), tmp_path)
+    script = "trap 'exit 5' TERM; kill -TERM $PPID; while :; do sleep 0.1; done"
+    done = run_program([COMMAND, "exec", "--config", config, "--start", "--", "sh", "-c", script])
+    assert (done.status, done.stderr) == (5, "")
+
+
+def test_a_signal_before_the_program_runs_leaves_no_proxy_behind(place: Place, tmp_path: Path) -> None:
+    """The proxy waits for its key at a pipe, until the signal comes."""
+    pipe = tmp_path / "clientapp.pem"
+    os.mkfifo(pipe, 0o600)
+    config = write_configuration(fixed(dataclasses.replace(place, certificate=str(pipe))), tmp_path)
+    words = [COMMAND, "exec", "--config", str(config), "--start", "--", "touch", str(tmp_path / "ran")]
+    with Program(words, tmp_path, "ended") as program, pipe.open("wb", buffering=0) as key:
+        program.signal(signal.SIGTERM)
+        assert program.wait() == 128 + signal.SIGTERM
+        with pytest.raises(BrokenPipeError):
+            key.write(b"nobody reads any more")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_with_start_a_proxy_that_does_not_start_is_quoted(place: Place, tmp_path: Path) -> None:
