@@ -411,7 +411,7 @@ def build_destinations(relay: Relay, settings: Settings, tokens: Sources) -> Des
     routes = []
     for route in settings.routes:
         if route.ca_file not in contexts:
-            contexts[route.ca_file] = create_client_context(route.ca_file)
+            contexts[route.ca_file] = create_tls_context(route.ca_file)
         routes.append(_build_route(route, contexts[route.ca_file], tokens))
     table = RouteTable(
         (parse_host_pattern(text), index) for index, route in enumerate(settings.routes) for text in route.hosts
@@ -440,14 +440,3 @@ def build_permit(settings: Settings) -> Permit:
     allowed = [ip_network(text) for text in settings.destinations.allow]
     ports = settings.destinations.ports
     return lambda address, port: check_destination(address, port, allowed, ports)
-
-
-def create_client_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Returns the TLS context towards upstreams: the system's roots, and those of `ca_file` added to them.
-
-    Raises:
-        ConfigurationError: the file holds no certificate.
-    """
-    context = create_tls_context(ca_file)
-    context.set_alpn_protocols(["http/1.1"])
-    return context
