@@ -63,6 +63,7 @@ def run_program(
     stdin: bytes = b"",
     environ: Mapping[str, str] | None = None,
     directory: Path | None = None,
+    patience_s: float = PATIENCE_S,
 ) -> Finished:
     """Runs a program to its end."""
     done = subprocess.run(
@@ -71,7 +72,7 @@ def run_program(
         capture_output=True,
         env=environment() if environ is None else dict(environ),
         cwd=directory,
-        timeout=PATIENCE_S,
+        timeout=patience_s,
         check=False,
     )
     said = done.stderr.decode("utf-8", "replace")
@@ -244,7 +245,7 @@ class ProxyProgram(Program):
         def fits(line: str) -> bool:
             return line.startswith('{"time"') and fields.items() <= json.loads(line).items()
 
-        self.wait_for(lambda lines: any(map(fits, lines)), patience_s=10.0)
+        self.wait_for(lambda lines: any(map(fits, lines)))
         return next(json.loads(line) for line in self.lines if fits(line))
 
     def stop(self) -> int:
@@ -257,11 +258,15 @@ class ProxyProgram(Program):
 
 
 def write_configuration(configuration: Configuration, directory: Path) -> Path:
-    """Writes a configuration file, readable by its owner only: it holds a subscription key."""
+    """Writes a configuration file, readable by its owner only: it holds a subscription key.
+
+    In place of an earlier one it is there at once and whole, since a proxy may look at any moment.
+    """
     directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "config.yaml"
-    path.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
-    path.chmod(0o600)
+    path, whole = directory / "config.yaml", directory / "config.yaml.new"
+    whole.touch(0o600)
+    whole.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
+    whole.replace(path)
     return path
 
 
