@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import random
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -293,8 +294,13 @@ def test_an_upload_refused_early_does_not_hang(
 
 def test_a_client_that_leaves_is_no_news_to_the_next(curl: Curl, proxy: ProxyProgram, place: Place) -> None:
     path = "/bytes/300000000"
-    hasty = ["--max-time", "0.3", "--limit-rate", "1M"]
-    assert curl("--proxy", proxy.forward, *hasty, f"http://{place.api_authority}{path}").exit_status == 28
+    command = ["curl", "-sS", "--no-buffer", "--proxy", proxy.forward, f"http://{place.api_authority}{path}"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=environment()) as hasty:
+        try:
+            assert hasty.stdout is not None
+            assert hasty.stdout.read(3) == b"\x00\x01\x02"  # so it is in the middle of the response
+        finally:
+            hasty.kill()
     assert proxy.wait_for_exchange(outcome="aborted_client", path=path)["status"] == 200
 
     assert curl("--proxy", proxy.forward, f"http://{place.api_authority}/bytes/3").content == b"\x00\x01\x02"
