@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 
-from tests.end_to_end.programs import COMMAND, configuration, run_program, write_configuration
+from tests.end_to_end.programs import COMMAND, PATIENCE_S, configuration, run_program, write_configuration
 from tests.unit.test_interception_organisation import PEM, ROOT, Authority, make_ca, write
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def test_clients_that_trust_the_root_need_nothing_through_a_renewal(
     proxy.wait_for_line("the earlier one stays")
     assert curl(*request).status == 200
     write(tmp_path, second, ROOT)
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + PATIENCE_S
     while shown_serial(proxy, host, tmp_path) != second.certificate.serial_number:
         assert time.monotonic() < give_up_at
         time.sleep(0.2)
