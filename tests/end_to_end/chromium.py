@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import aiohttp
 
+from tests.end_to_end.programs import PATIENCE_S
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
 PROGRAM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_START_S = 30.0
 
 
 class Tab:
@@ -44,7 +45,7 @@ class Tab:
         answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         await self._connection.send_json({"id": number, "method": method, "params": parameters})
-        return await asyncio.wait_for(answer, 20)
+        return await asyncio.wait_for(answer, PATIENCE_S)
 
     async def open(self, url: str, *, width: int = 1280, height: int = 900, scheme: str = "light") -> None:
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -60,7 +61,7 @@ class Tab:
         assert "exceptionDetails" not in result, result
         return result["result"].get("value")
 
-    async def until(self, expression: str, *, within_s: float = 15) -> Any:
+    async def until(self, expression: str, *, within_s: float = PATIENCE_S) -> Any:
         """Returns what the expression gives once that is true."""
         for _ in range(int(within_s / 0.1)):
             value = await self.evaluate(expression)
@@ -139,7 +140,7 @@ async def browser_tab() -> AsyncIterator[Tab]:
 
 
 async def _debugging_port(file: Path) -> int:
-    for _ in range(int(_START_S / 0.1)):
+    for _ in range(int(PATIENCE_S / 0.1)):
         if file.exists() and "\n" in (written := file.read_text()):  # noqa: ASYNC240 -- a few bytes
             return int(written.split("\n", 1)[0])
         await asyncio.sleep(0.1)
