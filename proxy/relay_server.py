@@ -15,6 +15,7 @@ from proxy.dialing.trust import create_tls_context
 from proxy.errors import DestinationRefused
 from proxy.identity.credential import Target
 from proxy.operations.access_log import AccessLog
+from proxy.operations.heap import HeapTrimmer, find_trim
 from proxy.operations.loop_lag import LoopLag
 from proxy.operations.snapshot import WorkerSnapshot, take_snapshot
 from proxy.policy.access import Client
@@ -140,6 +141,7 @@ class RelayServer:
         self._doors: dict[tuple[str, str, int], Door] = {}
         self.addresses: list[tuple[str, int]] = []
         self.loop_lag = LoopLag()
+        self._trimmer = HeapTrimmer(self._count_open, find_trim())
         self._clock: asyncio.Task[None] | None = None
 
     async def start(self, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()) -> None:
@@ -154,6 +156,7 @@ class RelayServer:
         """
         self._clock = asyncio.create_task(self.relay.watch(), name="relay clock")
         self.loop_lag.start()
+        self._trimmer.start()
         await self.open(self._plan, ports, inherited)
         self.use(self._plan)
 
@@ -167,6 +170,7 @@ class RelayServer:
         if self._clock is not None:
             self._clock.cancel()
         self.loop_lag.close()
+        self._trimmer.close()
         self.access_log.close()
         return finished
 
@@ -275,6 +279,10 @@ class RelayServer:
             loop_lag=self.loop_lag.histogram,
             events_dropped=events_dropped,
         )
+
+    def _count_open(self) -> int:
+        relay = self.relay
+        return len(relay.clients) + len(relay.tunnel_ends) + len(relay.upstreams) + len(relay.splices)
 
     def _accept(self, key: tuple[str, str, int]) -> asyncio.BaseProtocol:
         return self._doors[key].accept(self.relay)
