@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
+from proxy.dialing.http_library import import_aiohttp
 from proxy.errors import ConfigurationError
 from proxy.identity.sources import TokenSources
 from proxy.interception.contexts import ServerContexts, make_ahead
@@ -300,6 +301,7 @@ class Server:
         if settings.admin is None or (self._admin is not None and settings.admin == self._settings.admin):
             return None
         # aiohttp.web costs a quarter of a second to import, and not everybody wants the site.
+        import_aiohttp()
         from proxy.operations.admin import AdminSite  # noqa: PLC0415
         from proxy.operations.extras import AutoConfig, Quit  # noqa: PLC0415
         from proxy.operations.page import Page, PageSources  # noqa: PLC0415

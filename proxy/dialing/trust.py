@@ -18,7 +18,7 @@ _File = tuple[int, int, int, int] | None
 _Fingerprint = tuple[_File, _File, bytes | None]
 
 _contexts: Final[WeakValueDictionary[_Fingerprint, ssl.SSLContext]] = WeakValueDictionary()
-_making: Final = threading.Lock()
+making_contexts: Final = threading.Lock()
 
 
 def create_tls_context(ca_file: Path | None, key: str = "ca_file") -> ssl.SSLContext:
@@ -33,7 +33,7 @@ def create_tls_context(ca_file: Path | None, key: str = "ca_file") -> ssl.SSLCon
     Raises:
         ConfigurationError: the file cannot be read, or holds no certificate.
     """
-    with _making:
+    with making_contexts:
         fingerprint = (*_fingerprint_system(), _read(ca_file, key))
         context = _contexts.get(fingerprint)
         if context is None:

@@ -239,6 +239,27 @@ def test_an_unusable_pair_is_refused_with_its_file_and_reason(name: str, materia
     assert "correct horse" not in caught.value.detail
 
 
+@pytest.mark.parametrize("wrong", ["d", "dmp1", "dmq1", "iqmp"])
+def test_a_key_with_one_wrong_number_is_refused_or_signs_as_ever(
+    wrong: str, material: Material, tmp_path: Path
+) -> None:
+    """It never gives away a signature made with it: those can tell its factors (Boneh, DeMillo, Lipton 1997)."""
+    sound = serialization.load_pem_private_key(material.good.key, None)
+    assert isinstance(sound, rsa.RSAPrivateKey)
+    numbers = sound.private_numbers()
+    values = {name: getattr(numbers, name) for name in ("p", "q", "d", "dmp1", "dmq1", "iqmp")}
+    values[wrong] += 2
+    damaged = rsa.RSAPrivateNumbers(public_numbers=numbers.public_numbers, **values)
+    file = tmp_path / "clientapp.pem"
+    file.write_bytes(material.good.certificate + _pem(damaged.private_key(unsafe_skip_rsa_key_validation=True)))
+    try:
+        loaded = load_certificate(file, None, None, now=NOW)
+    except ConfigurationError as refused:
+        assert "the private key in it is damaged" in refused.detail  # noqa: PT017 -- one of two outcomes
+    else:
+        sound.public_key().verify(loaded.sign(b"input", "RS256"), b"input", padding.PKCS1v15(), hashes.SHA256())
+
+
 @pytest.mark.parametrize(
     ("days", "reason"),
     [(31, "expired on 2026-07-01"), (-1, "not valid before 2026-06-01")],
