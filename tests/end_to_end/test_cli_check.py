@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -16,7 +15,7 @@ from tests.end_to_end.programs import COMMAND, Configuration, Finished, run_prog
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.end_to_end.programs import ProxyProgram
+    from tests.end_to_end.programs import Place, ProxyProgram
 
 NOW = datetime.now(UTC)
 
@@ -145,12 +144,9 @@ def test_every_fault_of_a_configuration_has_its_key_path_and_line_and_exits_2(di
         assert f"config.yaml:{fault['facts']['line']}: " in fault["message"]
 
 
-def test_missing_files_do_not_hide_what_else_is_wrong(directory: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        address = f"127.0.0.1:{taken.getsockname()[1]}"
-        done = check(write(directory, pair="nowhere", listeners=[{"address": address}]))
+def test_missing_files_do_not_hide_what_else_is_wrong(place: Place, directory: Path) -> None:
+    address = f"127.0.0.1:{place.port}"
+    done = check(write(directory, pair="nowhere", listeners=[{"address": address}]))
     errors = lines(done, "error")
     assert done.status == 2
     assert len(errors) == 3, errors
