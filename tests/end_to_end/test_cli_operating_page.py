@@ -14,6 +14,9 @@ from tests.ports import free_port
 PAGE = (ROOT / "docs/operating.md").read_text(encoding="utf-8")
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
+# A page's worth of commands, on a busy machine.
+SCRIPT_S = 120.0
+
 
 def shell(script: str, directory: Path) -> tuple[int, str, str]:
     """Runs a script that stops at the first error, with ports of its own in place of the usual ones, and ends what it began."""
@@ -25,7 +28,9 @@ def shell(script: str, directory: Path) -> tuple[int, str, str]:
     )
     ending = "trap 'status=$?; kill $(jobs -p) 2>/dev/null || true; wait; exit $status' EXIT\n"
     environ = environment(PATH=f"{Path(COMMAND).parent}:{environment()['PATH']}")
-    done = run_program(["bash", "-eu", "-c", ending + script], environ=environ, directory=directory)
+    done = run_program(
+        ["bash", "-eu", "-c", ending + script], environ=environ, directory=directory, patience_s=SCRIPT_S
+    )
     return done.status, done.stdout.decode(), done.stderr
 
 
