@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _DEFAULT_ADDRESS: Final = "127.0.0.1:9901"
 _PAUSE_S: Final = 0.1
-_ANSWER_S: Final = 2.0
+# One question to a busy machine, where the last one tells what is missing.
+_ANSWER_S: Final = 10.0
 
 
 @click.command(cls=ConfiguredCommand)
