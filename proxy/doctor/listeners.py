@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from proxy.config.settings import ListenerSettings, ListenerTlsSettings, Settings
     from proxy.doctor.findings import Finding
 
-_ASK_S: Final = 1.0
+# A proxy that is busy answers late, and would pass for another program.
+_ASK_S: Final = 3.0
 # A listener answers this in its own name, with Proxy-Status; the admin site's answer names it as well.
 _QUESTION: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _OWN_NAME: Final = b"apim-auth-proxy"
