@@ -39,7 +39,8 @@ CLIENT_OBJECT_ID = "55555555-5555-5555-5555-555555555555"
 
 _HEAD_LIMIT_BYTES = 131_072  # more than any client in front of it accepts: the sandbox must not be what refuses
 _SHUTDOWN_S = 0.1  # a sandbox owes its clients no draining
-_LINGER_S = 1.0
+# For a client that is still sending: a reset would take the response away from one that is slow to read it (RFC 9112 §9.6).
+_LINGER_S = 5.0
 
 
 class Sandbox:
