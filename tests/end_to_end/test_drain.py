@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import time
 import urllib.error
 import urllib.request
-from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.programs import COMMAND, Program, configuration, run_program, write_configuration
+from tests.end_to_end.programs import COMMAND, PATIENCE_S, Program, configuration, run_program, write_configuration
 from tests.end_to_end.test_reload import Load
 from tests.ports import free_port
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.end_to_end.conftest import StartProxy
-    from tests.end_to_end.curl import Curl
     from tests.end_to_end.programs import Place, ProxyProgram
 
 OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
@@ -30,7 +29,7 @@ def status_of(proxy: ProxyProgram, path: str, *, method: str = "GET", **fields: 
     """Returns the status the admin site answers with."""
     url = next(line for line in proxy.lines if "health and metrics on" in line).rpartition(" ")[2] + path
     try:
-        with OPENER.open(urllib.request.Request(url, method=method, headers=fields), timeout=20) as answer:  # noqa: S310
+        with OPENER.open(urllib.request.Request(url, method=method, headers=fields), timeout=PATIENCE_S) as answer:  # noqa: S310
             status: int = answer.status
     except urllib.error.HTTPError as error:
         error.close()
@@ -40,7 +39,7 @@ def status_of(proxy: ProxyProgram, path: str, *, method: str = "GET", **fields: 
 
 def test_until_the_delay_is_over_it_serves_although_it_is_not_ready(place: Place, start_proxy: StartProxy) -> None:
     """As a load balancer needs it: what it still sends for a while gets its answer, on old connections and new ones."""
-    proxy = start_proxy(configuration(place, timeouts={"drain_s": 5, "drain_delay_s": 3}))
+    proxy = start_proxy(configuration(place, timeouts={"drain_s": 30, "drain_delay_s": 600}))
     load = Load(proxy, place)
     with load.running():
         load.wait_for(10)  # with a token: so it is ready
@@ -50,18 +49,45 @@ def test_until_the_delay_is_over_it_serves_although_it_is_not_ready(place: Place
         assert status_of(proxy, "/readyz") == 503
         assert status_of(proxy, "/livez") == 200
         load.wait_for(20)
-        assert set(load.outcomes) == {"200"}, load.outcomes
+    assert set(load.outcomes) == {"200"}, load.outcomes
+    proxy.signal(signal.SIGTERM)
     assert proxy.wait() == 0
 
 
-def test_an_exchange_in_flight_is_finished(place: Place, start_proxy: StartProxy, curl: Curl) -> None:
-    proxy = start_proxy(configuration(place))
-    with ThreadPoolExecutor(1) as pool:
-        slow = pool.submit(curl, "--proxy", proxy.forward, f"http://{place.alias_host}/slow/2")
-        time.sleep(0.7)
+def test_when_the_delay_is_over_it_ends(place: Place, start_proxy: StartProxy) -> None:
+    proxy = start_proxy(configuration(place, timeouts={"drain_delay_s": 1}))
+    began = time.monotonic()
+    proxy.signal(signal.SIGTERM)
+    assert proxy.wait() == 0
+    assert time.monotonic() - began >= 1
+
+
+def test_an_exchange_in_flight_is_finished(place: Place, start_proxy: StartProxy) -> None:
+    """The API has the request and waits for its content (RFC 9110 §10.1.1), which the client sends once the proxy has closed."""
+    host, port = "127.0.0.1", free_port()
+    proxy = start_proxy(configuration(place, listeners=[{"address": f"{host}:{port}"}], timeouts={"drain_s": 60}))
+    head = f"POST http://{place.alias_host}/orders HTTP/1.1\r\nHost: {place.alias_host}\r\n"
+    with socket.create_connection((host, port), timeout=PATIENCE_S) as client, client.makefile("rb") as answer:
+        client.sendall(f"{head}Content-Length: 5\r\nExpect: 100-continue\r\n\r\n".encode())
+        assert [answer.readline(), answer.readline()] == [b"HTTP/1.1 100 Continue\r\n", b"\r\n"]
         proxy.signal(signal.SIGTERM)
-        assert slow.result().status == 200
+        wait_until_closed(host, port)
+        client.sendall(b"whole")
+        assert answer.readline() == b"HTTP/1.1 200 OK\r\n"
+        assert b'"length": 5' in answer.read()
     assert proxy.wait() == 0
+
+
+def wait_until_closed(host: str, port: int) -> None:
+    """Waits until nobody listens at an address any more."""
+    give_up_at = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=PATIENCE_S).close()
+        except ConnectionRefusedError:
+            return
+        assert time.monotonic() < give_up_at
+        time.sleep(0.05)
 
 
 def test_a_second_signal_ends_the_delay_too(place: Place, start_proxy: StartProxy) -> None:
@@ -93,11 +119,14 @@ def test_wait_returns_once_the_proxy_is_ready(place: Place, tmp_path: Path, star
     port = free_port()
     settings = configuration(place, admin={"address": f"127.0.0.1:{port}"})
     config = write_configuration(settings, tmp_path)
-    with Program([COMMAND, "wait", "--config", config, "--timeout", "50"], tmp_path, "wait") as waiting:
-        time.sleep(1.0)
-        assert waiting.process.poll() is None
-        start_proxy(settings)
-        assert waiting.wait() == 0
+    with socket.create_server(("127.0.0.1", port)) as other:
+        other.settimeout(PATIENCE_S)
+        with Program([COMMAND, "wait", "--config", config, "--timeout", "600"], tmp_path, "wait") as waiting:
+            for _ in range(2):  # who asks again was not content with what came, which is nothing
+                other.accept()[0].close()
+            other.close()
+            start_proxy(settings)
+            assert waiting.wait() == 0
     assert waiting.lines == []
 
 
