@@ -26,7 +26,7 @@ Configuration: TypeAlias = "dict[str, object]"
 COMMAND = str(Path(sys.executable).with_name("apim-auth-proxy"))
 ROOT = Path(__file__).resolve().parents[2]
 # Far above what anything takes; reached only by what hangs.
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 # What the product's commands printed, for whoever looks for secrets in it at the session's end: files, and what ended at once.
 PRINTED: list[Path] = []
