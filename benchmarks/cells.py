@@ -192,7 +192,7 @@ CELLS: Final = (
         name="workers",
         title="throughput of two workers on two cores, less the load's share",
         unit="requests/s",
-        rivals=("ours", "two-workers"),
+        rivals=("nginx", "nginx-two-workers", "ours", "two-workers"),
         targets=(Target(1.7, "ours", at_least=True),),
         run=loads.capacity,
         check=loads.check_get,

@@ -150,7 +150,7 @@ def _start_bare(stage: Stage) -> Rival:
 _NGINX_CONF: Final = """
 {modules}
 daemon off;
-worker_processes 1;
+worker_processes {workers};
 pid {directory}/{name}.pid;
 error_log {directory}/{name}-error.log warn;
 {user}
@@ -183,7 +183,7 @@ http {{
   upstream plain {{ server 127.0.0.1:{plain_port}; keepalive 256; keepalive_requests 100000000; }}
   upstream tls {{ server 127.0.0.1:{tls_port}; keepalive 256; keepalive_requests 100000000; }}
   server {{
-    listen 127.0.0.1:{port} backlog=8192;
+    listen 127.0.0.1:{port} backlog=8192{shared};
     server_name 127.0.0.1;
     location / {{
       proxy_pass http://plain;
@@ -194,7 +194,7 @@ http {{
   }}
   server {{
     listen 127.0.0.1:{port};
-    listen 127.0.0.1:{own_tls_port} ssl backlog=8192;
+    listen 127.0.0.1:{own_tls_port} ssl backlog=8192{shared};
     server_name {host};
     location / {{
       proxy_pass https://tls;
@@ -208,13 +208,15 @@ http {{
 """
 
 
-def _start_nginx(stage: Stage, name: str = "nginx", *, access_log: bool = True) -> Rival:
+def _start_nginx(stage: Stage, name: str = "nginx", *, access_log: bool = True, workers: int = 1) -> Rival:
     port, own_tls_port = free_port(), free_port()
     conf = stage.directory / f"{name}.conf"
     conf.write_text(
         _NGINX_CONF.format(
             modules="",
             name=name,
+            workers=workers,
+            shared=" reuseport" if workers > 1 else "",  # as ours share theirs
             user=nginx_user(),
             access_log=f"{stage.directory}/{name}-access.log" if access_log else "off",
             directory=stage.directory,
@@ -228,13 +230,18 @@ def _start_nginx(stage: Stage, name: str = "nginx", *, access_log: bool = True) 
             tls_port=stage.tls_port,
         )
     )
-    program = _start(name, stage, [find_program("nginx"), "-p", str(stage.directory), "-c", str(conf)])
+    cores = (PROXY_CORE, LOAD_CORE)[:workers]
+    program = _start(name, stage, [find_program("nginx"), "-p", str(stage.directory), "-c", str(conf)], cores)
     program.wait_for_port(own_tls_port)
-    return Rival(name, program, port, tls_port=own_tls_port, ca_file=stage.ca_file)
+    return Rival(name, program, port, tls_port=own_tls_port, ca_file=stage.ca_file, cores=workers)
 
 
 def _start_nginx_unlogged(stage: Stage) -> Rival:
     return _start_nginx(stage, "nginx-unlogged", access_log=False)
+
+
+def _start_nginx_two_workers(stage: Stage) -> Rival:
+    return _start_nginx(stage, "nginx-two-workers", workers=2)
 
 
 # haproxy
@@ -375,6 +382,7 @@ _STARTERS: Final[dict[str, Callable[[Stage], Rival]]] = {
     "direct": _start_direct,
     "nginx": _start_nginx,
     "nginx-unlogged": _start_nginx_unlogged,
+    "nginx-two-workers": _start_nginx_two_workers,
     "haproxy": _start_haproxy,
     "squid": _start_squid,
     "mitmproxy": _start_mitmproxy,
