@@ -130,6 +130,20 @@ def test_wait_returns_once_the_proxy_is_ready(place: Place, tmp_path: Path, star
     assert waiting.lines == []
 
 
+def test_wait_has_patience_with_a_proxy_that_is_busy(tmp_path: Path) -> None:
+    """The last question is answered after 2.5 s, as by a process that had no turn before."""
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        busy.settimeout(PATIENCE_S)
+        words = ["--address", f"127.0.0.1:{busy.getsockname()[1]}", "--timeout", "0"]
+        with Program([COMMAND, "wait", *words], tmp_path, "wait") as waiting:
+            with busy.accept()[0] as connection:
+                assert connection.recv(65_536).startswith(b"GET /readyz ")
+                time.sleep(2.5)
+                connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            assert waiting.wait() == 0
+    assert waiting.lines == []
+
+
 def test_wait_says_what_was_missing_when_the_time_is_over(
     place: Place, tmp_path: Path, start_proxy: StartProxy
 ) -> None:
