@@ -16,7 +16,7 @@ import click
 from proxy.cli.options import json_option
 from proxy.cli.terminal import say, write_json
 from proxy.client_setup.first_config import FirstConfig, format_first_config
-from proxy.client_setup.registration import Form, Registration, format_registration
+from proxy.client_setup.registration import Form, Registration, default_scope, format_registration
 from proxy.identity.certificate_creation import create_certificate
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,80}")
@@ -78,7 +78,7 @@ def init(
 
     Asks for what no option names. The registration goes to stdout, as commands or as a template; read it, then run it.
     What is registered already is named with --client-id and --scope; otherwise the configuration takes the ids from the
-    variables CLIENT_ID and API_ID, which the commands set.
+    variables CLIENT_ID and API_ID, which the commands set and the templates put out.
     """
     if _NAME.fullmatch(name) is None or _ROLE.fullmatch(role) is None:
         raise click.UsageError("--name and --role consist of letters, digits, dots, hyphens and underscores.")
@@ -104,7 +104,7 @@ def init(
             tenant_id=tenant_id,
             client_id=client_id or "${CLIENT_ID}",
             host=host,
-            scope=scope or "api://${API_ID}/.default",
+            scope=scope or default_scope(Form(registration)),
             certificate="clientapp.crt",
             private_key="clientapp.key",
             listen=listen,
@@ -136,10 +136,11 @@ def init(
 def _make_sandbox(directory: Path, listen: str, admin: str) -> FirstConfig:
     """Make a sandbox's keys and choose its ports, and return a configuration for it."""
     # It brings aiohttp, which the rest does not need.
-    from proxy.sandbox import Sandbox, SandboxError, SandboxSettings  # noqa: PLC0415
+    from proxy.sandbox import Sandbox, SandboxError, SandboxSettings, lasting_ports  # noqa: PLC0415
 
     async def make() -> None:
-        async with Sandbox(SandboxSettings()) as running:
+        identity_port, api_port = lasting_ports(2)
+        async with Sandbox(SandboxSettings(identity_port=identity_port, api_port=api_port)) as running:
             await asyncio.to_thread(running.write_directory, directory / "sandbox")
 
     try:

@@ -69,6 +69,11 @@ def format_registration(registration: Registration, form: Form) -> str:
             return _format_terraform(registration)
 
 
+def default_scope(form: Form) -> str:
+    """Return the scope of the API that is registered so, with the variable ``API_ID`` for its application id."""
+    return "${API_ID}/.default" if form is Form.BICEP else "api://${API_ID}/.default"
+
+
 def _format_az(registration: Registration) -> str:
     policy = POLICY % {"tenant": "$TENANT_ID", "api": "$API_ID", "role": registration.role}
     return f"""\
@@ -191,8 +196,10 @@ resource policy 'Microsoft.ApiManagement/service/apis/policies@2024-05-01' = {{
   }}
 }}
 
+// The configuration takes both from the environment. Its scope names the API by its id: a template cannot give an application an
+// identifier URI that holds the application's own id.
 output CLIENT_ID string = client.appId
-output scope string = '${{api.appId}}/.default'   // as no identifier URI is set, the API's id stands for it
+output API_ID string = api.appId
 """
 
 

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING
 
 import hcl2
 import pytest
+import yaml
 from cryptography import x509
 from lark.exceptions import UnexpectedInput
+from pycep import BicepParser
 
 from tests.end_to_end.programs import COMMAND, environment, run_program
 from tests.ports import free_port
@@ -156,6 +158,41 @@ def test_the_terraform_template_is_hcl_with_its_parts_connected(tmp_path: Path) 
         done = run_program(["terraform", "fmt", "-"], stdin=text.encode())
         assert done.status == 0, done.stderr
         assert done.stdout.decode().rstrip() == text.rstrip()
+
+
+def test_the_bicep_template_parses_with_its_parts_connected(tmp_path: Path) -> None:
+    text = init(tmp_path, *KNOWN, "--registration", "bicep", "--name", "Orders").stdout.decode()
+    template = BicepParser().parse(text=text)
+    types = {name: resource["type"] for name, resource in template["resources"].items()}
+    assert types == {
+        "api": "Microsoft.Graph/applications",
+        "apiPrincipal": "Microsoft.Graph/servicePrincipals",
+        "client": "Microsoft.Graph/applications",
+        "clientPrincipal": "Microsoft.Graph/servicePrincipals",
+        "grant": "Microsoft.Graph/appRoleAssignedTo",
+        "policy": "Microsoft.ApiManagement/service/apis/policies",
+    }
+    assert template["extensions"].keys() == {"microsoftGraphV1_0"}
+    declared = set(types) | set(template["parameters"])
+    assert set(re.findall(r"(\w+)\.(?:appId|id)\b", text)) <= declared
+    with pytest.raises(UnexpectedInput):
+        BicepParser().parse(text=text.replace("}", "", 1))
+
+
+@pytest.mark.parametrize("form", ["az", "bicep", "terraform"])
+def test_the_configuration_takes_just_what_the_registration_gives(tmp_path: Path, form: str) -> None:
+    text = init(tmp_path, *KNOWN, "--registration", form).stdout.decode()
+    given = {
+        "az": r"^export (.*)$",
+        "bicep": r"^output (\w+) ",
+        "terraform": r'^output "(\w+)"',
+    }[form]
+    names = {name for found in re.findall(given, text, re.MULTILINE) for name in found.split()}
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert names == set(re.findall(r"\$\{(\w+)\}", str(config))) == {"CLIENT_ID", "API_ID"}
+    # By an identifier URI where the registration sets one, else by the application's id.
+    scope = config["routes"][0]["scope"]
+    assert scope == ("api://${API_ID}/.default" if re.search("identifier.uri", text) else "${API_ID}/.default")
 
 
 def test_as_json_it_names_what_it_has_written(tmp_path: Path) -> None:
