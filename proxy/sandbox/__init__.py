@@ -11,7 +11,7 @@ this package. In a test:
 Where to find what, from the outside in:
 
     serving             the command: run until stopped
-    server              `Sandbox`: start, stop, see, change
+    server              `Sandbox`: start, stop, see, change; ports are what it listens on
     settings, keys      how it is set up
     directory           the files it writes for a proxy or for MSAL
     identity_platform   HTTP of the identity platform; discovery has its documents, token_answers what it sends
@@ -32,6 +32,7 @@ from proxy.sandbox.faults import (
 )
 from proxy.sandbox.gateway import GatewayRefusal, GatewaySettings, RateLimit
 from proxy.sandbox.keys import ClientCertificate, SandboxKeys, create_client_certificate, create_keys
+from proxy.sandbox.ports import lasting_ports
 from proxy.sandbox.registrations import ClientApplication, ResourceApplication, Tenant, register_certificate
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.serving import serve
@@ -61,6 +62,7 @@ __all__ = [
     "TokenRequest",
     "create_client_certificate",
     "create_keys",
+    "lasting_ports",
     "register_certificate",
     "serve",
 ]

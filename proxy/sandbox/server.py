@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
@@ -23,12 +22,14 @@ from proxy.sandbox.faults import ClaimsChallenge, Faults, Revocation
 from proxy.sandbox.gateway import Gateway, GatewayRefusal
 from proxy.sandbox.identity_platform import IdentityPlatform
 from proxy.sandbox.keys import SandboxKeys, create_keys
+from proxy.sandbox.ports import BACKLOG, bind, listen
 from proxy.sandbox.registrations import ClientApplication, ResourceApplication, Tenant, register_certificate
-from proxy.sandbox.settings import API_APP_ID, API_URI, API_V1_APP_ID, API_V1_URI, ROLE, SandboxError, SandboxSettings
+from proxy.sandbox.settings import API_APP_ID, API_URI, API_V1_APP_ID, API_V1_URI, ROLE, SandboxSettings
 from proxy.sandbox.tokens import KeyRing, create_signing_key
 from proxy.sandbox.validate_jwt import ValidateJwt
 
 if TYPE_CHECKING:
+    import socket
     import ssl
     from pathlib import Path
     from types import TracebackType
@@ -71,6 +72,7 @@ class Sandbox:
         self.identity_url = ""
         self.api_url = ""
         self._runners: dict[str, web.BaseRunner] = {}
+        self._kept: socket.socket | None = None
 
     def now(self) -> float:
         """Return the sandbox's time, Unix seconds: the clock, and what a fault puts on top of it."""
@@ -88,8 +90,8 @@ class Sandbox:
         self.key_ring = KeyRing(self._keys.signing_keys)
         self._register()
         with contextlib.ExitStack() as sockets:
-            identity_socket = sockets.enter_context(_listen(self.settings.identity_port))
-            api_socket = sockets.enter_context(_listen(self.settings.api_port))
+            identity_socket = sockets.enter_context(listen(self.settings.identity_port))
+            api_socket = sockets.enter_context(listen(self.settings.api_port))
             self._identity_port = _port(identity_socket)
             self.identity_url = f"https://localhost:{self._identity_port}"
             self.api_url = f"https://localhost:{_port(api_socket)}"
@@ -108,6 +110,9 @@ class Sandbox:
         while self._runners:
             _, runner = self._runners.popitem()
             await _clean_up(runner)
+        if self._kept is not None:
+            self._kept.close()
+            self._kept = None
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -119,12 +124,14 @@ class Sandbox:
         await self.close()
 
     async def close_identity_platform(self) -> None:
-        """Stop only the identity platform: connections to it are refused from now on."""
+        """Stop only the identity platform: connections to it are refused from now on, and its port stays taken."""
         await _clean_up(self._runners.pop("identity"))
+        self._kept = bind(self._identity_port)
 
     async def open_identity_platform(self) -> None:
         """Serve the identity platform again, on the same port with the same state."""
-        await self._serve_identity_platform(_listen(self._identity_port))
+        kept, self._kept = self._kept, None
+        await self._serve_identity_platform(listen(self._identity_port) if kept is None else kept)
 
     # What there is to see
 
@@ -286,7 +293,7 @@ class Sandbox:
     async def _run(self, name: str, runner: web.BaseRunner, listening: socket.socket) -> None:
         self._runners[name] = runner
         await runner.setup()
-        await web.SockSite(runner, listening, ssl_context=self._tls, backlog=1024).start()
+        await web.SockSite(runner, listening, ssl_context=self._tls, backlog=BACKLOG).start()
 
 
 async def _clean_up(runner: web.BaseRunner) -> None:
@@ -298,13 +305,6 @@ async def _clean_up(runner: web.BaseRunner) -> None:
         if transport is not None:
             transport.abort()
     await asyncio.sleep(0)  # the transports are told of their end in the loop's next round
-
-
-def _listen(port: int) -> socket.socket:
-    try:
-        return socket.create_server(("127.0.0.1", port), backlog=1024)
-    except OSError as error:
-        raise SandboxError(f"Port {port} on 127.0.0.1 cannot be listened on ({error.strerror}).") from error
 
 
 def _port(listening: socket.socket) -> int:

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from proxy.sandbox.directory import load_settings
+from proxy.sandbox.ports import lasting_ports
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.settings import SandboxError, SandboxSettings
 
@@ -52,7 +53,7 @@ async def serve(
     asked = SandboxSettings() if settings is None else settings
     with _talking():
         now = datetime.fromtimestamp(asked.clock(), UTC)
-        loaded = await asyncio.to_thread(load_settings, directory, asked, now)
+        loaded = _with_ports(await asyncio.to_thread(load_settings, directory, asked, now))
         sandbox = await _start(loaded, asked)
         try:
             await asyncio.to_thread(sandbox.write_directory, directory, proxy_address, admin_address)
@@ -64,6 +65,12 @@ async def serve(
                 await stopped.wait()
         finally:
             await sandbox.close()
+
+
+def _with_ports(loaded: SandboxSettings) -> SandboxSettings:
+    """Return the settings with ports to keep, where the directory and its user name none."""
+    identity_port, api_port = lasting_ports(2)
+    return replace(loaded, identity_port=loaded.identity_port or identity_port, api_port=loaded.api_port or api_port)
 
 
 async def _start(loaded: SandboxSettings, asked: SandboxSettings) -> Sandbox:
