@@ -8,6 +8,7 @@ import re
 import shutil
 import stat
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import hcl2
 import pytest
@@ -203,6 +204,15 @@ def test_as_json_it_names_what_it_has_written(tmp_path: Path) -> None:
     assert all((tmp_path / name).is_file() for name in answer["written"])
     sandbox = json.loads(init(tmp_path, "--directory", "other", "--sandbox", "--json").stdout)
     assert sandbox == {"written": ["other/config.yaml", "other/sandbox"], "registration": None}
+
+
+def test_a_sandboxs_ports_are_none_that_a_connection_gets_until_it_starts(tmp_path: Path) -> None:
+    """RFC 6335 §6 and Linux: those from 32768 on are given to connections and to whoever asks for any."""
+    assert init(tmp_path, "--sandbox").status == 0
+    facts = json.loads((tmp_path / "sandbox" / "sandbox.json").read_text())
+    ports = {urlsplit(facts[name]).port or 0 for name in ("authority", "api_url")}
+    assert len(ports) == 2
+    assert all(1_024 <= port < 32_768 for port in ports)
 
 
 def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
