@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import json
 import os
 import re
@@ -251,7 +252,7 @@ class ProxyProgram(Program):
     def stop(self) -> int:
         """Keeps a copy of its metrics and of what its page shows, then ends it."""
         if self.process.poll() is None:
-            with contextlib.suppress(OSError):  # the admin site goes before the process does
+            with contextlib.suppress(OSError, http.client.HTTPException):  # the admin site goes before the process does
                 for path, copy in self._copies.items():
                     copy.write_bytes(self.ask_admin(path))
         return super().stop()
