@@ -101,21 +101,27 @@ def test_a_step_that_does_not_hold_fails_the_demo(temporary: Path, tmp_path: Pat
     assert list(temporary.iterdir()) == []
 
 
-def test_told_to_stop_it_leaves_nothing_behind(temporary: Path) -> None:
+def test_told_to_stop_it_leaves_nothing_behind(temporary: Path, tmp_path: Path) -> None:
+    """In the middle of it, for certain: its client gets no answer."""
+    idle = tmp_path / "bin" / "curl"
+    idle.parent.mkdir()
+    idle.write_text("#!/bin/sh\nexec sleep 60\n", encoding="ascii")
+    idle.chmod(0o755)
+    path = f"{idle.parent}{os.pathsep}{os.environ['PATH']}"
     with subprocess.Popen(
         [COMMAND, "demo"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
-        env=environment(TMPDIR=str(temporary), PYTHONIOENCODING="utf-8"),
+        env=environment(TMPDIR=str(temporary), PYTHONIOENCODING="utf-8", PATH=path),
     ) as process:
         try:
             assert process.stdout is not None
             proxy_url = ""
             for line in process.stdout:
                 proxy_url = proxy_url or next(iter(re.findall(r"the proxy +http://(\S+),", line)), "")
-                if line.startswith("2  "):
+                if line.startswith("1  "):
                     break
             host, _, port = proxy_url.partition(":")
             client = socket.create_connection((host, int(port)), timeout=PATIENCE_S)
