@@ -23,6 +23,7 @@ from cryptography.hazmat.primitives import serialization
 from proxy.sandbox import Sandbox, SandboxError, SandboxKeys, SandboxSettings
 from proxy.sandbox.authority_ca import create_ca, issue_server_certificate
 from proxy.sandbox.directory import load_settings
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -189,14 +190,22 @@ def test_the_ca_cannot_vouch_for_another_name() -> None:
     certificate.verify_directly_issued_by(ca.certificate)
 
 
-SERVE = "import asyncio, pathlib, sys; from proxy.sandbox import serve; asyncio.run(serve(pathlib.Path(sys.argv[1])))"
+SERVE = """
+import asyncio, pathlib, sys
+from proxy.sandbox import SandboxSettings, serve
+directory, identity_port, api_port = sys.argv[1:]
+asyncio.run(serve(pathlib.Path(directory), SandboxSettings(identity_port=int(identity_port), api_port=int(api_port))))
+"""
 
 
 @asynccontextmanager
-async def served(directory: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+async def served(
+    directory: Path, *, identity_port: int = 0, api_port: int = 0
+) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run a sandbox as its command does, until its one line has come."""
+    arguments = [str(directory), str(identity_port), str(api_port)]
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", SERVE, str(directory), stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+        sys.executable, "-c", SERVE, *arguments, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
     assert process.stdout is not None
     try:
@@ -220,7 +229,8 @@ async def stop(process: asyncio.subprocess.Process, number: signal.Signals) -> t
 
 @pytest.mark.asyncio
 async def test_serve_says_one_line_logs_refusals_to_stderr_and_is_the_same_after_a_restart(tmp_path: Path) -> None:
-    async with served(tmp_path) as process:
+    # Ports that nobody else gets between the two runs.
+    async with served(tmp_path, identity_port=free_port(), api_port=free_port()) as process:
         first = read_json(tmp_path / "sandbox.json")
         trusting = ssl.create_default_context(cafile=first["ca_file"])
         async with (

@@ -391,7 +391,9 @@ async def test_a_refusal_names_thumbprint_and_server_time_for_a_doctor(
     late = Attempt(sandbox)
     late.claims["exp"] = 1_500_000_000
     late.claims.pop("nbf")
+    earliest = datetime.now(UTC)
     _, answer = await late.send(client)
-    assert f"Current time: {datetime.now(UTC):%Y-%m-%d}" in answer["error_description"]
+    days = {f"Current time: {moment:%Y-%m-%d}" for moment in (earliest, datetime.now(UTC))}
+    assert any(day in answer["error_description"] for day in days)
     assert "valid from 1970-01-01T00:00:00Z" in answer["error_description"]
     assert "expiry time of assertion 2017-07-14T02:40:00Z" in answer["error_description"]
