@@ -58,6 +58,8 @@ class RotationWatch:
         """Begin with what is in use."""
         self._watched = [one for one in watched if one.files]
         self._poll_s = poll_s
+        # A reload of the configuration looks as well: a pair that both see first must not be put to use twice.
+        self._looking = asyncio.Lock()
 
     async def run(self) -> None:
         """Look every few seconds until cancelled."""
@@ -67,15 +69,17 @@ class RotationWatch:
 
     async def poll(self) -> None:
         """Look once, and put to use what has changed."""
-        for one in self._watched:
-            fingerprint = await asyncio.to_thread(read_fingerprint, one.files)
-            if fingerprint != one.in_use:
-                await self._reload(one, fingerprint)
+        async with self._looking:
+            for one in self._watched:
+                fingerprint = await asyncio.to_thread(read_fingerprint, one.files)
+                if fingerprint != one.in_use:
+                    await self._reload(one, fingerprint)
 
     async def reload(self) -> None:
         """Load everything anew, changed or not, as on a signal."""
-        for one in self._watched:
-            await self._reload(one, await asyncio.to_thread(read_fingerprint, one.files))
+        async with self._looking:
+            for one in self._watched:
+                await self._reload(one, await asyncio.to_thread(read_fingerprint, one.files))
 
     async def _reload(self, one: Watched, fingerprint: Fingerprint) -> None:
         settled, one.seen = fingerprint == one.seen, fingerprint

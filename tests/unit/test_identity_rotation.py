@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from datetime import UTC, datetime, timedelta
@@ -66,6 +67,14 @@ async def test_a_new_pair_is_used_once(stage: Stage) -> None:
     stage.write("two")
     await stage.watch.poll()
     await stage.watch.poll()
+
+    assert stage.used == ["two"]
+
+
+@pytest.mark.asyncio
+async def test_a_new_pair_that_two_look_at_at_a_time_is_used_once(stage: Stage) -> None:
+    stage.write("two")
+    await asyncio.gather(stage.watch.poll(), stage.watch.poll())
 
     assert stage.used == ["two"]
 
