@@ -43,12 +43,16 @@ class ClientEnvironment:
         proxy_url: where the proxy is.
         address: its listener; None where another URL was named.
         variables: to be set.
+        hosts: the routed hosts as configured, with ports and wildcards.
+        trusted: PEM of the interception CA.
     """
 
     config: Source | None
     proxy_url: str
     address: ListenAddress | None
     variables: list[Variable]
+    hosts: tuple[str, ...]
+    trusted: bytes
 
     def apply(self) -> dict[str, str]:
         """Return this process' environment with the variables in it."""
@@ -65,6 +69,7 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
     """
     address: ListenAddress | None = None
     hosts: tuple[str, ...] = ()
+    patterns: tuple[str, ...] = ()
     if config is None:
         directory = default_state_directory()
         found = load(directory)
@@ -79,6 +84,7 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
     else:
         settings = load_settings(config, os.environ, check_files=False)
         directory, hosts = settings.state_directory, tuple(routed_hosts(settings))
+        patterns = tuple(text for route in settings.routes for text in route.hosts)
         trusted = open_authority(settings, hosts, datetime.now(UTC)).trusted_pem()
         directory.mkdir(
             mode=0o700, parents=True, exist_ok=True
@@ -88,7 +94,7 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
     url = proxy_url.rstrip("/") if proxy_url is not None else f"http://{address}"
     bundle = write_bundle(directory, trusted, os.environ)
     setup = Setup(url, bundle.pem, bundle.truststore, hosts)
-    return ClientEnvironment(config, url, address, list_variables(setup, os.environ))
+    return ClientEnvironment(config, url, address, list_variables(setup, os.environ), patterns, trusted)
 
 
 def _choose_listener(settings: Settings) -> tuple[ListenAddress, str]:

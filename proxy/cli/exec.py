@@ -19,6 +19,7 @@ from proxy.cli.client_environment import prepare, proxy_url_option
 from proxy.cli.completion import complete_program
 from proxy.cli.forwarding import KILLED, Forwarding
 from proxy.cli.options import ConfiguredCommand, takes_configuration
+from proxy.cli.recognition import describe_stranger
 from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, OneRoute
 from proxy.config.source import FileSource, StandardInput
 
@@ -67,6 +68,7 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
     """
     environment = prepare(config, proxy_url)
     if environment.address is None or _listens(environment.address.host, environment.address.port):
+        _refuse_stranger(environment)
         sys.exit(run_command(command, environment.apply()))
     sandbox = _find_sandbox(environment.config.directory) if isinstance(environment.config, FileSource) else None
     if not (start or sandbox):
@@ -79,6 +81,17 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
     with Forwarding() as forwarding, _proxy_for(environment, sandbox):
         status = run_command(command, environment.apply(), forwarding)
     sys.exit(status)
+
+
+def _refuse_stranger(environment: ClientEnvironment) -> None:
+    if environment.address is None or not environment.proxy_url.startswith("http:"):
+        return
+    stranger = describe_stranger(environment.address, environment.hosts, environment.trusted)
+    if stranger is not None:
+        raise click.ClickException(
+            f"What listens at {environment.proxy_url} is {stranger}, and would get the program's requests. Stop it, or let the "
+            "listener have another port. If it is right there, say so with --proxy-url."
+        )
 
 
 def run_command(command: Sequence[str], environ: Mapping[str, str], forwarding: Forwarding | None = None) -> int:

@@ -126,6 +126,56 @@ def test_without_a_proxy_it_says_how_to_start_one(place: Place, tmp_path: Path) 
     assert not (tmp_path / "ran").exists()
 
 
+def test_it_looks_who_listens_without_an_exchange(running: ProxyProgram, place: Place) -> None:
+    def counted() -> list[bytes]:
+        return re.findall(
+            rb"^apim_auth_proxy_(?:exchanges|errors)_total\b.*$", running.ask_admin("/metrics"), re.MULTILINE
+        )
+
+    assert under(running, "curl", "-sS", f"{place.api_alias}/orders").status == 0
+    before = counted()
+    assert before
+    assert under(running, "true").status == 0
+    assert counted() == before
+
+
+def test_an_origin_server_at_the_proxys_port_gets_no_program(place: Place, tmp_path: Path) -> None:
+    words = [sys.executable, "-u", "-m", "http.server", "0", "--bind", "127.0.0.1", "--directory", str(tmp_path)]
+    with Program(words, tmp_path, "origin") as origin:
+        port = int(origin.wait_for_line("Serving HTTP").split()[5])
+        done = exec_at(place, port, tmp_path)
+    assert "is another program, which answers 501 to CONNECT" in done.stderr
+
+
+def test_another_configurations_proxy_at_the_port_gets_no_program(
+    place: Place, running: ProxyProgram, tmp_path: Path
+) -> None:
+    """It has the same route, and another CA; a program would not trust it anyway, and say so in words of its own."""
+    port = int(running.address("forward").rpartition(":")[2])
+    done = exec_at(place, port, tmp_path)
+    assert "is a proxy, but not this configuration's" in done.stderr
+
+
+def test_what_says_nothing_or_nonsense_gets_no_program(place: Place, tmp_path: Path) -> None:
+    script = "import socket; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)\n"
+    script += "while True:\n c = s.accept()[0]; c.recv(100); c.sendall(b'220 mail.example ESMTP\\r\\n'); c.close()"
+    with Program([sys.executable, "-c", script], tmp_path, "mail") as mail:
+        mail.wait_for(len)
+        done = exec_at(place, int(mail.lines[0]), tmp_path)
+    assert "is another program, which does not speak HTTP" in done.stderr
+
+
+def exec_at(place: Place, port: int, tmp_path: Path) -> Finished:
+    """Runs `exec` with a configuration whose port somebody else has."""
+    config = write_configuration(configuration(place, listeners=[{"address": f"127.0.0.1:{port}"}]), tmp_path)
+    done = run_program([COMMAND, "exec", "--config", config, "--start", "--", "touch", tmp_path / "ran"])
+    assert done.status == 1
+    assert f"http://127.0.0.1:{port}" in done.stderr
+    assert "--proxy-url" in done.stderr
+    assert not (tmp_path / "ran").exists()
+    return done
+
+
 def test_a_signal_reaches_the_program(running: ProxyProgram, tmp_path: Path) -> None:
     script = "trap 'echo caught; exit 5' TERM; echo waiting; while :; do sleep 0.1; done"
     words = [COMMAND, "exec", "--config", str(running.config_file), "--", "sh", "-c", script]
