@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 import ssl
 from typing import TYPE_CHECKING
@@ -10,9 +11,12 @@ import aiohttp
 import pytest
 from websockets.asyncio.client import connect
 
+from tests.end_to_end.programs import PATIENCE_S
+
 if TYPE_CHECKING:
     from tests.end_to_end.programs import Place, ProxyProgram
 
+patient_connect = functools.partial(connect, open_timeout=PATIENCE_S, close_timeout=PATIENCE_S)
 BINARY = random.Random(5).randbytes(500_000)
 
 
@@ -26,7 +30,7 @@ async def test_websockets_reaches_the_api_through_a_tunnel(scheme: str, proxy: P
     """The websockets package uses CONNECT for both schemes."""
     tls = trusting(proxy) if scheme == "wss" else None
     uri = f"{scheme}://{place.api_authority}/websocket"
-    async with connect(uri, proxy=proxy.forward, ssl=tls, max_size=None) as socket:
+    async with patient_connect(uri, proxy=proxy.forward, ssl=tls, max_size=None) as socket:
         for message in ("text", "", BINARY, "\N{SNOWMAN}"):
             await socket.send(message)
             assert await socket.recv() == message
@@ -58,7 +62,7 @@ async def test_aiohttp_reaches_the_api(way: str, proxy: ProxyProgram, place: Pla
 @pytest.mark.asyncio
 async def test_many_sockets_at_a_time_do_not_mix(proxy: ProxyProgram, place: Place) -> None:
     uri = f"ws://{place.api_authority}/websocket"
-    sockets = [await connect(uri, proxy=proxy.forward) for _ in range(20)]
+    sockets = [await patient_connect(uri, proxy=proxy.forward) for _ in range(20)]
     try:
         for number, socket in enumerate(sockets):
             await socket.send(f"for {number}")
