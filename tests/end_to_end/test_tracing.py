@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -14,7 +15,7 @@ import pytest
 from aiohttp import web
 
 from proxy.sandbox import TokenEndpointFault, TokenFault
-from tests.end_to_end.programs import COMMAND, ROOT, Place, configuration, environment, write_configuration
+from tests.end_to_end.programs import COMMAND, PATIENCE_S, ROOT, Place, configuration, environment, write_configuration
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -40,12 +41,14 @@ class Collector:
         spans: those received, as (resource, span).
         content: of all requests, as sent.
         status: what it answers.
+        refused: how many requests it took nothing from.
     """
 
     endpoint: str = ""
     spans: list[tuple[dict[str, Any], Any]] = field(default_factory=list)
     content: bytearray = field(default_factory=bytearray)
     status: int = 200
+    refused: int = 0
 
     async def take(self, request: web.Request) -> web.Response:
         from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
@@ -57,14 +60,22 @@ class Collector:
                 resource = attributes(resource_spans.resource)
                 for scope_spans in resource_spans.scope_spans:
                     self.spans.extend((resource, span) for span in scope_spans.spans)
+        else:
+            self.refused += 1
         return web.Response(status=self.status)
 
     async def wait_for(self, count: int) -> list[Any]:
-        for _ in range(150):
-            if len(self.spans) >= count:
-                return [span for _, span in self.spans]
+        give_up_at = time.monotonic() + PATIENCE_S
+        while len(self.spans) < count:
+            assert time.monotonic() < give_up_at, f"{len(self.spans)} spans of {count} came"
             await asyncio.sleep(0.1)
-        raise AssertionError(f"{len(self.spans)} spans of {count} came")
+        return [span for _, span in self.spans]
+
+    async def wait_for_refusals(self, count: int) -> None:
+        give_up_at = time.monotonic() + PATIENCE_S
+        while self.refused < count:
+            assert time.monotonic() < give_up_at, f"{self.refused} of {count} requests came"
+            await asyncio.sleep(0.1)
 
 
 def attributes(owner: Any) -> dict[str, Any]:
@@ -172,7 +183,7 @@ def test_without_the_packages_the_configuration_says_what_to_install(place: Plac
         "main()\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", hide], capture_output=True, timeout=30, env=environment(), cwd=ROOT, text=True
+        [sys.executable, "-c", hide], capture_output=True, timeout=PATIENCE_S, env=environment(), cwd=ROOT, text=True
     )
     assert done.returncode == 2
     assert "tracing.endpoint" in done.stderr
