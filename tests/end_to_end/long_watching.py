@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import time
 import urllib.parse
 import urllib.request
@@ -19,11 +18,12 @@ import pytest
 import yaml
 
 from tests.end_to_end.chromium import PROGRAM, browser_tab
-from tests.end_to_end.programs import Program, configuration
+from tests.end_to_end.programs import PATIENCE_S, Program, configuration
 from tests.end_to_end.test_admin_page import BAR, WIDTH
 from tests.end_to_end.test_metrics_rules import ALERTS, NEEDS_PROMETHEUS, alert_expressions, dashboard_expressions
 from tests.end_to_end.test_tracing import CLIENT, SERVER, collector
 from tests.end_to_end.test_workers import relay_processes, wait_until
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 
 @pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 @pytest.mark.asyncio
-async def test_a_real_token_of_twenty_seconds_is_seen_through_its_refresh(
+async def test_a_real_token_of_a_minute_is_seen_through_its_refresh(
     sandbox: Sandbox, own_place: Place, start_proxy: StartProxy
 ) -> None:
     """The real proxy and the sandbox: the bar grows to about three quarters, and begins again with the next token."""
-    sandbox.faults.token_lifetime_s = 20
+    sandbox.faults.token_lifetime_s = 60
     proxy = await asyncio.to_thread(start_proxy, configuration(own_place))
     admin = next(line for line in proxy.lines if "health and metrics on" in line).rpartition(" ")[2]
     async with browser_tab() as tab:
         await tab.open(f"{admin}/")
         await tab.until(f"{BAR} !== null && {WIDTH} > 0")
         seen = [float(await tab.evaluate(WIDTH))]
-        give_up_at = time.monotonic() + 25
+        give_up_at = time.monotonic() + 75
         while seen[-1] >= max(seen):
             assert time.monotonic() < give_up_at, f"the bar was never seen to begin again: {seen}"
             await asyncio.sleep(0.5)
@@ -65,9 +65,7 @@ async def test_a_real_token_of_twenty_seconds_is_seen_through_its_refresh(
 def prometheus(proxy: ProxyProgram, tmp_path: Path) -> Iterator[str]:
     """A real Prometheus with our rules that reads the session's proxy every half second; its URL."""
     admin = next(line for line in proxy.lines if "health and metrics on" in line).rpartition("http://")[2]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     job = {"job_name": "apim-auth-proxy", "static_configs": [{"targets": [admin]}]}
     settings = {
         "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
@@ -85,7 +83,7 @@ def prometheus(proxy: ProxyProgram, tmp_path: Path) -> Iterator[str]:
 
 def ask(url: str, path: str, **parameters: str) -> Any:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as response:
+    with opener.open(f"{url}/api/v1/{path}?{urllib.parse.urlencode(parameters)}", timeout=PATIENCE_S) as response:
         answer = json.load(response)
     assert answer["status"] == "success"
     return answer["data"]
@@ -96,7 +94,7 @@ def test_a_real_prometheus_has_data_for_the_dashboard_and_judges_every_alert(
     prometheus: str, proxy: ProxyProgram, place: Place, curl: Curl
 ) -> None:
     through = ("--proxy", proxy.forward, f"http://{place.api_authority}/orders")
-    give_up_at = time.monotonic() + 30
+    give_up_at = time.monotonic() + 2 * PATIENCE_S
     scrapes = 0
     while scrapes < 6:
         assert time.monotonic() < give_up_at, "Prometheus does not read the proxy"
@@ -114,11 +112,16 @@ def test_a_real_prometheus_has_data_for_the_dashboard_and_judges_every_alert(
     traffic = next(one for one in expressions if one.startswith("sum(rate(apim_auth_proxy_exchanges_total{"))
     assert float(ask(prometheus, "query", query=traffic)["result"][0]["value"][1]) > 0
 
-    rules = [rule for group in ask(prometheus, "rules")["groups"] for rule in group["rules"]]
-    assert len(rules) == len(alert_expressions())
-    assert {rule["health"] for rule in rules} == {"ok"}
-    # Others' tests use the same proxy and may have earned it more than this.
-    assert "ApimAuthProxyDown" not in {rule["name"] for rule in rules if rule["state"] != "inactive"}
+    def judged() -> list[dict[str, Any]]:
+        return [rule for group in ask(prometheus, "rules")["groups"] for rule in group["rules"]]
+
+    assert len(judged()) == len(alert_expressions())
+    wait_until(lambda: {rule["health"] for rule in judged()} == {"ok"}, "a rule cannot be judged")
+    # Others' tests use the same proxy and may have earned it more than this; a scrape may have been late.
+    wait_until(
+        lambda: "ApimAuthProxyDown" not in {rule["name"] for rule in judged() if rule["state"] != "inactive"},
+        "a proxy that answers is said to be down",
+    )
 
 
 def test_a_relay_process_that_died_is_counted(place: Place, start_proxy: StartProxy) -> None:
@@ -147,15 +150,19 @@ async def test_a_collector_that_is_away_is_told_once_and_disturbs_nothing(
         proxy = await asyncio.to_thread(
             start_proxy, configuration(own_place) | {"tracing": {"endpoint": taking.endpoint}}
         )
-        for _ in range(2):
+        for count in (1, 2):
             answer = await asyncio.to_thread(curl, "--proxy", proxy.forward, f"http://{own_place.api_authority}/orders")
             assert answer.status == 200
-            await asyncio.sleep(1.1)
+            await taking.wait_for_refusals(count)
         said = "The OTLP collector does not take spans"
         await asyncio.to_thread(proxy.wait_for, lambda lines: any(said in line for line in lines))
-        metrics = await asyncio.to_thread(proxy.ask_admin, "/metrics")
+        give_up_at = time.monotonic() + PATIENCE_S
+        while b"apim_auth_proxy_trace_spans_lost_total 0.0" in (
+            metrics := await asyncio.to_thread(proxy.ask_admin, "/metrics")
+        ):
+            assert time.monotonic() < give_up_at, "lost spans are not counted"
+            await asyncio.sleep(0.1)
         assert b"apim_auth_proxy_trace_spans_exported_total 0.0" in metrics
-        assert b"apim_auth_proxy_trace_spans_lost_total 0.0" not in metrics
 
         taking.status = 200
         await asyncio.to_thread(curl, "--proxy", proxy.forward, f"http://{own_place.api_authority}/orders")
