@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from tests.end_to_end.programs import Place, ProxyProgram
 
 KEY = "Ocp-Apim-Subscription-Key"
+# Java compiles its program first, and npm asks a registry.
+MUCH_PATIENCE_S = 120.0
 UNDICI = "undici@6.29.1"
 CLIENTS = Path(__file__).with_name("clients")
 PYTHON = [sys.executable, "-m", "tests.end_to_end.clients.python_client"]
@@ -84,6 +86,7 @@ def run_client(
         stdin="".join(f"{line}\n" for line in lines).encode(),
         environ=environment(**variables),
         directory=ROOT,
+        patience_s=MUCH_PATIENCE_S,
     )
     assert done.status == 0, done.stderr
     received = [
@@ -133,7 +136,9 @@ def undici_directory(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if not (directory / "node_modules/undici/package.json").exists():
         quietly = ["--no-audit", "--no-fund", "--ignore-scripts"]
         # With this machine's own variables: npm may need a proxy of its own to get out.
-        done = run_program([npm, "install", *quietly, "--prefix", directory, UNDICI], environ=os.environ)
+        done = run_program(
+            [npm, "install", *quietly, "--prefix", directory, UNDICI], environ=os.environ, patience_s=MUCH_PATIENCE_S
+        )
         if done.status != 0:
             pytest.skip(f"npm cannot install {UNDICI} here: {done.stderr.strip().splitlines()[-1:]}")
     return str(directory)
