@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from proxy.interception.organisation import OrganisationCA
     from proxy.interception.signing import SigningKey
 
-TIMEOUT_S = 30
+TIMEOUT_S = 120  # Java compiles its program first
 NOW = datetime.now(UTC)
 
 ROUTES = {
