@@ -7,6 +7,7 @@ import os
 import signal
 import ssl
 import threading
+import time
 from collections import Counter
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.sandbox import create_client_certificate
-from tests.end_to_end.programs import COMMAND, Program, configuration, write_configuration
+from tests.end_to_end.programs import COMMAND, PATIENCE_S, Program, configuration, write_configuration
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -28,11 +29,18 @@ if TYPE_CHECKING:
 
 
 def rewrite(proxy: ProxyProgram, settings: Configuration, *, how: str = "signal") -> None:
-    """Puts another configuration in place, and waits until the proxy has judged it."""
+    """Puts another configuration in place, and waits until the proxy has judged it.
+
+    With a signal, the proxy stands still meanwhile: it must not judge twice, because it saw the file before the signal came.
+    """
     before = len([line for line in proxy.lines if _is_verdict(line)])
+    if how == "signal":
+        proxy.signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, proxy.process.pid, os.WSTOPPED)
     write_configuration(settings, proxy.config_file.parent)
     if how == "signal":
         proxy.signal(signal.SIGHUP)
+        proxy.signal(signal.SIGCONT)
     proxy.wait_for(lambda lines: len([line for line in lines if _is_verdict(line)]) > before)
 
 
@@ -60,12 +68,15 @@ class Load:
         context = ssl.create_default_context(cafile=proxy.ca_file)
 
         def tunnel() -> http.client.HTTPConnection:
-            connection = http.client.HTTPSConnection(host, int(port), timeout=20, context=context)
+            connection = http.client.HTTPSConnection(host, int(port), timeout=PATIENCE_S, context=context)
             connection.set_tunnel(place.alias_host, 443)
             return connection
 
         kinds = [
-            (lambda: http.client.HTTPConnection(host, int(port), timeout=20), f"http://{place.alias_host}/orders"),
+            (
+                lambda: http.client.HTTPConnection(host, int(port), timeout=PATIENCE_S),
+                f"http://{place.alias_host}/orders",
+            ),
             (tunnel, "/orders"),
         ]
         self._threads = [
@@ -93,11 +104,10 @@ class Load:
     def wait_for(self, more: int) -> None:
         """Waits until so many more requests were answered."""
         wanted = self.outcomes.total() + more
-        for _ in range(2_000):
-            if self.outcomes.total() >= wanted:
-                return
-            self._stop.wait(0.01)
-        pytest.fail(f"requests stand still: {self.outcomes}")
+        give_up_at = time.monotonic() + 2 * PATIENCE_S
+        while self.outcomes.total() < wanted:
+            assert time.monotonic() < give_up_at, f"requests stand still: {self.outcomes}"
+            time.sleep(0.01)
 
     @contextmanager
     def running(self) -> Iterator[Load]:
@@ -109,7 +119,7 @@ class Load:
         finally:
             self._stop.set()
             for thread in self._threads:
-                thread.join(30)
+                thread.join(2 * PATIENCE_S)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -212,7 +222,7 @@ def test_open_connections_follow_the_routes(place: Place, start_proxy: StartProx
     proxy = start_proxy(usual)
     host, _, port = proxy.address("forward").partition(":")
     context = ssl.create_default_context(cafile=proxy.ca_file)
-    connection = http.client.HTTPSConnection(host, int(port), timeout=20, context=context)
+    connection = http.client.HTTPSConnection(host, int(port), timeout=PATIENCE_S, context=context)
     connection.set_tunnel(place.alias_host, 443)
 
     def ask() -> tuple[int, bytes]:
@@ -280,14 +290,14 @@ def test_the_access_log_is_opened_anew(place: Place, tmp_path: Path, start_proxy
 def test_the_admin_site_moves(place: Place, start_proxy: StartProxy) -> None:
     import urllib.request
 
-    usual = configuration(place)
+    usual = configuration(place, admin={"address": f"127.0.0.1:{free_port()}"})
     proxy = start_proxy(usual)
     port = free_port()
     rewrite(proxy, usual | {"admin": {"address": f"127.0.0.1:{port}"}})
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"http://127.0.0.1:{port}/readyz") as answer:
+    with opener.open(f"http://127.0.0.1:{port}/livez", timeout=PATIENCE_S) as answer:
         assert answer.status == 200
     with pytest.raises(OSError, match="refused"):
-        proxy.ask_admin("/readyz")
+        proxy.ask_admin("/livez")
     proxy.signal(signal.SIGTERM)
     assert proxy.wait() == 0
