@@ -277,7 +277,8 @@ class Control:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def kill(self) -> None:
-        """Ends every relay process at once."""
+        """Ends every relay process at once; no other takes its place."""
+        self.is_draining = True  # a second signal may come before the drain has begun
         for process in self._processes.values():
             if process.process is not None and process.process.returncode is None:
                 process.process.kill()

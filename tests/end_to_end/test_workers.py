@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -13,7 +14,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.end_to_end.programs import Place, configuration
+from tests.end_to_end.programs import PATIENCE_S, Place, configuration
+from tests.end_to_end.test_start_and_stop import Call
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,18 +39,31 @@ def children(pid: int) -> list[int]:
     return [int(text) for text in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+def command_line(pid: int) -> bytes:
+    """Returns what a process was started with; nothing for one that is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
+
+
+def opened_files(pid: int) -> list[str]:
+    """Returns the names behind a process' descriptors, of which some may be closed meanwhile."""
+    names = []
+    for entry in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            names.append(str(entry.readlink()))
+    return names
+
+
 def relay_processes(proxy: ProxyProgram) -> list[int]:
     """Returns the process ids of the relay processes."""
-    return [
-        pid
-        for pid in children(proxy.process.pid)
-        if b"proxy.workers.worker" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    ]
+    return [pid for pid in children(proxy.process.pid) if b"proxy.workers.worker" in command_line(pid)]
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
     """Waits for something another process does."""
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + PATIENCE_S
     while not holds():
         assert time.monotonic() < give_up_at, what
         time.sleep(0.05)
@@ -99,7 +114,8 @@ def test_no_relay_process_ever_has_a_private_key(several: ProxyProgram, place: P
     assert memory_holds(several.process.pid, needles), "the search finds the key where it is: in the control process"
     for pid in pids:
         assert not memory_holds(pid, needles)
-        opened = [str(entry.readlink()) for entry in Path(f"/proc/{pid}/fd").iterdir() if entry.is_symlink()]
+        opened = opened_files(pid)
+        assert opened
         assert not [name for name in opened if name.endswith((".pem", ".key"))]
 
 
@@ -121,19 +137,39 @@ def test_a_dead_relay_process_is_replaced_and_the_other_goes_on(
     )
 
 
-def test_a_drain_lets_every_relay_process_finish(several: ProxyProgram, place: Place, curl: Curl) -> None:
-    """SIGTERM to the control process: an exchange in flight gets its response, then all processes are gone."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    host = place.api_url.removeprefix("https://")
+def test_a_drain_lets_every_relay_process_finish(place: Place, start_proxy: StartProxy) -> None:
+    """SIGTERM to the control process: exchanges in flight get their responses, then all processes are gone."""
+    several = start_proxy(configuration(place, workers=2, timeouts={"drain_s": 120}))
     pids = relay_processes(several)
-    with ThreadPoolExecutor(4) as pool:
-        slow = [pool.submit(curl, "--proxy", several.forward, f"http://{host}/slow/2") for _ in range(4)]
-        time.sleep(1.0)
+    assert len(pids) == 2
+    with contextlib.ExitStack() as stack:
+        calls = [Call(several, place, "/orders") for _ in range(8)]
+        for call in calls:
+            stack.callback(call.close)
         several.signal(signal.SIGTERM)
-        assert [one.result().status for one in slow] == [200] * 4
+        several.wait_for_line("draining")
+        for call in calls:
+            call.send_content()
+        assert {call.read().partition(b"\r\n")[0] for call in calls} == {b"HTTP/1.1 200 OK"}
     assert several.wait() == 0
     assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+
+
+def test_two_signals_at_a_time_leave_no_relay_process(place: Place, start_proxy: StartProxy) -> None:
+    """The second one comes before the drain has begun: what it ends is not replaced, and the exchange is cut."""
+    several = start_proxy(configuration(place, workers=2, timeouts={"drain_s": 300}))
+    pids = relay_processes(several)
+    call = Call(several, place, "/slow/300")
+    call.send_content()
+    several.signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, several.process.pid, os.WSTOPPED)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGCONT):
+        several.signal(number)
+    assert several.wait() == 0
+    assert call.read() == b""
+    call.close()
+    assert not [pid for pid in pids if Path(f"/proc/{pid}").exists()]
+    assert not [line for line in several.lines if "Traceback" in line or "takes its place" in line]
 
 
 @pytest.mark.asyncio
