@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import re
+import socket
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import click
+from click.core import ParameterSource
 
 from proxy.cli.options import json_option
 from proxy.cli.terminal import say, write_json
 from proxy.client_setup.first_config import FirstConfig, format_first_config
 from proxy.client_setup.registration import Form, Registration, default_scope, format_registration
+from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.identity.certificate_creation import create_certificate
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,80}")
 _ROLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 _DAYS: Final = 365
 _KEY_BITS: Final = 2_048
+_TRIED_PORTS: Final = 20
 
 
 @click.command()
@@ -93,6 +98,7 @@ def init(
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if sandbox:
+            listen, admin = _choose_address("listen", listen), _choose_address("admin", admin)
             _write(files[0], format_first_config(_make_sandbox(directory, listen, admin)).encode())
             _say_sandbox(directory)
             if as_json:
@@ -131,6 +137,33 @@ def init(
         f"The certificate lasts {_DAYS} days. `check` and a metric warn ahead; to replace it without a pause, list a new one "
         "before it under `certificates:`."
     )
+
+
+def _choose_address(option: str, text: str) -> str:
+    """Return the address, or one with another port where that is taken and nobody has asked for it."""
+    address = parse_listen_address(text)
+    if address.path is not None or address.port == 0 or _is_free(address):
+        return text
+    if click.get_current_context().get_parameter_source(option) is ParameterSource.DEFAULT:
+        for port in range(address.port + 1, address.port + _TRIED_PORTS):
+            other = ListenAddress(address.host, port)
+            if _is_free(other):
+                say(f"Another program listens at {address}, so it is {other} here.")
+                return str(other)
+    raise click.ClickException(
+        f"Another program listens at {address}. Stop it, or name another address with --{option}."
+    )
+
+
+def _is_free(address: ListenAddress) -> bool:
+    with socket.socket(socket.AF_INET6 if ":" in address.host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a proxy that has just ended is no obstacle
+        try:
+            probe.bind((address.host, address.port))
+            probe.listen()
+        except OSError as error:
+            return error.errno != errno.EADDRINUSE
+    return True
 
 
 def _make_sandbox(directory: Path, listen: str, admin: str) -> FirstConfig:

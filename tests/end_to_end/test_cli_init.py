@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import stat
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -57,6 +59,28 @@ def test_two_commands_in_an_empty_directory_and_an_api_has_answered(tmp_path: Pa
     assert (done.status, done.stdout, done.stderr) == (0, b"200", "")
     check = run_program([COMMAND, "check", "--config", tmp_path / "config.yaml"])
     assert check.status == 0, check.stdout.decode()
+
+
+def test_a_sandbox_takes_no_port_that_another_program_has(tmp_path: Path) -> None:
+    """By default another one; one that was asked for is the user's to decide."""
+    held = free_port()
+    with socket.create_server(("127.0.0.1", held)):
+        refused = init(tmp_path, "--sandbox", "--listen", f"127.0.0.1:{held}")
+        assert refused.status == 1
+        assert (
+            f"Another program listens at 127.0.0.1:{held}. Stop it, or name another address with --listen."
+            in refused.stderr
+        )
+        assert list(tmp_path.iterdir()) == []
+    with contextlib.ExitStack() as taken:
+        with contextlib.suppress(OSError):  # taken already, which is just as well
+            taken.enter_context(socket.create_server(("127.0.0.1", 8080)))
+        made = init(tmp_path, "--sandbox")
+        config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+        (listener,) = config["listeners"]
+        assert made.status == 0
+        assert re.fullmatch(r"127\.0\.0\.1:80(8[1-9]|9\d)", listener["address"])
+        assert f"so it is {listener['address']} here" in made.stderr
 
 
 def test_the_configuration_loads_once_the_ids_are_known(tmp_path: Path) -> None:
