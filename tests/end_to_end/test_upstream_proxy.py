@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import http.server
 import json
 import os
@@ -23,21 +24,24 @@ from websockets.asyncio.client import connect
 
 from tests.end_to_end.programs import (
     COMMAND,
+    PATIENCE_S,
     ProxyProgram,
     configuration,
     environment,
     run_program,
     write_configuration,
 )
+from tests.ports import free_port
 from tests.wire.connect_proxy import PASSWORD, USER, ConnectProxy
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from tests.end_to_end.conftest import StartProxy
     from tests.end_to_end.curl import Curl
     from tests.end_to_end.programs import Place
 
+patient_connect = functools.partial(connect, open_timeout=PATIENCE_S, close_timeout=PATIENCE_S)
 KINDS = ("none", "http", "http with password", "https")
 EXEMPT = (False, True)
 USERINFO = f"{quote(USER, safe='')}:{quote(PASSWORD, safe='')}@"
@@ -168,7 +172,7 @@ async def test_websocket(way: Way, place: Place) -> None:
     uri = f"ws://{place.api_authority}/websocket"
     with way.tunnels_to(place.port):
         # Several at a time, so that connections that other tests have left open do not suffice.
-        sockets = [await connect(uri, proxy=way.proxy.forward, max_size=None) for _ in range(4)]
+        sockets = [await patient_connect(uri, proxy=way.proxy.forward, max_size=None) for _ in range(4)]
         for socket in sockets:
             message = os.urandom(200_000)
             await socket.send(message)
@@ -244,8 +248,7 @@ def test_a_wrong_password_is_said_and_never_shown(place: Place, start_proxy: Sta
 
 
 def test_an_upstream_proxy_that_is_down_is_named(place: Place, start_proxy: StartProxy, curl: Curl) -> None:
-    with ConnectProxy() as gone:
-        port = gone.port
+    port = free_port()
     proxy = start_proxy(_through(place, f"http://127.0.0.1:{port}"))
     problem = curl(f"{proxy.reverse}/orders").problem
     assert problem["code"] == "upstream_proxy_connection_failed"
@@ -296,11 +299,12 @@ NCSA = Path("/usr/lib/squid/basic_ncsa_auth")
 
 
 @pytest.fixture(scope="module")
-def squid() -> Iterator[Callable[[], tuple[int, str]]]:
-    """A squid that wants a password; returns its port and what it has logged."""
+def squid() -> Iterator[tuple[int, Path]]:
+    """A squid that wants a password: its port, and the file it logs to."""
     if SQUID is None or not NCSA.exists():
         pytest.skip("squid is not installed")
-    with socket_port() as port, tempfile.TemporaryDirectory() as name:
+    port = free_port()
+    with tempfile.TemporaryDirectory() as name:
         directory = Path(name)
         directory.chmod(0o777)  # squid gives up root
         digest = subprocess.run(["openssl", "passwd", "-apr1", "secret"], capture_output=True, text=True, check=True)
@@ -317,31 +321,23 @@ def squid() -> Iterator[Callable[[], tuple[int, str]]]:
         process = subprocess.Popen([SQUID, "-N", "-f", conf], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             _wait_for(port)
-            yield lambda: (port, (directory / "access.log").read_text())
+            yield port, directory / "access.log"
         finally:
             process.terminate()
             try:
-                process.wait(10)
+                process.wait(PATIENCE_S)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
 
 
-@contextmanager
-def socket_port() -> Iterator[int]:
-    """A port that was free a moment ago."""
-    with ConnectProxy() as taken:
-        port = taken.port
-    yield port
-
-
 def _wait_for(port: int) -> None:
     import socket
 
-    give_up_at = time.monotonic() + 20
+    give_up_at = time.monotonic() + PATIENCE_S
     while time.monotonic() < give_up_at:
         try:
-            socket.create_connection(("127.0.0.1", port), 1).close()
+            socket.create_connection(("127.0.0.1", port), PATIENCE_S).close()
         except OSError:
             time.sleep(0.1)
         else:
@@ -349,28 +345,27 @@ def _wait_for(port: int) -> None:
     pytest.fail("squid does not listen")
 
 
-def test_squid_passes_everything_on(
-    squid: Callable[[], tuple[int, str]], place: Place, start_proxy: StartProxy, curl: Curl
-) -> None:
-    port, _ = squid()
+def test_squid_passes_everything_on(squid: tuple[int, Path], place: Place, start_proxy: StartProxy, curl: Curl) -> None:
+    port, log = squid
     settings = {"url": f"http://orders:secret@127.0.0.1:{port}", "from_environment": False}
     proxy = start_proxy(configuration(place, upstream_proxy=settings))
     assert curl("--proxy", proxy.forward, f"http://{place.api_authority}/orders").status == 200
     assert curl("--proxy", proxy.forward, "--cacert", str(proxy.ca_file), f"{place.api_url}/orders").status == 200
     assert curl(f"{proxy.reverse}/orders").status == 200
     proxy.stop()  # squid writes a tunnel's line at its end
-    give_up_at = time.monotonic() + 5
-    while f"CONNECT 127.0.0.1:{place.port}" not in squid()[1] and time.monotonic() < give_up_at:
+    wanted = {f"CONNECT {urlsplit(place.token_endpoint).netloc}", f"CONNECT 127.0.0.1:{place.port}"}
+    give_up_at = time.monotonic() + PATIENCE_S
+    logged = ""
+    while not all(words in logged for words in wanted):
+        assert time.monotonic() < give_up_at, logged
         time.sleep(0.05)
-    log = squid()[1]
-    assert f"CONNECT {urlsplit(place.token_endpoint).netloc}" in log
-    assert f"CONNECT 127.0.0.1:{place.port}" in log
+        logged = log.read_text() if log.exists() else ""
 
 
 def test_squid_says_no_without_the_password(
-    squid: Callable[[], tuple[int, str]], place: Place, start_proxy: StartProxy, curl: Curl
+    squid: tuple[int, Path], place: Place, start_proxy: StartProxy, curl: Curl
 ) -> None:
-    port, _ = squid()
+    port, _ = squid
     proxy = start_proxy(_through(place, f"http://127.0.0.1:{port}"))
     problem = curl(f"{proxy.reverse}/orders").problem
     assert problem["code"] == "upstream_proxy_407"
