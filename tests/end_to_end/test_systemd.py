@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.end_to_end.programs import COMMAND, ROOT, Program, configuration, run_program, write_configuration
+from tests.end_to_end.programs import (
+    COMMAND,
+    PATIENCE_S,
+    ROOT,
+    Program,
+    configuration,
+    run_program,
+    write_configuration,
+)
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -36,12 +44,12 @@ class Manager:
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(20)
+        self._socket.settimeout(PATIENCE_S)
         self.heard: list[str] = []
 
     def wait_for(self, word: str) -> str:
         """Returns the next message with a word in it."""
-        give_up_at = time.monotonic() + 20
+        give_up_at = time.monotonic() + PATIENCE_S
         while time.monotonic() < give_up_at:
             self.heard.append(self._socket.recv(4096).decode())
             if word in self.heard[-1]:
