@@ -17,6 +17,7 @@ import pytest
 from tests.end_to_end.conftest import OWN_SUBSCRIPTION_KEY
 from tests.end_to_end.leaks import KNOWN, find_secrets, search_everything
 from tests.end_to_end.programs import PATIENCE_S, SAID
+from tests.end_to_end.test_other_authorization_server import ACCESS_TOKEN as OPAQUE_TOKEN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +43,8 @@ def known(place: Place, proxy: ProxyProgram, access_token: str, sandbox_keys: Sa
     password = base64.b64encode(f"me:{SENT['the password for the proxy']}".encode()).decode("ascii")
     keys = (" of ca.key", " of the session's client key", " of the tests' own client key")
     assert all(any(what.endswith(key) for what in KNOWN) for key in keys), "the keys have been read"
-    assert {"a subscription key", "an access token's signature", "an opaque access token"} <= KNOWN.keys()
+    assert {"a subscription key", "an access token's signature"} <= KNOWN.keys()
+    assert KNOWN["an opaque access token"] == OPAQUE_TOKEN
     return KNOWN | SENT | {"an encoded password": password}
 
 
