@@ -286,7 +286,7 @@ def parse_request_head(raw: bytes, *, target_bytes: int, field_count: int) -> Re
     """
     match = _REQUEST_LINE.match(raw)
     if match is None:
-        raise MalformedRequest(diagnose_head(raw, request=True))
+        raise refuse_request(raw)
     method, target, minor = match.groups()
     if len(target) > target_bytes:
         raise TargetTooLong(
@@ -299,7 +299,7 @@ def parse_request_head(raw: bytes, *, target_bytes: int, field_count: int) -> Re
     except httptools.HttpParserUpgrade:
         pass  # llhttp stops where an upgrade would begin: at the end of the head, which is all it was given
     except httptools.HttpParserError:
-        raise MalformedRequest(diagnose_head(raw, request=True)) from None
+        raise refuse_request(raw) from None
     names = head.names
     if len(names) > field_count:
         raise FieldsTooLarge(f"The request has {len(names)} fields; the limit is {field_count} (limits.field_count).")
@@ -441,7 +441,7 @@ def check_partial_request(raw: bytes, checked: int = 0) -> None:
     else:
         hopeless = False
     if hopeless or _has_bad_bytes(raw, checked):
-        raise MalformedRequest(diagnose_head(raw, request=True))
+        raise refuse_request(raw)
 
 
 def check_partial_response(raw: bytes, checked: int = 0) -> None:
@@ -472,6 +472,14 @@ def _has_bad_bytes(raw: bytes, checked: int) -> bool:
     return bool(_CONTROL.search(new) or _BARE.search(new, 1 if checked > 2 and new[:1] == b"\n" else 0))
 
 
+def refuse_request(raw: bytes) -> MalformedRequest:
+    """Returns the error for bytes that are no request head; its code names another protocol, whose clients cannot read us."""
+    for start, code, words in _OTHER_PROTOCOLS:
+        if raw.startswith(start):
+            return MalformedRequest(words, code=code)
+    return MalformedRequest(diagnose_head(raw, request=True))
+
+
 def diagnose_head(raw: bytes, *, request: bool) -> str:
     """Says in words why a head was refused. Slow, and called only then; never quotes what was received."""
     what = "request" if request else "response"
@@ -480,10 +488,6 @@ def diagnose_head(raw: bytes, *, request: bool) -> str:
             return f"The {what} head has {words}."
     start = _REQUEST_LINE if request else _STATUS_LINE
     if not start.match(raw):
-        if raw[:1] == b"\x16":
-            return "This port speaks plain HTTP, and a TLS handshake arrived. Use http:// in the proxy's own URL."
-        if raw.startswith(b"PRI * HTTP/2.0"):
-            return "HTTP/2 is not spoken on this port. Use HTTP/1.1."
         return f"The first line is not an HTTP/1.x {'request' if request else 'status'} line (RFC 9112 §{3 if request else 4})."
     lowered = raw.lower()
     if b"\r\ntransfer-encoding" in lowered and b"\r\ncontent-length" in lowered:
@@ -497,6 +501,17 @@ def diagnose_head(raw: bytes, *, request: bool) -> str:
     return f"The {what} head has a malformed field line (RFC 9112 §5)."
 
 
+_SOCKS: Final = "This is an HTTP proxy, and a SOCKS client has come. Use http:// in place of socks4:// or socks5://."
+_OTHER_PROTOCOLS: Final = (
+    (
+        b"\x16\x03",  # RFC 8446 §5.1
+        "tls_on_plain_port",
+        "This port speaks plain HTTP, and a TLS handshake arrived. Use http:// in the proxy's own URL.",
+    ),
+    (b"\x05", "socks", _SOCKS),  # RFC 1928 §3
+    (b"\x04", "socks", _SOCKS),
+    (b"PRI * HTTP/2.0", "http2", "HTTP/2 is not spoken on this port. Use HTTP/1.1."),  # RFC 9113 §3.4
+)
 _FAULTS: Final = (
     (re.compile(rb"\A\r\n[ \t]|\n[ \t]+[^\r\n]"), "a folded field line, which RFC 9112 §5.2 forbids"),
     (re.compile(rb"\n[^\r\n:]*[ \t]:"), "white space before a colon (RFC 9112 §5.1)"),

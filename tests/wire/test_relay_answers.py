@@ -62,6 +62,32 @@ def test_an_absolute_form_without_a_path_gets_one(uv_wire: Wire, target: bytes, 
     uv_wire.run(work)
 
 
+@pytest.mark.parametrize(
+    ("start", "code", "advice"),
+    [
+        # With a line feed and a control character in the random part, which would be a fault of its own in a head.
+        (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\x00\r\n\r\n", b"tls_on_plain_port", b"Use http://"),
+        (b"\x05\x02\x00\x01\r\n\r\n", b"socks", b"in place of socks"),
+        (b"\x04\x01\x00\x50\x00\x00\x00\x01me\x00\r\n\r\n", b"socks", b"in place of socks"),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"http2", b"Use HTTP/1.1"),
+    ],
+)
+def test_a_client_of_another_protocol_is_told_apart(uv_wire: Wire, start: bytes, code: bytes, advice: bytes) -> None:
+    """In the log above all, where the code stands: few of them show what they cannot read."""
+
+    async def work(rig: Rig) -> None:
+        client = await rig.client("forward")
+        client.send(start)
+        head, content = split_head(await client.read_to_end())
+        assert head.status == 400
+        assert b'details="%b"' % code in head.values(b"proxy-status")[0]
+        assert b'"code": "%b"' % code in content
+        assert advice in content
+        assert rig.records[-1].code == code.decode()
+
+    uv_wire.run(work)
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
     ("error", "status", "token"),
