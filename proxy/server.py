@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
+from proxy.config.routed_hosts import routed_hosts
 from proxy.dialing.http_library import import_aiohttp
 from proxy.errors import ConfigurationError
 from proxy.identity.sources import TokenSources
@@ -24,7 +25,6 @@ from proxy.interception.names import is_wildcard, split_hosts
 from proxy.interception.opening import AuthorityWatch, authority_files, open_authority
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
-from proxy.policy.routing import parse_host_pattern
 from proxy.relay.listening import describe_bind
 from proxy.relay_server import RelayServer
 
@@ -443,16 +443,6 @@ def read_admin_token(file: Path | None) -> str | None:
             f"{file} holds no admin token: write 32 or more letters and digits into it, as `openssl rand -hex 32` prints them."
         )
     return token
-
-
-def routed_hosts(settings: Settings) -> list[str]:
-    """Returns the hosts that are intercepted: those of the routes, without ports, wildcards as they are."""
-    return list(dict.fromkeys(_host_of(text) for route in settings.routes for text in route.hosts))
-
-
-def _host_of(text: str) -> str:
-    pattern = parse_host_pattern(text)
-    return f"*.{pattern.authority.host}" if pattern.is_wildcard else pattern.authority.host
 
 
 def _reserve(text: str) -> socket.socket:

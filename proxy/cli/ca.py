@@ -12,14 +12,13 @@ import click
 
 from proxy.cli.options import json_option, optional_config_option
 from proxy.cli.terminal import say, write_json, write_rows
-from proxy.config import state_directory
 from proxy.config.loading import load_settings
-from proxy.doctor.credentials import days_left
-from proxy.errors import ConfigurationError
+from proxy.config.routed_hosts import routed_hosts
+from proxy.config.state_directory import require_default_state_directory
+from proxy.doctor.findings import days_left
 from proxy.interception.organisation import OrganisationCA, load_organisation_ca
 from proxy.interception.store import cut_over, drop, load, load_or_create, rotate
 from proxy.interception.succession import decide_preparation, decide_take_over
-from proxy.server import routed_hosts
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -255,7 +254,7 @@ def open_ca(config: Source | None, now: datetime) -> OpenedCA | OrganisationCA:
         click.ClickException: there is none yet, and no configuration to make it for.
     """
     if config is None:
-        directory = default_state_directory()
+        directory = require_default_state_directory(os.environ)
         found = load(directory)
         if found is None:
             raise click.ClickException(
@@ -276,20 +275,6 @@ def open_ca(config: Source | None, now: datetime) -> OpenedCA | OrganisationCA:
     if decide_take_over(found, now):
         due = f"the one in use ends on {found.not_after:%Y-%m-%d}, and another takes over"
     return OpenedCA(directory, found, hosts, due)
-
-
-def default_state_directory() -> Path:
-    """Return where the CA lives if no configuration says so.
-
-    Raises:
-        ConfigurationError: the environment does not say.
-    """
-    directory = state_directory.default_state_directory(os.environ)
-    if directory is None:
-        raise ConfigurationError(
-            "Neither XDG_STATE_HOME nor HOME is set, so there is no default state directory. Name the configuration."
-        )
-    return directory
 
 
 def _say_due(opened: OpenedCA) -> None:

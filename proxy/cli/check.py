@@ -14,10 +14,10 @@ import click
 
 from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import hang, paint, say, silence_logging, width, write_json
+from proxy.config.routed_hosts import routed_hosts
 from proxy.doctor.findings import Level
 from proxy.doctor.offline import check_configuration, check_offline
 from proxy.doctor.online import check_online
-from proxy.server import routed_hosts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

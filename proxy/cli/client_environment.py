@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.ca import default_state_directory
 from proxy.cli.options import CONFIG_HERE
 from proxy.client_setup.bundle import write_bundle
 from proxy.client_setup.variables import Setup, list_variables
 from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.config.loading import load_settings
 from proxy.config.one_route import CONFIG_VARIABLE, DEFAULT_LISTENER
+from proxy.config.routed_hosts import routed_hosts
 from proxy.config.settings import ListenerMode
+from proxy.config.state_directory import require_default_state_directory
 from proxy.interception.opening import open_authority
 from proxy.interception.store import load
-from proxy.server import routed_hosts
 
 if TYPE_CHECKING:
     from proxy.client_setup.variables import Variable
@@ -71,7 +71,7 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
     hosts: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     if config is None:
-        directory = default_state_directory()
+        directory = require_default_state_directory(os.environ)
         found = load(directory)
         if found is None:
             raise click.ClickException(

@@ -12,7 +12,6 @@ import click
 from click.shell_completion import CompletionItem, get_completion_class
 
 from proxy.cli.options import CONFIG_HERE
-from proxy.config.loading import load_settings
 from proxy.config.one_route import CONFIG_VARIABLE
 from proxy.config.source import STANDARD_INPUT, FileSource
 from proxy.errors import ConfigurationError
@@ -93,6 +92,8 @@ def _settings(context: click.Context) -> Settings | None:
     named = context.params.get("config") or os.environ.get(CONFIG_VARIABLE) or str(CONFIG_HERE)
     if named == STANDARD_INPUT:
         return None
+    from proxy.config.loading import load_settings  # noqa: PLC0415  # for completion only
+
     try:
         return load_settings(FileSource(Path(named).expanduser()), os.environ, check_files=False)
     except (ConfigurationError, RuntimeError):  # RuntimeError: ~ stands for nothing

@@ -11,8 +11,6 @@ import click
 from proxy.cli.completion import complete_code
 from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import write_json, write_rows
-from proxy.config.loading import load_settings
-from proxy.doctor.route_report import report_url
 from proxy.errors import MalformedRequest
 from proxy.identity.aadsts import explain as look_up
 from proxy.identity.aadsts import find_code, parse_code
@@ -73,6 +71,9 @@ def _explain_code(code: int, text: str, *, as_json: bool) -> None:
 
 
 def _explain_url(url: str, config: Source, *, as_json: bool) -> None:
+    from proxy.config.loading import load_settings  # noqa: PLC0415  # a code needs neither
+    from proxy.doctor.route_report import report_url  # noqa: PLC0415
+
     settings = load_settings(config, os.environ, check_files=False)
     try:
         report = report_url(settings, url)

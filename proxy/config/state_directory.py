@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -21,3 +23,17 @@ def default_state_directory(environ: Mapping[str, str]) -> Path | None:
             return None
         base = f"{home}/.local/state"
     return Path(base) / "apim-auth-proxy"
+
+
+def require_default_state_directory(environ: Mapping[str, str]) -> Path:
+    """Return the same.
+
+    Raises:
+        ConfigurationError: the environment does not say.
+    """
+    directory = default_state_directory(environ)
+    if directory is None:
+        raise ConfigurationError(
+            "Neither XDG_STATE_HOME nor HOME is set, so there is no default state directory. Name the configuration."
+        )
+    return directory

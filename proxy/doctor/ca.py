@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from proxy.doctor.credentials import days_left
-from proxy.doctor.findings import error, ok, warning
+from proxy.doctor.findings import days_left, error, ok, warning
 from proxy.errors import ConfigurationError
 from proxy.interception.organisation import load_organisation_ca
 from proxy.interception.store import load

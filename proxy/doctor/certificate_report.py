@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs12
 
-from proxy.doctor.credentials import days_left
+from proxy.doctor.findings import days_left
 from proxy.errors import ConfigurationError
 from proxy.identity.certificate import load_certificate, load_public_certificate
 

@@ -5,11 +5,10 @@ What an identity platform makes of it is for `proxy.doctor.online`.
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import TYPE_CHECKING, Final
 
 from proxy.dialing.trust import create_tls_context
-from proxy.doctor.findings import error, ok, warning
+from proxy.doctor.findings import days_left, error, ok, warning
 from proxy.errors import ConfigurationError
 from proxy.identity.certificate import (
     ExpiredCertificateError,
@@ -154,11 +153,6 @@ def judge_end(subject: str, end: datetime, now: datetime, advice: str) -> Findin
     return warning(
         subject, f"The certificate expires {when}, on {end:%Y-%m-%d}.", advice, days_left=days, threshold=threshold
     )
-
-
-def days_left(end: datetime, now: datetime) -> int:
-    """Return whole days from now to the end; negative once it is past."""
-    return (end - now) // timedelta(days=1)
 
 
 def check_ca_file(subject: str, ca_file: Path) -> Finding:

@@ -6,11 +6,13 @@ Invariant: no finding holds a token, an assertion, a key, a password or the valu
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
 Fact: TypeAlias = "str | int | float | list[str]"
 
@@ -56,3 +58,8 @@ def warning(subject: str, message: str, advice: str = "", **facts: Fact) -> Find
 def error(subject: str, message: str, advice: str = "", **facts: Fact) -> Finding:
     """Return a finding that keeps the proxy from doing its work."""
     return Finding(Level.ERROR, subject, message, advice, facts)
+
+
+def days_left(end: datetime, now: datetime) -> int:
+    """Return whole days from now to the end; negative once it is past."""
+    return (end - now) // timedelta(days=1)

@@ -13,9 +13,8 @@ from proxy.dialing.building import build_dialer
 from proxy.dialing.trust import create_tls_context
 from proxy.doctor.claims import decode_access_token, judge_claims
 from proxy.doctor.connection import ProbeFailed, describe_port, open_connection
-from proxy.doctor.credentials import days_left
 from proxy.doctor.exchange import get
-from proxy.doctor.findings import Level, error, ok, warning
+from proxy.doctor.findings import Level, days_left, error, ok, warning
 from proxy.doctor.verdict import judge_response
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.credential import Target

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
 
+from proxy.config.routed_hosts import routed_hosts
 from proxy.doctor.findings import Level
 from proxy.doctor.offline import check_configuration, check_offline
 from proxy.doctor.online import check_online
@@ -25,7 +26,6 @@ from proxy.sandbox import (
     register_certificate,
 )
 from proxy.sandbox.settings import API_APP_ID, API_URI
-from proxy.server import routed_hosts
 from tests.end_to_end.programs import COMMAND, Configuration, Place, configuration, run_program, write_configuration
 from tests.ports import free_port
 
