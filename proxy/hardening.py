@@ -1,10 +1,11 @@
-"""Keeps a process's memory to itself, and lets it open as many files as it may. Does I/O: system calls, once, at the start."""
+"""Keeps a process's memory to itself, lets it open as many files as it may, starts no code but ours. Does I/O: system calls."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
 import sys
+from pathlib import Path
 from typing import Final
 
 try:
@@ -12,6 +13,7 @@ try:
 except ImportError:  # Windows has neither of these limits
     resource = None  # type: ignore[assignment]
 
+_ROOT: Final = Path(__file__).resolve().parents[1]
 # linux/prctl.h
 _PR_SET_DUMPABLE: Final = 4
 
@@ -39,3 +41,16 @@ def raise_file_limit() -> None:
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def own_program(module: str) -> list[str]:
+    """Returns the words that run a module of this very code in another process.
+
+    `python -m` looks in the working directory first: what is called ``proxy`` there would run in our place, with our keys
+    (CWE-427). It may where we come from there ourselves.
+    """
+    try:
+        is_here = Path.cwd() == _ROOT
+    except OSError:  # the directory is gone
+        is_here = False
+    return [sys.executable, *([] if is_here else ["-P"]), "-m", module]

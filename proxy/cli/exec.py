@@ -22,6 +22,7 @@ from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.cli.recognition import describe_stranger
 from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, OneRoute
 from proxy.config.source import FileSource, StandardInput
+from proxy.hardening import own_program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -176,7 +177,7 @@ def _runs(sandbox: Path) -> bool:
 def _running(start: _Start, ready: str) -> Iterator[None]:
     # A session of its own: a terminal's Ctrl-C is for the program, and the proxy is to serve it to its end.
     process = subprocess.Popen(  # noqa: S603  # this program itself
-        [sys.executable, "-m", "proxy", *start.words],
+        [*own_program("proxy"), *start.words],
         stdin=subprocess.PIPE,
         env={**os.environ, **start.variables},
         stdout=subprocess.PIPE,

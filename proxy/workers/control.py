@@ -7,12 +7,12 @@ import itertools
 import logging
 import os
 import socket
-import sys
 import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ConfigurationError, IdentityError, IdentityPlatformUnavailable
+from proxy.hardening import own_program
 from proxy.identity.credential import Target
 from proxy.operations.access_log import is_own_error
 from proxy.operations.snapshot import WorkerSnapshot, parse_snapshot, sum_snapshots
@@ -158,9 +158,7 @@ class RelayProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             self.process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                "-m",
-                "proxy.workers.worker",
+                *own_program("proxy.workers.worker"),
                 pass_fds=(theirs.fileno(),),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={**os.environ, CHANNEL_VARIABLE: str(theirs.fileno())},

@@ -222,6 +222,18 @@ def test_a_signal_before_the_program_runs_leaves_no_proxy_behind(place: Place, t
     assert not (tmp_path / "ran").exists()
 
 
+def test_no_code_of_the_working_directory_is_run(place: Place, tmp_path: Path) -> None:
+    """Not as the proxy that `exec` starts, and not as its relay processes either."""
+    (tmp_path / "proxy").mkdir()
+    (tmp_path / "proxy" / "__init__.py").write_text("import pathlib; pathlib.Path('ran').touch(); raise SystemExit(9)")
+    config = write_configuration(fixed(place) | {"workers": 2}, tmp_path)
+    url = f"{place.api_alias}/orders"
+    words = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", url]
+    done = run_program([COMMAND, "exec", "--config", config, "--start", "--", *words], directory=tmp_path)
+    assert (done.status, done.stdout, done.stderr) == (0, b"200", "")
+    assert not (tmp_path / "ran").exists()
+
+
 def test_with_start_a_proxy_that_does_not_start_is_quoted(place: Place, tmp_path: Path) -> None:
     taken = configuration(place, listeners=[{"address": f"127.0.0.1:{free_port()}"}])
     taken["admin"] = {"address": f"127.0.0.1:{place.port}"}

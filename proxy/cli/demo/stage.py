@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import re
 import signal
-import sys
 import tempfile
 from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
+from proxy.hardening import own_program
 from proxy.interception.store import trusted_pem
 from proxy.sandbox import Sandbox
 
@@ -66,7 +66,7 @@ class ProxyProcess:
             DemoError: it does not come up.
         """
         self._process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "proxy", "run", "--config", str(self._config)),
+            *(*own_program("proxy"), "run", "--config", str(self._config)),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
