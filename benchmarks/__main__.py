@@ -26,6 +26,9 @@ def main() -> int:
     install_debian_programs(list(DEBIAN_PACKAGES))
     complaints: list[str] = []
 
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)  # before minutes of measuring
+
     def complain(text: str) -> None:
         complaints.append(text)
         print(text, file=sys.stderr, flush=True)
