@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 HOST: Final = "api.example.test"
 OTHER_HOST: Final = "other.example.test"
-PATIENCE_S: Final = 10.0
+PATIENCE_S: Final = 30.0
 ANSWER: Final = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.ports import free_port
 from tests.security.boundary import HOST, OTHER_HOST, get, running, status
 from tests.security.names import NamedLoop
 from tests.wire.rig import AUTHORIZATION
@@ -47,8 +48,7 @@ def allowing(*ports: int, networks: tuple[str, ...] = ("127.0.0.0/8", "::1/128",
 @pytest.mark.parametrize("named", ["127.0.0.1", "localhost.example.test", "mapped.example.test"])
 @pytest.mark.parametrize("how", [connect, lambda authority: get(host=authority)], ids=["CONNECT", "http"])
 def test_the_proxy_does_not_call_itself(tmp_path: Path, trust: Trust, named: str, how: Callable[[str], bytes]) -> None:
-    with listening() as found:
-        port = found  # and free again when the proxy takes it
+    port = free_port()
 
     async def work() -> None:
         async with running(tmp_path, trust, listeners=[{"address": f"127.0.0.1:{port}"}], **allowing(port)) as boundary:

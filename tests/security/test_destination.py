@@ -135,7 +135,7 @@ class Caller(asyncio.Protocol):
 
     async def answer(self) -> bytes:
         """The next head, without what follows it; nothing where the connection ends before."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while b"\r\n\r\n" not in self.received and not self.lost:
                 self.news.clear()
                 await self.news.wait()
@@ -238,7 +238,7 @@ class World:
             return caller
         inner = Caller()
         try:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 transport = await asyncio.get_running_loop().start_tls(
                     caller.transport, inner, self.lying, server_hostname=inside or HERE
                 )

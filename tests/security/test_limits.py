@@ -24,6 +24,7 @@ from tests.security.boundary import HOST, eventually, get, light_hash, running, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.security.boundary import Boundary
     from tests.wire.rig import Trust
 
 POST = f"POST http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n"
@@ -44,6 +45,11 @@ REQUESTS: dict[str, tuple[dict[str, int], bytes, int]] = {
         413,
     ),
 }
+
+
+def has_begun(boundary: Boundary) -> bool:
+    """Whether the proxy has a head that is not whole."""
+    return any(client._buffer for client in boundary.server.relay.clients)
 
 
 @pytest.mark.asyncio
@@ -72,8 +78,11 @@ async def test_a_request_that_stops_half_way_gets_408(tmp_path: Path, trust: Tru
     async with running(tmp_path, trust) as boundary:
         peer = await boundary.connect()
         peer.send(sent)
-        await asyncio.sleep(0.05)
         relay = boundary.server.relay
+        if sent.startswith(b"POST"):
+            await boundary.upstream.next()
+        else:
+            await eventually(lambda: has_begun(boundary))
         relay.tick(relay.now + 10_000)
         answer = await peer.read_to_end()
         assert status(answer) == 408
@@ -85,22 +94,25 @@ async def test_a_head_that_comes_in_drops_gets_no_more_time_for_each(tmp_path: P
     async with running(tmp_path, trust) as boundary:
         peer = await boundary.connect()
         relay = boundary.server.relay
-        began = relay.now
-        for byte in get()[:20]:
+        peer.send(get()[:1])
+        await eventually(lambda: has_begun(boundary))
+        began = now = relay.now
+        for byte in get()[1:40]:
             peer.send(bytes([byte]))
             await asyncio.sleep(0.002)
-            relay.tick(relay.now + 2)
+            now += 2  # the relay's own clock shows the real time in between
+            relay.tick(now)
             if peer.received:
                 break
         assert status(await peer.read_to_end()) == 408
-        assert relay.now - began <= relay.timeouts.head_s + 6
+        assert now - began <= relay.timeouts.head_s + 6
 
 
 @pytest.mark.asyncio
 async def test_connections_over_the_limit_get_503_and_those_within_go_on(tmp_path: Path, trust: Trust) -> None:
     async with running(tmp_path, trust, limits={"connections": 3}) as boundary:
         within = [await boundary.connect() for _ in range(3)]
-        await asyncio.sleep(0.02)
+        await eventually(lambda: boundary.server.relay.seats.taken == 3)
         over = await boundary.connect()
         answer = await over.read_to_end()
         assert status(answer) == 503
@@ -196,11 +208,14 @@ async def test_exchanges_over_the_limit_get_503_until_one_ends(tmp_path: Path, t
 
 @pytest.mark.asyncio
 async def test_requests_that_find_no_upstream_connection_in_time_get_503(tmp_path: Path, trust: Trust) -> None:
-    changes = {"limits": {"upstream_connections": 1}, "timeouts": {"connect_s": 0.3}}
-    async with running(tmp_path, trust, **changes) as boundary:
+    async with running(tmp_path, trust, limits={"upstream_connections": 1}) as boundary:
         first, second = await boundary.connect(), await boundary.connect()
         first.send(get())
         await boundary.upstream.next()
+        relay = boundary.server.relay
+        relay.timeouts = relay.timeouts.model_copy(
+            update={"connect_s": 0.3}
+        )  # too short for a handshake on a busy machine
         second.send(get())
         head = await second.read_until()
         assert status(head) == 503

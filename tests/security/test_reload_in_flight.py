@@ -8,11 +8,12 @@ import contextlib
 import os
 import socket
 import ssl
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proxy.policy.passwords import hash_password
 from tests.security.boundary import (
     ANSWER,
     HOST,
@@ -220,13 +221,19 @@ async def test_a_websocket_of_a_reverse_listener_that_leads_elsewhere_now_does_n
 async def test_a_password_that_was_being_checked_counts_by_the_configuration_there_is_then(
     tmp_path: Path, trust: Trust, clients: list[dict[str, Any]], expected: int
 ) -> None:
-    slow = str(hash_password(b"correct horse", b"0123456789abcdef"))  # so that there is time to reload
-    async with running(tmp_path, trust, clients=[BATCH | {"password_hash": slow}]) as boundary:
-        peer = await boundary.connect()
-        peer.send(get("/", PASSWORD))
-        await eventually(lambda: boundary.server._passwords.checks == 1)
-        await boundary.reload(clients=[one | {"password_hash": slow} if one is BATCH else one for one in clients])
-        assert status(await boundary.answer(peer)) == expected
+    may_go_on = threading.Event()
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        with ThreadPoolExecutor(1) as thread:
+            boundary.server._passwords._threads = thread
+            thread.submit(may_go_on.wait)
+            try:
+                peer = await boundary.connect()
+                peer.send(get("/", PASSWORD))
+                await eventually(lambda: boundary.server._passwords.checks == 1)
+                await boundary.reload(clients=clients)
+            finally:
+                may_go_on.set()
+            assert status(await boundary.answer(peer)) == expected
 
 
 async def inside(boundary: Boundary, trust: Trust, context: ssl.SSLContext | None = None) -> Peer:

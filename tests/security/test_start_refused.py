@@ -18,7 +18,7 @@ LISTENER = "address: 127.0.0.1:0"
 
 def refusal(directory: Path) -> str:
     done = subprocess.run(
-        [COMMAND, "run", "--config", directory / "config.yaml"], capture_output=True, text=True, timeout=30
+        [COMMAND, "run", "--config", directory / "config.yaml"], capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 2, done.stderr
     assert "listening" not in done.stderr
@@ -82,7 +82,7 @@ def test_a_key_that_others_can_read_is_refused_with_the_way_out(tmp_path: Path, 
 def test_a_ca_key_that_others_can_read_is_refused_with_the_way_out(tmp_path: Path, name: str) -> None:
     write_configuration(tmp_path, workers=1)
     made = subprocess.run(
-        [COMMAND, "ca", "export", "--config", tmp_path / "config.yaml"], capture_output=True, text=True, timeout=30
+        [COMMAND, "ca", "export", "--config", tmp_path / "config.yaml"], capture_output=True, text=True, timeout=120
     )
     assert "BEGIN CERTIFICATE" in made.stdout, made.stderr
     (tmp_path / "state" / name).chmod(0o755 if name == "." else 0o644)

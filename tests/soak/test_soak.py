@@ -11,7 +11,7 @@ import pytest
 SECONDS = 6
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(300)
 def test_no_response_crosses_to_another_request_while_connections_are_cut_and_reused() -> None:
     arguments = ["--minutes", str(SECONDS / 60), "--clients", "20", "--seed", "7", "--no-memory"]
     done = subprocess.run(
@@ -19,7 +19,7 @@ def test_no_response_crosses_to_another_request_while_connections_are_cut_and_re
         cwd=Path(__file__).parents[2],
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr

@@ -70,7 +70,7 @@ def test_a_shell_reads_back_exactly_what_was_written(program: str) -> None:
     shell = Shell.FISH if program == "fish" else Shell.SH
     text = format_variables([Variable("XVALUE", NASTY, "")], shell) + 'printf %s "$XVALUE"'
     try:
-        done = subprocess.run([program, "-c", text], capture_output=True, check=True, timeout=20)
+        done = subprocess.run([program, "-c", text], capture_output=True, check=True, timeout=120)
     except FileNotFoundError:
         pytest.skip(f"{program} is not installed here")
     assert done.stdout.decode() == NASTY

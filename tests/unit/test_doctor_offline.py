@@ -268,5 +268,5 @@ def test_a_tls_listener_of_this_program_is_known_by_its_certificate(tmp_path: Pa
         server.start()
         settings = load(tmp_path, listeners=[{"address": address, "tls": {"certificate": "c.pem"}}])
         findings = list(check_listeners(settings, NOW))
-        server.join(10)
+        server.join(60)
     assert findings[0].message == "An apim-auth-proxy is serving there now."

@@ -65,7 +65,7 @@ def _shell(script: str) -> list[str]:
     return ["sh", "-c", script]
 
 
-async def _sign(files: Files, command: list[str], algorithm: str = "PS256", timeout_s: float = 5) -> bytes:
+async def _sign(files: Files, command: list[str], algorithm: str = "PS256", timeout_s: float = 30) -> bytes:
     return await CommandSigner(command, files.certificate, timeout_s=timeout_s).sign(INPUT, algorithm)
 
 
@@ -100,7 +100,7 @@ BAD: dict[str, tuple[str, str]] = {
     "hangs_ignoring_signals": ("trap '' TERM INT HUP; sleep 60", "did not answer within 1 s"),
     "hangs_after_answering": ("echo hello; exec sleep 60", "did not answer within 1 s"),
     "leaves_a_child_with_the_pipe": ("sleep 60 & exit 0", "did not answer within 1 s"),
-    "leaves_a_child_outside_its_group": ("setsid sleep 7 & exit 0", "did not answer within 1 s"),
+    "leaves_a_child_outside_its_group": ("setsid sleep 40 & exit 0", "did not answer within 1 s"),
     "does_not_read_and_closes": ("exec <&-; sleep 0.1; exit 4", "exit status 4"),
 }
 
@@ -113,11 +113,11 @@ def test_a_command_that_misbehaves_is_one_error_in_bounded_time(
     began = time.monotonic()
 
     with pytest.raises(IdentityError) as caught:
-        runner.run(_sign(files, _shell(script), timeout_s=1))
+        runner.run(_sign(files, _shell(script), timeout_s=1 if "within 1 s" in reason else 30))
 
     assert reason in caught.value.detail
     assert caught.value.code == "signer_failed"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30  # of children that stay for longer
     assert _children() == []
 
 
@@ -140,7 +140,7 @@ def test_a_program_that_cannot_be_started_is_named(runner: asyncio.Runner, progr
 def test_a_cancelled_request_ends_the_command(runner: asyncio.Runner, files: Files) -> None:
     async def cancel() -> bool:
         task = asyncio.create_task(_sign(files, _shell("sleep 60; true"), timeout_s=30))
-        for _ in range(500):
+        for _ in range(3_000):
             if _children():
                 break
             await asyncio.sleep(0.01)

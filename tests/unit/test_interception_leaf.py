@@ -143,7 +143,7 @@ def test_openssl_verifies_every_leaf_strictly(ca: InterceptionCA, host: str, tmp
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
     assert done.stdout == "leaf: OK\n", done.stderr

@@ -135,7 +135,7 @@ def verify(ca: OrganisationCA, host: str, directory: Path) -> subprocess.Complet
         cwd=directory,
         capture_output=True,
         text=True,
-        timeout=20,
+        timeout=120,
         check=False,
     )
 
@@ -151,7 +151,7 @@ def test_the_documented_commands_make_one_that_serves(tmp_path: Path) -> None:
         ROOT.key.private_bytes(PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
     )
     (script,) = re.findall(r"^```sh intermediate\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
-    done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(["sh", "-ec", script], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     settings = InterceptionSettings(
         ca_certificate=tmp_path / "intermediate.pem", ca_private_key=tmp_path / "intermediate.key"

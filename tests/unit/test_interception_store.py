@@ -223,7 +223,7 @@ def test_processes_that_start_together_agree_on_one_ca(tmp_path: Path) -> None:
             assert process.stdin is not None
             process.stdin.write("\n")
             process.stdin.flush()
-        fingerprints = {process.communicate(timeout=30)[0].strip() for process in processes}
+        fingerprints = {process.communicate(timeout=120)[0].strip() for process in processes}
     finally:
         for process in processes:
             if process.poll() is None:

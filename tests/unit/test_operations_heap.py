@@ -35,7 +35,7 @@ async def look_at(counts: list[int]) -> list[int]:
 
     trimmer = HeapTrimmer(count, trim, interval_s=0.02)
     trimmer.start()
-    await asyncio.wait_for(done.wait(), 30)
+    await asyncio.wait_for(done.wait(), 60)
     trimmer.close()
     await asyncio.get_running_loop().shutdown_default_executor()
     return trimmed

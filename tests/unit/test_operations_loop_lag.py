@@ -23,9 +23,20 @@ async def test_a_loop_that_is_blocked_is_seen() -> None:
     lag.start()
     await asyncio.sleep(0)
     time.sleep(0.15)  # noqa: ASYNC251 -- this is the fault to be seen
-    await asyncio.sleep(0.02)
+    await measured_times(lag, 1)
     lag.close()
     assert lag.histogram.total >= 0.1
+
+
+@pytest.mark.asyncio
+async def test_a_lag_is_counted_once() -> None:
+    now = 0.0  # a clock that no stall of this machine moves
+    lag = LoopLag(interval_s=0.01, clock=lambda: now)
+    lag.start()
+    now = 0.15
+    await measured_times(lag, 3)
+    lag.close()
+    assert lag.histogram.total == pytest.approx(0.14)
     assert sum(lag.histogram.buckets[LATENCY_BOUNDS_S.index(0.1) + 1 :]) == 1
 
 

@@ -48,12 +48,12 @@ class ConnectProxy:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        assert self._is_open.wait(10)
+        assert self._is_open.wait(60)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(10)
+        self._thread.join(60)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)

@@ -41,8 +41,11 @@ MODES: Final[tuple[Mode, ...]] = ("forward", "connect", "reverse")
 HOST: Final = "api.example.test"
 TOKEN: Final = "fixed-token-of-the-tests"
 AUTHORIZATION: Final = b"Authorization: Bearer " + TOKEN.encode()
-# Long for one exchange on loopback, short enough that a hanging test says so soon.
-PATIENCE_S: Final = 5.0
+# What never comes must not hold up everything; whatever comes, comes within this even on a machine that stalls for seconds.
+PATIENCE_S: Final = 30.0
+# How often to look before nothing more is expected. Looks are counted, not time: while a machine stalls, nobody looks.
+LOOKS: Final = 15
+LOOK_EVERY_S: Final = 0.01
 # The kernel's buffers between client and relay: left alone they grow to megabytes, and hide who stops whom. Under two
 # segments of loopback, delayed acknowledgements would make every test slow.
 KERNEL_BYTES: Final = 131_072
@@ -118,6 +121,8 @@ class Peer(asyncio.Protocol):
                     self._news.clear()
                     await self._news.wait()
         except TimeoutError:
+            if happened(self):  # it came in the very turn in which the time was up
+                return self
             msg = f"waited in vain; ended={self.ended} lost={self.lost} received={bytes(self.received[-2000:])!r}"
             raise AssertionError(msg) from None
         return self
@@ -137,6 +142,14 @@ class Peer(asyncio.Protocol):
         """Takes everything up to the connection's end, proper or not."""
         await self.until(lambda peer: peer.ended or peer.lost)
         return self.take()
+
+    async def is_stopped(self) -> bool:
+        """Whether the other side takes no more of what was sent."""
+        for _ in range(LOOKS):
+            if self.may_write.is_set():
+                return False
+            await asyncio.sleep(LOOK_EVERY_S)
+        return not self.may_write.is_set()
 
     def take(self, size: int | None = None) -> bytes:
         """Takes what there is."""
@@ -391,6 +404,9 @@ class Rig:
         self._clients.clear()
         self.relay.abort()
         self.upstream.forget()
+        relay = self.relay
+        await eventually(lambda: not (relay.clients or relay.upstreams or relay.tunnel_ends or relay.splices))
+        self.upstream.forget()
         self.records.clear()
         self.tokens = self.tokens  # the destinations hold it
         self.tokens.token, self.tokens.successor, self.tokens.rejections = create_token(TOKEN), None, 0
@@ -430,7 +446,7 @@ class Wire:
         self._runner = runner
         self.rig = rig
 
-    def run(self, work: Callable[[Rig], Coroutine[Any, Any, T]], within_s: float = 30.0) -> T:
+    def run(self, work: Callable[[Rig], Coroutine[Any, Any, T]], within_s: float = 120.0) -> T:
         """Runs one test's work from a clean start."""
 
         async def bounded() -> T:
@@ -442,9 +458,20 @@ class Wire:
 
 
 async def settle(turns: int = 20) -> None:
-    """Lets everything that is ready happen."""
-    for _ in range(turns):
-        await asyncio.sleep(0)
+    """Lets everything that is ready happen, and what the kernel still has to deliver where a thread of its own does that."""
+    for turn in range(turns):
+        await asyncio.sleep(0.001 if turn == 10 else 0)
+
+
+async def eventually(holds: Callable[[], object], within_s: float = PATIENCE_S) -> None:
+    """Waits until something holds that can only be looked at; fails if it never does."""
+    try:
+        async with asyncio.timeout(within_s):
+            while not holds():  # noqa: ASYNC110  # what is looked at says nothing when it changes
+                await asyncio.sleep(0.001)
+    except TimeoutError:
+        msg = "waited in vain for what never came to hold"
+        raise AssertionError(msg) from None
 
 
 def address_form(request: bytes, mode: Mode) -> bytes:

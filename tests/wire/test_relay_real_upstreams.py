@@ -118,7 +118,7 @@ def running(*command: str) -> Iterator[subprocess.Popen[str]]:
         yield process
     finally:
         process.terminate()
-        process.wait(10)
+        process.wait(60)
         assert process.stdout is not None
         process.stdout.close()
 
@@ -137,7 +137,7 @@ def nginx(pem: Path) -> Iterator[int]:
     configuration = directory / "nginx.conf"
     configuration.write_text(NGINX.format(user=user, directory=directory, port=port, pem=pem))
     with running(program, "-c", str(configuration), "-p", str(directory)) as process:
-        for _ in range(200):
+        for _ in range(1_200):
             assert process.poll() is None, "nginx did not start"
             try:
                 socket.create_connection(("127.0.0.1", port), 0.5).close()

@@ -58,6 +58,7 @@ H2O: Final = """
 listen: {{ port: {port}, host: 127.0.0.1, ssl: {{ certificate-file: {pem}, key-file: {pem} }} }}
 user: {user}
 num-threads: 1
+http1-request-timeout: 60
 compress: ON
 hosts:
   default:
@@ -98,7 +99,7 @@ def pem(trust: Trust, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def listening(port: int, *command: str) -> Iterator[int]:
     """Runs a server on a port until the block ends; yields the port once it takes connections."""
     with running(*command) as process:
-        for _ in range(400):
+        for _ in range(1_200):
             assert process.poll() is None, f"{command[0]} did not start"
             try:
                 socket.create_connection(("127.0.0.1", port), 0.5).close()
@@ -130,7 +131,7 @@ def gunicorn(pem: Path) -> Iterator[int]:
             "--log-level",
             "error",
         ),
-        *("--worker-class", "gthread", "--threads", "4", "--no-control-socket"),
+        *("--worker-class", "gthread", "--threads", "4", "--no-control-socket", "--keep-alive", "60"),
         *("--certfile", str(pem), "--keyfile", str(pem), "upstream_wsgi:app"),
     )
     with listening(port, *command):
@@ -142,7 +143,17 @@ def uvicorn(pem: Path) -> Iterator[int]:
     port = free_port()
     command = (
         *(sys.executable, "-m", "uvicorn", "--app-dir", str(HERE), "--host", "127.0.0.1", "--port", str(port)),
-        *("--log-level", "error", "--ssl-certfile", str(pem), "--ssl-keyfile", str(pem), "upstream_asgi:app"),
+        *(
+            "--log-level",
+            "error",
+            "--timeout-keep-alive",
+            "60",
+            "--ssl-certfile",
+            str(pem),
+            "--ssl-keyfile",
+            str(pem),
+            "upstream_asgi:app",
+        ),
     )
     with listening(port, *command):
         yield port

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.wire.rig import Peer, Rig, Wire, settle
+from tests.wire.rig import Peer, Rig, Wire, eventually, settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -30,7 +30,7 @@ async def tunnel(rig: Rig, behind: bytes = b"", *, ends: bool = False) -> AsyncI
         if ends:
             client.end()
         assert await client.read(len(ESTABLISHED)) == ESTABLISHED
-        await settle()
+        await eventually(lambda: hasattr(far, "transport"))
         yield client, far
     finally:
         rig.relay.destinations = usual
@@ -74,8 +74,7 @@ def test_one_end_may_end_sending_and_go_on_reading(wire: Wire, first: str) -> No
             other.close()
             await one.until(lambda peer: peer.ended)
             assert not one.reset
-            await settle()
-            assert not rig.relay.splices
+            await eventually(lambda: not rig.relay.splices)
 
     wire.run(work)
 
@@ -125,10 +124,7 @@ def test_a_stopped_reader_stops_the_sender(wire: Wire, first: str) -> None:
             reader.transport.pause_reading()
             sent = 0
             while True:
-                try:
-                    async with asyncio.timeout(0.15):
-                        await sender.may_write.wait()
-                except TimeoutError:
+                if await sender.is_stopped():
                     break
                 sender.send(bytes(65_536))
                 sent += 65_536

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, ConnectionClosedError, Inval
 from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
-from tests.wire.rig import HOST, MODES, TOKEN, Mode, Rig, Wire, settle
+from tests.wire.rig import HOST, MODES, TOKEN, Mode, Rig, Wire, eventually, settle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -242,7 +242,6 @@ def test_bytes_right_behind_the_switch_are_not_lost(wire: Wire, mode: Mode) -> N
         upstream.send(b"last words")
         upstream.close()
         assert await client.read_to_end() == b"last words"
-        await settle()
-        assert not rig.relay.splices
+        await eventually(lambda: not rig.relay.splices)
 
     wire.run(work)

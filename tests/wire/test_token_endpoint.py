@@ -190,11 +190,11 @@ async def test_a_fault_on_the_wire_is_one_error_in_bounded_time(name: str, ca: t
     async with _serve(ca, reply) as server:
         began = time.monotonic()
         with pytest.raises(IdentityPlatformUnavailable) as caught:
-            await _request(TokenEndpoint(server.url, ca_file=ca_file, timeout_s=1))
+            await _request(TokenEndpoint(server.url, ca_file=ca_file, timeout_s=1 if code == "timeout" else 30))
 
     assert caught.value.code == code
     assert len(server.requests) == 1
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert caught.value.__cause__ is None
     assert "a.b.c" not in caught.value.detail
 
@@ -347,8 +347,10 @@ async def test_a_token_is_obtained_with_the_written_configuration(sandbox: Sandb
     assert (ready_before, sources.ready) == (False, True)
     assert await source.acquire() is token
     assert sandbox.token_request_count == 1
+    before = time.monotonic()
     (statistics,) = sources.statistics().sources
-    assert statistics.refresh_in_s == pytest.approx(token.refresh_at_mono - time.monotonic(), abs=1)
+    assert statistics.refresh_in_s is not None
+    assert token.refresh_at_mono - time.monotonic() <= statistics.refresh_in_s <= token.refresh_at_mono - before
     (credential,) = sources.statistics().credentials.values()
     assert credential.requests == {("ok", ""): 1}
     assert credential.proof_in_use.startswith("certificate ")
@@ -436,4 +438,4 @@ async def test_a_certificate_the_platform_does_not_know_is_explained(sandbox: Sa
     assert caught.value.code == "AADSTS700027"
     assert "not registered with this application" in caught.value.detail
     assert "az ad app credential reset" in caught.value.detail
-    assert caught.value.retry_after_s in {4, 5}
+    assert caught.value.retry_after_s in range(1, 6)  # five seconds, less jitter and what has passed

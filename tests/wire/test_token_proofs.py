@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import dataclasses
+import re
 import ssl
 import time
 from contextlib import asynccontextmanager
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
+    from proxy.identity.credential import CredentialStatistics
     from proxy.identity.source import TokenSource
 
 MINE = "mine"
@@ -248,7 +250,7 @@ async def test_the_next_certificate_is_tried_and_the_one_that_works_is_remembere
     await source.acquire()
     source.renew()
     await asyncio.sleep(0)
-    await _until(lambda: source.statistics().flights == 2 and bench.sandbox.token_request_count == 3)
+    await _until(lambda: sources.statistics().credentials[MINE].requests.get(("ok", "")) == 2)
 
     outcomes = [request.outcome for request in bench.sandbox.token_requests]
     assert outcomes == ["AADSTS700027", "issued", "issued"]
@@ -286,7 +288,7 @@ async def test_a_refusal_that_is_not_about_the_proof_is_not_tried_again(bench: B
 
 @pytest.mark.asyncio
 async def test_a_certificate_is_rolled_over_under_load_without_a_failure(bench: Bench) -> None:
-    bench.sandbox.faults.token_lifetime_s = 2
+    bench.sandbox.faults.token_lifetime_s = 5
     old = (bench.directory / "clientapp.crt").read_bytes()
     sources = bench.sources("certificate: clientapp.pem")
     source = sources.source_for(MINE, Target(scope=bench.sandbox.scope))
@@ -297,26 +299,35 @@ async def test_a_certificate_is_rolled_over_under_load_without_a_failure(bench: 
     async def client() -> None:
         nonlocal served
         while not ended.is_set():
-            token = source.peek(time.monotonic()) or await source.acquire()
-            assert time.monotonic() < token.expires_at_mono
+            asked_at = time.monotonic()
+            token = source.peek(asked_at) or await source.acquire()
+            assert asked_at < token.expires_at_mono
             served += 1
             await asyncio.sleep(0.002)
+
+    def statistics() -> CredentialStatistics:
+        return sources.statistics().credentials[MINE]
+
+    def is_new_in_use() -> bool:
+        thumbprint = x509.load_pem_x509_certificate(new).fingerprint(hashes.SHA1())  # noqa: S303 -- the portal's form
+        return statistics().proof_in_use == f"certificate {thumbprint.hex().upper()}"
 
     clients = [asyncio.create_task(client()) for _ in range(20)]
     try:
         new = bench.write_pair("clientapp.pem")  # Changed here before the platform knows it.
         await _until(lambda: any(request.outcome == "AADSTS700027" for request in bench.sandbox.token_requests))
-        bench.register(old, new)
-        await asyncio.sleep(2)
-        bench.register(new)
-        await asyncio.sleep(2)
+        for known in ((old, new), (new,)):
+            bench.register(*known)
+            earlier = statistics().requests["ok", ""]
+            source.renew()
+            await _until(lambda earlier=earlier: statistics().requests["ok", ""] > earlier and is_new_in_use())  # type: ignore[misc]
+        enough = served + 1_000
+        await _until(lambda: served > enough)
     finally:
         ended.set()
         await asyncio.gather(*clients)
 
-    thumbprint = x509.load_pem_x509_certificate(new).fingerprint(hashes.SHA1()).hex().upper()  # noqa: S303 -- as above
-    assert served > 1_000
-    assert sources.statistics().credentials[MINE].proof_in_use == f"certificate {thumbprint}"
+    assert is_new_in_use()
 
 
 @pytest.mark.asyncio
@@ -328,7 +339,13 @@ async def test_a_remembered_refusal_is_forgotten_when_the_certificate_changes(be
     assert sources.missing() == [f"{MINE}: {bench.sandbox.scope}"]
 
     (bench.directory / "right.pem").replace(bench.directory / "clientapp.pem")
-    await _until(lambda: source.peek(time.monotonic()) is not None, limit_s=3)
+    # For less long than the refusal would be remembered: in looks, because nobody here acts while the machine stalls.
+    for _ in range(300):
+        if source.peek(time.monotonic()) is not None:
+            break
+        await asyncio.sleep(0.01)
+
+    assert source.peek(time.monotonic()) is not None
 
     assert sources.missing() == []
 
@@ -339,7 +356,8 @@ async def test_a_bad_new_pair_leaves_the_old_one_in_use(bench: Bench, caplog: py
     source = sources.source_for(MINE, Target(scope=bench.sandbox.scope))
     await sources.warm_up()
 
-    (bench.directory / "clientapp.pem").write_bytes((bench.directory / "clientapp.crt").read_bytes())
+    (bench.directory / "bad.pem").write_bytes((bench.directory / "clientapp.crt").read_bytes())
+    (bench.directory / "bad.pem").replace(bench.directory / "clientapp.pem")
     await _until(lambda: "the old ones stay" in caplog.text)
     source.renew()
     await _until(lambda: bench.sandbox.token_request_count == 2)
@@ -389,11 +407,9 @@ async def test_a_clock_that_breaks_assertions_is_corrected_for_and_said_so(
     statistics = sources.statistics().credentials[MINE]
     assert token.value
     assert [request.outcome for request in bench.sandbox.token_requests] == ["AADSTS700024", "issued"]
-    assert statistics.clock_skew_s == pytest.approx(offset_s, abs=2)
-    assert statistics.clock_correction_s == pytest.approx(offset_s, abs=2)
-    assert f"3600 s {'slow' if offset_s > 0 else 'fast'}" in caplog.text.replace("3599 s", "3600 s").replace(
-        "3601 s", "3600 s"
-    )
+    assert statistics.clock_skew_s == pytest.approx(offset_s, abs=30)
+    assert statistics.clock_correction_s == pytest.approx(offset_s, abs=30)
+    assert re.search(rf"clock is 3[56]\d\d s {'slow' if offset_s > 0 else 'fast'} by", caplog.text)
 
 
 @pytest.mark.asyncio
@@ -405,8 +421,10 @@ async def test_a_correction_ends_when_the_clock_is_right_again(bench: Bench) -> 
 
     bench.sandbox.faults.clock_offset_s = 0
     source.renew()
-    await _until(lambda: sources.statistics().credentials[MINE].clock_correction_s == 0)
+    # It is corrected between the refusal and the second attempt, which has to be waited for, too.
+    await _until(lambda: sources.statistics().credentials[MINE].requests.get(("ok", "")) == 2)
 
+    assert sources.statistics().credentials[MINE].clock_correction_s == 0
     assert bench.sandbox.token_requests[-1].outcome == "issued"
 
 
@@ -603,7 +621,7 @@ async def test_a_machine_without_an_identity_is_told_so(status: int, reason: str
     assert [call[0] for call in vault.calls] == ["identity"]
 
 
-async def _until(condition: Callable[[], bool], limit_s: float = 5) -> None:
+async def _until(condition: Callable[[], bool], limit_s: float = 30) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen in time"
