@@ -166,7 +166,9 @@ bench-smoke: $(VENV)/.dev ## Compare the cost of a request with a bare relay's; 
 
 .PHONY: wheel-compiled
 wheel-compiled: $(VENV)/.runtime ## Build a wheel into dist/ whose relay is compiled; needs a C compiler
-	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) wheel --no-deps --wheel-dir dist .
+	@rm -rf build/compiled && .ci/copy-sources build/compiled
+	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) wheel --no-deps --wheel-dir dist build/compiled
+	@rm -rf build/compiled
 
 # The container image
 

@@ -91,12 +91,8 @@ def image_command() -> str:
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
         compiled = {**os.environ, "HATCH_BUILD_HOOK_ENABLE_MYPYC": "1"}
         with tempfile.TemporaryDirectory() as sources:
-            # From a copy: mypyc leaves what it makes beside the sources, where the interpreter would find it.
-            copy = Path(sources, name)
-            shutil.copytree(
-                _ROOT, copy, ignore=shutil.ignore_patterns(".*", "tests", "docs", "benchmarks", "build", "dist")
-            )
-            _run([*pip, "--python", str(environment / "bin" / "python"), "install", str(copy)], name, compiled)
+            _run([str(_ROOT / ".ci" / "copy-sources"), sources], name)
+            _run([*pip, "--python", str(environment / "bin" / "python"), "install", sources], name, compiled)
         (environment / "installed").touch()
     return str(path)
 
