@@ -26,7 +26,7 @@ LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generat
 
 .PHONY: help
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Environments
 
@@ -141,6 +141,10 @@ sbom: $(VENV)/.supply ## Write a CycloneDX bill of what the image has into build
 .PHONY: fidelity-table
 fidelity-table: $(VENV)/.dev test-tools ## Measure what this proxy, mitmproxy, nginx and squid change, into docs/behaviour.md
 	@$(BIN)/python -m tests.fidelity
+
+.PHONY: troubleshooting
+troubleshooting: $(VENV)/.runtime ## Write docs/troubleshooting.md from the table of codes in proxy/explanations
+	@$(BIN)/python -m proxy.explanations.page > docs/troubleshooting.md
 
 .PHONY: test-compiled
 test-compiled: $(VENV)/.test test-tools ## Run the relay's tests against its compiled form, as the image has it; needs a C compiler

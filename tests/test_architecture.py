@@ -22,13 +22,14 @@ ROOT: Final = Path(__file__).parent.parent / "proxy"
 
 # Each room, and the rooms it may import: docs/design.md, "Rooms". A room that is not listed here has no place yet.
 # The room "" is `proxy` itself, which holds the version and nothing else.
-BELOW_RELAY: Final = frozenset({"identity", "dialing", "policy", "config", "errors", ""})
+BELOW_RELAY: Final = frozenset({"identity", "dialing", "policy", "config", "explanations", "errors", ""})
 BELOW_SERVER: Final = BELOW_RELAY | {"relay", "interception", "operations", "event_loop", "hardening"}
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(),
     "event_loop": frozenset(),
     "hardening": frozenset(),
     "errors": frozenset({""}),
+    "explanations": frozenset(),
     "policy": frozenset({"errors", ""}),
     "config": frozenset({"policy", "errors", ""}),
     "dialing": frozenset({"policy", "config", "errors", ""}),

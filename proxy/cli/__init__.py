@@ -34,7 +34,11 @@ _COMMANDS: Final = {
     "config": ("proxy.cli.config", "config", "Tell editors what may stand in a configuration."),
     "client": ("proxy.cli.client", "client", "Say who may use the proxy: make a client's password."),
     "completion": ("proxy.cli.completion", "completion", "Print the script that makes a shell complete commands."),
-    "explain": ("proxy.cli.explain", "explain", "Explain an AADSTS code, or what becomes of a request for a URL."),
+    "explain": (
+        "proxy.cli.explain",
+        "explain",
+        "Explain a code, a status, a message, or what becomes of a request for a URL.",
+    ),
 }
 
 

@@ -46,17 +46,23 @@ def completion(shell: str) -> None:
 
 
 def complete_code(_context: click.Context, _parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Return the AADSTS codes that begin so, each with the beginning of its cause."""
-    from proxy.identity.aadsts import explain, known_codes  # noqa: PLC0415  # for completion only
+    """Return the codes that begin so, each with the beginning of its cause."""
+    from proxy.explanations.codes import CODES  # noqa: PLC0415  # for completion only
+    from proxy.explanations.statuses import STATUSES  # noqa: PLC0415  # likewise
+    from proxy.identity.aadsts import explain, known_codes  # noqa: PLC0415  # likewise
 
-    found = [explain(code) for code in known_codes()]
-    # Who types a number gets a number.
-    return [
-        CompletionItem(name, help=each.cause.partition(".")[0])
-        for each in found
+    causes = {
+        name: each.cause
+        for each in map(explain, known_codes())
         if each is not None
         for name in (each.name, str(each.code))
-        if incomplete[:1].isdecimal() == name[:1].isdecimal() and name.startswith(incomplete.upper())
+    }
+    causes |= {code: entry.cause for code, entry in (CODES | STATUSES).items() if not code.endswith("_NNN")}
+    # Who types a number gets a number.
+    return [
+        CompletionItem(name, help=cause.partition(".")[0])
+        for name, cause in causes.items()
+        if incomplete[:1].isdecimal() == name[:1].isdecimal() and name.upper().startswith(incomplete.upper())
     ]
 
 

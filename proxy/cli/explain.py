@@ -1,10 +1,11 @@
-"""`explain`: an AADSTS code's cause and fix, or what becomes of a request for a URL. Reads the configuration."""
+"""`explain`: a code, a status, another program's message, or what becomes of a request for a URL. Reads the configuration."""
 
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import click
 
@@ -12,13 +13,22 @@ from proxy.cli.completion import complete_code
 from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import write_json, write_rows
 from proxy.errors import MalformedRequest
+from proxy.explanations.lookup import find_entries, find_entry, find_symptoms, similar_codes
 from proxy.identity.aadsts import explain as look_up
 from proxy.identity.aadsts import find_code, parse_code
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from proxy.config.source import Source
+    from proxy.explanations.entry import Entry
+    from proxy.explanations.symptoms import Symptom
 
 _LOOK_UP = "https://login.microsoftonline.com/error?code="
+# A host with a dot or a port, which no code has.
+_HOST: Final = re.compile(
+    r"[\w*-]+(?:\.[\w-]+)+\.?(?::\d+)?(?:/\S*)?|(?:[\w-]+|\[[\da-fA-F:.]+\]):\d+(?:/\S*)?|\[[\da-fA-F:.]+\]"
+)
 
 
 @click.command(cls=ConfiguredCommand)
@@ -26,22 +36,65 @@ _LOOK_UP = "https://login.microsoftonline.com/error?code="
 @click.argument("code_or_url", metavar="CODE_OR_URL", shell_complete=complete_code)
 @json_option
 def explain(code_or_url: str, config: Source | None, as_json: bool) -> None:
-    """Explain an AADSTS code, or what becomes of a request for a URL.
+    """Explain a code, a status, a program's message, or what becomes of a request for a URL.
 
-    CODE_OR_URL is a code (AADSTS700027, or 700027), any text that holds one, or an http or https URL. A URL needs a
-    configuration: which route, credential, scope and fields apply to it, and why.
+    CODE_OR_URL is any code of an answer or of the log (name_not_resolved, CLIENT_DISTRUSTS_CA), an AADSTS code (AADSTS700027, or
+    700027), an HTTP status (407), a line that holds a code, the message of a program behind the proxy, an http or https URL, or
+    a host. A URL or a host needs a configuration: which route, credential, scope and fields apply to it, and why.
     """
-    code = parse_code(code_or_url) or find_code(code_or_url)
+    text = code_or_url.strip()
+    code = parse_code(text) or find_code(text)
     if code is not None:
-        _explain_code(code, code_or_url, as_json=as_json)
-    elif "://" in code_or_url:
+        _explain_code(code, text, as_json=as_json)
+    elif entry := find_entry(text):
+        _write_entries([entry], as_json=as_json)
+    elif symptoms := find_symptoms(text):
+        _write_symptoms(symptoms, as_json=as_json)
+    elif entries := find_entries(text):
+        _write_entries(entries, as_json=as_json)
+    elif "://" in text or _HOST.fullmatch(text):
         if config is None:
-            raise click.UsageError("A URL is explained by a configuration: name it with --config FILE, or by options.")
-        _explain_url(code_or_url, config, as_json=as_json)
+            raise click.UsageError(
+                "A URL or a host is explained by a configuration: name it with --config FILE, or by options."
+            )
+        _explain_url(text if "://" in text else f"https://{text}", config, as_json=as_json)
     else:
-        raise click.UsageError(
-            "This is neither an AADSTS code nor a URL: write AADSTS700027, or https://contoso.azure-api.net/orders"
-        )
+        raise click.UsageError(_say_unknown(text))
+
+
+def _say_unknown(text: str) -> str:
+    similar = similar_codes(text)
+    if similar:
+        return f"There is no such code. Did you mean {' or '.join(similar)}?"
+    return (
+        "This is no code that the proxy knows, and neither a status, a URL nor a host. Write it as it was printed, such as"
+        " name_not_resolved, AADSTS700027, 407 or https://contoso.azure-api.net/orders"
+    )
+
+
+def _write_entries(entries: Sequence[Entry], *, as_json: bool) -> None:
+    """Write explanations of our own: one JSON object for one, a list of them for several."""
+    if as_json:
+        described = [
+            {"code": one.code, "cause": one.cause, "fault": one.fault.value, "fix": one.fix} for one in entries
+        ]
+        write_json(described[0] if len(described) == 1 else described)
+        return
+    for number, one in enumerate(entries):
+        if number:
+            click.echo()
+        write_rows([("code", one.code), ("cause", one.cause), ("fault", one.fault.value), ("fix", one.fix)])
+
+
+def _write_symptoms(symptoms: Sequence[Symptom], *, as_json: bool) -> None:
+    """Write what is known about a message; several programs may print the same one."""
+    if as_json:
+        write_json([symptom._asdict() for symptom in symptoms])
+        return
+    for number, one in enumerate(symptoms):
+        if number:
+            click.echo()
+        write_rows([("program", one.program), ("prints", one.printed), ("cause", one.cause), ("fix", one.fix)])
 
 
 def _explain_code(code: int, text: str, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`explain` through the real command line: a code's cause and fix; a URL's route, credential, scope and fields, without values."""
+"""`explain` through the real command line: codes, statuses, messages; a URL's route, credential and fields, without values."""
 
 from __future__ import annotations
 
@@ -42,16 +42,46 @@ def test_a_url_is_explained_by_the_configuration(place: Place, tmp_path: Path) -
     assert answer["fields"] == ["Authorization", "Ocp-Apim-Subscription-Key"]
     assert answer["dial"] == f"127.0.0.1:{place.port}"
     assert place.subscription_key not in done.stdout.decode()
+    bare = json.loads(run_program([COMMAND, "explain", place.alias_host, "--config", config, "--json"]).stdout)
+    assert (bare["outcome"], bare["upstream"]) == ("routed", place.api_alias)
     text = run_program([COMMAND, "explain", f"https://{place.alias_host}/", "--config", config]).stdout.decode()
     assert "HTTPS_PROXY=http://127.0.0.1:8080" in text
     assert place.subscription_key not in text
 
 
 @pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("name_not_resolved", "name_not_resolved"),
+        ("http_request_denied", "http_request_denied"),
+        ("CLIENT_DISTRUSTS_CA", "CLIENT_DISTRUSTS_CA"),
+        ("aborted_upstream", "aborted_upstream"),
+        ("401", "401"),
+        ('Proxy-Status: apim-auth-proxy; error=http_request_denied; details="…"', "http_request_denied"),
+    ],
+)
+def test_what_the_product_prints_has_an_explanation(text: str, code: str) -> None:
+    """E7, F15"""
+    done = run_program([COMMAND, "explain", text, "--json"])
+    answer = json.loads(done.stdout)
+    assert (done.status, done.stderr, answer["code"]) == (0, "", code)
+    assert all(answer[key] for key in ("cause", "fault", "fix"))
+    assert answer["fix"] in run_program([COMMAND, "explain", text]).stdout.decode()
+
+
+def test_the_message_of_a_program_is_explained() -> None:
+    done = run_program([COMMAND, "explain", "curl: (56) CONNECT tunnel failed, response 403"])
+    assert done.status == 0
+    assert "no route names the host" in done.stdout.decode()
+
+
+@pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["nonsense"], 2, "neither an AADSTS code nor a URL"),
+        (["nonsense"], 2, "no code that the proxy knows"),
+        (["name_not_resolve"], 2, "Did you mean name_not_resolved"),
         (["https://orders.example/"], 2, "--config"),
+        (["orders.example"], 2, "--config"),
         (["AADSTS1234567"], 1, "error?code=1234567"),
         ([], 2, "CODE_OR_URL"),
     ],
