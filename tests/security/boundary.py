@@ -185,7 +185,8 @@ async def _serving(file: Path, trust: Trust, upstream: Upstream) -> AsyncIterato
         yield boundary
     finally:
         for peer in boundary._peers:
-            peer.transport.abort()
+            if not peer.transport.is_closing():  # CPython 3.11.2 aborts no TLS transport that has been closed twice
+                peer.transport.abort()
         server.relay.abort()
         await server.stop()
         for _ in range(10):
