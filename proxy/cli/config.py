@@ -1,10 +1,11 @@
-"""`config schema`: the configuration's JSON Schema, for editors. Does no I/O but to stdout."""
+"""`config schema`: the configuration's JSON Schema, for editors. Reads the example that comes with it."""
 
 from __future__ import annotations
 
 import click
 
 from proxy.cli.terminal import write_json
+from proxy.config.descriptions import describe_schema, read_descriptions, read_example
 from proxy.config.settings import Settings
 
 
@@ -15,11 +16,12 @@ def config() -> None:
 
 @config.command()
 def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors and checkers.
+    """Print the JSON Schema of the configuration, for editors and checkers; each key has its description.
 
     Write it to a file, and let the configuration begin with: # yaml-language-server: $schema=FILE
     """
     found = Settings.model_json_schema()
+    describe_schema(found, read_descriptions(read_example()))
     # The loader fills in the default of the environment.
     found["required"] = [name for name in found["required"] if name != "state_directory"]
     write_json({**found, "$schema": "https://json-schema.org/draft/2020-12/schema", "title": "apim-auth-proxy"})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from typing import Any
 
 import yaml
 
+from proxy.config.descriptions import properties, read_descriptions, read_example
 from tests.end_to_end.programs import COMMAND, ROOT, run_program
 
 
@@ -47,6 +50,50 @@ def test_the_schema_has_every_key_of_the_example() -> None:
     assert unknown_keys(root, root, example, "") == []
     assert unknown_keys(root, root, {"listners": []}, "") == [".listners"]
     assert unknown_keys(root, root, {"routes": [{"host": "a"}]}, "") == [".routes.host"]
+
+
+def test_every_key_has_the_description_of_the_example() -> None:
+    """F15"""
+    root = schema()
+    described = {path: owner[key].get("description", "") for path, owner, key in properties(root)}
+    assert len(described) >= 108
+    bare = {path for path, text in described.items() if re.fullmatch(r"(?:default: (?:[\w.:]+|\[.*\]))?", text)}
+    assert bare == set()
+    written = read_descriptions(read_example())
+    assert {path: written.get(path) for path in described} == described
+    assert described["timeouts.token_s"] == "how long one request waits for an access token"
+    assert described["admin.token_file"].endswith("/livez, /readyz and /startupz alone")
+
+
+def test_the_example_is_in_the_wheel_and_in_what_the_image_is_built_from() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"config.example.yaml": "proxy/config/example.yaml"}
+    assert "!config.example.yaml" in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+
+
+def test_a_comment_belongs_to_its_key() -> None:
+    text = """\
+# About a.
+# And more.
+a: 1 # at its end
+                                # continued
+b: "# no comment"
+list:
+  - c: [x#y] # of c
+
+    # above d
+    d: 2
+credentials:
+  mine:
+    e: 1 # of e
+"""
+    assert read_descriptions(text) == {
+        "a": "About a. And more. at its end continued",
+        "list[].c": "of c",
+        "list[].d": "above d",
+        "credentials.*.e": "of e",
+    }
 
 
 def test_unknown_keys_are_errors_for_the_schema_too() -> None:
