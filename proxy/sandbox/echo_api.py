@@ -57,9 +57,7 @@ async def answer(request: web.BaseRequest, claims: Mapping[str, object]) -> web.
     try:
         return await handler(request, argument, claims)
     except ValueError:
-        return web.Response(
-            status=400, text=f"/{name} cannot be asked for like this; see the sandbox's documentation.\n"
-        )
+        return web.Response(status=400, text=f"/{name} cannot be asked for like this; see docs/sandbox.md.\n")
 
 
 async def _describe(request: web.BaseRequest, _argument: str, claims: Mapping[str, object]) -> web.StreamResponse:
