@@ -13,7 +13,7 @@ one, and neither does a secret.
     │   ├── RequestTimeout          408
     │   ├── ContentTooLarge         413
     │   ├── TargetTooLong           414
-    │   ├── MisdirectedRequest      421  the names of one connection disagree
+    │   ├── MisdirectedRequest      421  another authority than the connection is for
     │   ├── TooManyRequests         429
     │   ├── FieldsTooLarge          431
     │   └── LoopDetected            508  the request came back to us
@@ -131,7 +131,7 @@ class TargetTooLong(ClientError):
 
 
 class MisdirectedRequest(ClientError):
-    """CONNECT target, SNI, Host and certificate do not name one authority (RFC 9110 §7.4, §15.5.20)."""
+    """Host, SNI or target name another authority than the tunnel or listener is for (RFC 9110 §7.4, §15.5.20)."""
 
     status = 421
     title = "The request names another authority than its connection"

@@ -37,7 +37,7 @@ STATUSES: Final = {
             "The request target is longer than `limits.target_bytes`.",
             "Shorten the URL, or raise `limits.target_bytes`."),
         Entry("421", Fault.CLIENT,
-            "The names of one connection disagree: CONNECT target, TLS server name and Host have to name one host.",
+            "Inside a tunnel or on a reverse listener, TLS server name, Host or URL name another host than the connection is for.",
             "Let the client call the API by its own name. For a `mode: reverse` listener, list the name that clients use in `server_names`."),
         Entry("429", Fault.CLIENT,
             "From the proxy: this client is over its `requests_per_s` or `concurrent_exchanges`, or sent too many wrong passwords. From API Management: its rate limit or quota.",

@@ -22,7 +22,7 @@ from proxy.errors import (
 from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.answers import CONNECT_ESTABLISHED, format_answer
 from proxy.relay.destinations import Destination, describe_refusal
-from proxy.relay.entry import FixedEntry, ForwardEntry, check_same
+from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
 from proxy.relay.record import ExchangeRecord
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
@@ -61,7 +61,7 @@ def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> No
         raise MalformedRequest("A CONNECT request has no content (RFC 9110 §9.3.6).")
     authority = parse_authority(head.target, None)
     if head.host is not None:
-        check_same(head.host, authority.port, authority)
+        check_host(head.host)  # many clients write the proxy's own name there: the target alone decides
     if relay.destinations.route_for(authority) is not None:
         relay.counters.intercepts += 1
         destination = relay.destinations.find(authority, authority.port)

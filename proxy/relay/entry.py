@@ -1,8 +1,9 @@
 """How requests on a connection name their destination: a forward listener, a reverse one, or inside a CONNECT tunnel.
 
 Pure but for the memory of authorities already judged. One canonical authority decides everything about an exchange: route,
-token, where to dial and which name to verify. Whatever else names an authority (absolute-form target, Host, SNI) must agree with
-it, or the answer is 421 (RFC 9110 §7.4).
+token, where to dial and which name to verify. On a forward listener the request target names it, and Host is ignored and
+written anew (RFC 9112 §3.2.2). Inside a tunnel and on a reverse listener the connection names it, and whatever else names an
+authority (absolute-form target, Host, SNI) must agree with it, or the answer is 421 (RFC 9110 §7.4).
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ class Entry(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ForwardEntry:
-    """A forward listener: absolute-form targets name the destination (RFC 9112 §3.2.2)."""
+    """A forward listener: the absolute-form target alone names the destination, whatever Host says (RFC 9112 §3.2.2)."""
 
     mode: str = "forward"
 
@@ -54,7 +55,7 @@ class ForwardEntry:
         scheme, raw, path = split_absolute_form(head)
         destination = relay.destinations.for_target(scheme, raw)
         if head.host is not None and head.host != raw:
-            check_same(head.host, destination.default_port, parse_authority(raw, destination.default_port))
+            check_host(head.host)
         return destination, path
 
 
@@ -89,7 +90,9 @@ class FixedEntry:
             self._check_requested_name()
         if not target.startswith(b"/") and not (target == b"*" and head.method == b"OPTIONS"):
             scheme, raw, target = split_absolute_form(head)
-            self._check(raw, _DEFAULT_PORTS[scheme])
+            # A client of a plain reverse listener calls its upstream `http://host`, for it knows no other (RFC 9112 §3.2.2).
+            is_plain = scheme == b"http" and self.mode == "reverse"
+            self._check(raw, self.authority.port if is_plain else _DEFAULT_PORTS[scheme])
         if head.host is not None and head.host not in self.accepted:
             self._check(head.host, self.authority.port)
             if len(self.accepted) < 64:  # spellings of one name; a client that varies them pays for the check each time
@@ -186,6 +189,18 @@ CROSS_SITE: Final = (
     "A web page of another site sent this request, as the browser says in Sec-Fetch-Site or Origin, and the access token is not "
     "for it. If such pages are meant to use this proxy, set `allow_cross_site: true` at the listener."
 )
+
+
+def check_host(raw: bytes) -> None:
+    """Refuse a Host field that is no authority at all (RFC 9112 §3.2); which one it names makes no difference here.
+
+    Raises:
+        MalformedRequest: it is no authority.
+    """
+    try:
+        parse_authority(raw, 80)
+    except MalformedRequest as error:
+        raise MalformedRequest(f"The Host field is not an authority. {error.detail}") from None
 
 
 def check_same(raw: bytes, default_port: int, authority: Authority) -> None:

@@ -341,9 +341,10 @@ def _fields() -> Iterator[Case]:
         b"api.example.test:99", b"api.example.test:-1", b"api.example.test:0443", b"api.example.test%00", b"api.example.test\x00",
         b"http://api.example.test", b"api.example.test\tx", b"[api.example.test]", b"api.example.test\\evil.test",
     ):  # fmt: skip
-        yield Case(
-            "Host", f"value {show(host)}", post(b"", line=b"GET {T} HTTP/1.1\r\n", host=b"Host: " + host + b"\r\n")
-        )
+        # Beside an absolute-form target, a Host that names another authority is ignored (RFC 9112 §3.2.2).
+        fate: Fate = "open" if host in (b"evil.test", b"api.example.test:99") else "refused"
+        wire = post(b"", line=b"GET {T} HTTP/1.1\r\n", host=b"Host: " + host + b"\r\n")
+        yield Case("Host", f"value {show(host)}", wire, fate)
     yield Case("Host", "none", b"GET {T} HTTP/1.1\r\nX: y\r\n\r\n")
 
 

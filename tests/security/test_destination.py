@@ -1,8 +1,8 @@
 """A token appears on no socket but that of the authority its route names, whatever a client says and wherever DNS leads.
 
-A state machine plays clients that lie about names on every layer at once (CONNECT target, SNI, absolute-form target, Host), a DNS
-that points routed names at other servers, and upstreams that redirect. All of it goes over real sockets; only name resolution
-is the test's own, by way of the event loop.
+A state machine plays clients that lie about names on every layer at once (CONNECT target and its Host, SNI, absolute-form
+target, Host), a DNS that points routed names at other servers, and upstreams that redirect. All of it goes over real sockets; only
+name resolution is the test's own, by way of the event loop.
 """
 
 from __future__ import annotations
@@ -391,19 +391,34 @@ class Clients(RuleBasedStateMachine):
 
     @rule(first=st.sampled_from(KEY_NAMES), second=st.sampled_from(KEY_NAMES), tunnelled=st.booleans())
     def name_two(self, first: int, second: int, tunnelled: bool) -> None:
-        """One name where the connection leads, another where a careless proxy would look for the token."""
+        """One name where the request leads, another where a careless proxy would look for the token.
+
+        C1: the target alone decides, of CONNECT too; but inside a tunnel it is the tunnel's, and Host has to agree with it.
+        """
         one, other = self._name(first), self._name(second)
 
-        async def talk() -> None:
-            caller = await (self.world.connect_through(one, one, "plain") if tunnelled else self.world.connect(0))
-            if caller is not None:
-                target = "" if tunnelled else f"http://{one}"
-                caller.transport.write(f"GET {target}/ HTTP/1.1\r\nHost: {other}\r\n\r\n".encode())
-                await caller.answer()
-                self.callers.append(caller)
+        async def talk() -> bytes:
+            caller = await (self.world.connect_through(one, other, "plain") if tunnelled else self.world.connect(0))
+            if caller is None:
+                return b""
+            target = "" if tunnelled else f"http://{one}"
+            caller.transport.write(f"GET {target}/ HTTP/1.1\r\nHost: {other}\r\n\r\n".encode())
+            self.callers.append(caller)
+            return await caller.answer()
 
+        host = {0: A, 4: B}.get(first)
+        site = {A: self.world.a, B: self.world.b}.get(host or "")
+        before = 0 if site is None else site.total
         self.world.sent += 1
-        self.world.runner.run(talk())
+        head = self.world.runner.run(talk())
+        if site is None:
+            return
+        if tunnelled and first != second:
+            assert head[9:12] == b"421", head
+            assert site.total == before
+        elif NamedLoop.names[host or ""] == [HERE]:
+            assert head[9:12] in (b"200", b"307"), head
+            assert site.total > before
 
     @rule(name=st.sampled_from([A, B, EVIL]), addresses=answers)
     def change_dns(self, name: str, addresses: list[str]) -> None:

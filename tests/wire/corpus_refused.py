@@ -231,11 +231,22 @@ def _hosts() -> list[Refused]:
     }
     return [
         *(Refused(f"Host: {name}", b"GET / HTTP/1.1\r\n" + fields + b"\r\n") for name, fields in hosts.items()),
-        *(Refused(f"Host: {name}", b"GET / HTTP/1.1\r\n" + fields + b"\r\n", 421) for name, fields in others.items()),
+        *(
+            Refused(f"Host: {name}", b"GET / HTTP/1.1\r\n" + fields + b"\r\n", 421, modes=("connect", "reverse"))
+            for name, fields in others.items()
+        ),
         Refused(
             "target and Host name different authorities",
             b"GET http://api.example.test/ HTTP/1.1\r\nHost: other.example\r\n\r\n",
             421,
+            modes=("connect", "reverse"),
+            verbatim=True,
+        ),
+        Refused(
+            "target of the tunnel's host at another port",
+            b"GET http://api.example.test/ HTTP/1.1\r\nHost: api.example.test\r\n\r\n",
+            421,
+            modes=("connect",),
             verbatim=True,
         ),
         Refused(
@@ -282,9 +293,8 @@ def _connects() -> list[Refused]:
             verbatim=True,
         ),
         Refused(
-            "CONNECT with another Host",
-            b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: other.example:443\r\n\r\n",
-            421,
+            "CONNECT with a Host that is no authority",
+            b"CONNECT api.example.test:443 HTTP/1.1\r\nHost: api.example.test:443, other.example\r\n\r\n",
             modes=("forward",),
             verbatim=True,
         ),

@@ -1,0 +1,129 @@
+"""Which of the names that a request carries decides where it goes: its target, its tunnel or its listener, and never Host."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+
+import pytest
+
+from tests.wire.messages import split_head
+from tests.wire.rig import AUTHORIZATION, HOST, Peer, Rig, Wire
+
+ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
+ANSWER = b"HTTP/1.1 204 No Content\r\n\r\n"
+# What clients write there: the proxy's own address, another API, the right host at another port.
+OTHER_HOSTS = ("127.0.0.1:8080", "other.example", f"{HOST}:8443", "proxy:3128")
+
+
+async def check_relayed(rig: Rig, client: Peer, target: bytes) -> None:
+    """The upstream has the request with the token, and its own name as Host."""
+    upstream = await rig.upstream.next()
+    head, _ = split_head(await upstream.read_until())
+    assert head.start == b"GET " + target + b" HTTP/1.1"
+    assert head.values(b"host") == [HOST.encode()]
+    assert head.values(b"authorization") == [AUTHORIZATION.partition(b": ")[2]]
+    upstream.send(ANSWER)
+    assert await client.read(len(ANSWER)) == ANSWER
+    rig.upstream.release(upstream)
+
+
+async def check_misdirected(rig: Rig, client: Peer) -> None:
+    head, _ = split_head(await client.read_to_end())
+    assert head.status == 421
+    assert not rig.upstream.heard()
+
+
+async def connect(rig: Rig, target: str, host: str) -> Peer:
+    """A connection on which CONNECT has been answered."""
+    client = await rig.client("forward")
+    client.send(f"CONNECT {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+    assert await client.read(len(ESTABLISHED)) == ESTABLISHED
+    return client
+
+
+async def start_tls(client: Peer, context: ssl.SSLContext, name: str) -> Peer:
+    inner = Peer()
+    transport = await asyncio.get_running_loop().start_tls(client.transport, inner, context, server_hostname=name)
+    assert transport is not None
+    inner.connection_made(transport)
+    return inner
+
+
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+@pytest.mark.parametrize("minor", [0, 1])
+def test_host_beside_an_absolute_form_target_is_ignored_and_written_anew(uv_wire: Wire, host: str, minor: int) -> None:
+    """C1: RFC 9112 §3.2.2."""
+
+    async def work(rig: Rig) -> None:
+        client = await rig.client("forward")
+        client.send(f"GET http://{HOST}/x HTTP/1.{minor}\r\nA: 1\r\nHost: {host}\r\nB: 2\r\n\r\n".encode())
+        upstream = await rig.upstream.next()
+        assert (await upstream.read_until()).startswith(
+            f"GET /x HTTP/1.1\r\nA: 1\r\nHost: {HOST}\r\nB: 2\r\n".encode() + AUTHORIZATION
+        )
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+def test_host_of_connect_is_ignored(uv_wire: Wire, host: str) -> None:
+    """C1: undici 5.22 to 6.2, tunnel-agent and Node's own http.request send the proxy's name there."""
+
+    async def work(rig: Rig) -> None:
+        client = await start_tls(await connect(rig, f"{HOST}:443", host), rig.trust.client_context, HOST)
+        client.send(f"GET /x HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        await check_relayed(rig, client, b"/x")
+        client.transport.abort()
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize("host", OTHER_HOSTS)
+@pytest.mark.parametrize("target", ["/x", f"https://{HOST}/x"])
+def test_host_inside_a_tunnel_has_to_agree_with_connect(uv_wire: Wire, host: str, target: str) -> None:
+    """C1: also where CONNECT's own Host said the same; what decides is its target."""
+
+    async def work(rig: Rig) -> None:
+        client = await start_tls(await connect(rig, f"{HOST}:443", host), rig.trust.client_context, HOST)
+        client.send(f"GET {target} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        await check_misdirected(rig, client)
+
+    uv_wire.run(work)
+
+
+def test_a_server_name_inside_a_tunnel_has_to_agree_with_connect(uv_wire: Wire) -> None:
+    """B3: Host agrees with CONNECT, so that the server name is the only one that does not."""
+
+    async def work(rig: Rig) -> None:
+        context = ssl.create_default_context()
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        client = await start_tls(await connect(rig, f"{HOST}:443", f"{HOST}:443"), context, "other.example")
+        client.send(f"GET /x HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        await check_misdirected(rig, client)
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize(
+    "target", [f"http://{HOST}/x", f"https://{HOST}/x", f"http://{HOST}:443/x", "http://localhost/x"]
+)
+def test_a_reverse_listener_takes_absolute_form(uv_wire: Wire, target: str) -> None:
+    """G11: RFC 9112 §3.2.2. A plain listener's clients call the upstream by `http`, for they know no other scheme."""
+
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        client.send(f"GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        await check_relayed(rig, client, b"/x")
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize("target", ["http://other.example/x", f"http://{HOST}:8443/x", f"https://{HOST}:80/x"])
+def test_a_reverse_listener_refuses_absolute_form_for_another(uv_wire: Wire, target: str) -> None:
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        client.send(f"GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        await check_misdirected(rig, client)
+
+    uv_wire.run(work)
