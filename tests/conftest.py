@@ -1,4 +1,4 @@
-"""What holds for every test: reproducible property tests, and nothing skipped where everything can be installed."""
+"""What holds for every test: reproducible property tests, no fault of our own in a log, and in CI nothing skipped."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from tests.own_faults import listening_for_own_faults
+
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from _pytest.terminal import TerminalReporter
 
 IS_CI = os.environ.get("CI") == "true"
@@ -18,6 +22,18 @@ IS_CI = os.environ.get("CI") == "true"
 settings.register_profile("local", deadline=None)
 settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
 settings.load_profile("ci" if IS_CI else "local")
+
+
+@pytest.fixture(autouse=True)
+def _no_own_fault_is_logged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test in which this process logs a traceback or an exception that nobody took, unless it is marked to expect one.
+
+    A fault behind an answer is invisible on the wire: the client has its response, and only the log tells.
+    """
+    with listening_for_own_faults() as found:
+        yield
+    if request.node.get_closest_marker("logs_own_fault") is None:
+        assert not found, "\n".join(found)
 
 
 @pytest.hookimpl(trylast=True)

@@ -470,9 +470,14 @@ class ClientConnection(asyncio.Protocol):
             self._state = _PIPELINED
             self.deadline = inf
             exchange.request_complete = True
-        if self.exchange is exchange:  # unless its content was refused already
+        if self._is_serving(exchange):  # unless its content was refused already
             exchange.start()
         return rest
+
+    def _is_serving(self, exchange: Exchange) -> bool:
+        # A method, because compiled code holds an attribute to the type that an assignment has narrowed it to, and raises
+        # TypeError where a call has set it to None since.
+        return self.exchange is exchange
 
     def _read_content(self, data: bytes) -> bytes:
         exchange = self.exchange

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import yaml
 
+from tests.own_faults import find_own_faults
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from typing import IO, Self
@@ -81,6 +83,8 @@ def run_program(
         command = str(arguments[1]) if len(arguments) > 1 else ""
         if command not in _SECRET_COMMANDS:
             SAID.append((command, f"{done.stdout.decode('utf-8', 'replace')}\n{said}"))
+            faults = find_own_faults(said.splitlines())
+            assert not faults, said
     return Finished(done.returncode, done.stdout, said)
 
 
@@ -93,6 +97,10 @@ class Program:
         name: of those files.
         environ: its environment; by default ours, without a proxy or CA of the machine's.
         content: its standard input; by default none.
+
+    Attributes:
+        logs_own_fault: whether the test provokes a fault of the product's own. Otherwise a traceback in what a command of the
+            product prints fails the test when the program ends.
     """
 
     def __init__(
@@ -107,6 +115,8 @@ class Program:
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = 0
+        self._is_ours = str(arguments[0]) == COMMAND and str(arguments[1]) not in _SECRET_COMMANDS
+        self.logs_own_fault = False
         self.process = subprocess.Popen(
             [str(argument) for argument in arguments],
             stdin=subprocess.DEVNULL if content is None else subprocess.PIPE,
@@ -154,6 +164,7 @@ class Program:
         status = self.process.wait(patience_s)
         for reader in self._readers:
             reader.join(patience_s)
+        self._check_log()
         return status
 
     def stop(self) -> int:
@@ -173,6 +184,13 @@ class Program:
     def __exit__(self, *_exception: object) -> None:
         if self.process.poll() is None:
             self.stop()
+        else:
+            self.wait()
+
+    def _check_log(self) -> None:
+        if self._is_ours and not self.logs_own_fault:
+            faults = find_own_faults(self.lines)
+            assert not faults, "\n".join(faults)
 
     def _read(self, stream: IO[str] | None, copy: Path) -> None:
         assert stream is not None

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from tests.own_faults import find_own_faults
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -117,9 +119,8 @@ async def wait_for_rest(proxy: ProxyProgram, patience_s: float) -> dict[str, flo
 
 
 def find_tracebacks(lines: Iterable[str]) -> list[str]:
-    """Returns the lines of a log that tell of a fault of the proxy's own."""
-    signs = ("Traceback", "never retrieved", "never awaited", "the proxy made a mistake", " failed: ")
-    return [line for line in lines if any(sign in line for sign in signs)]
+    """Returns the lines of a log that tell of a fault of the proxy's own, or of anything else that failed."""
+    return [line for line in lines if " failed: " in line or find_own_faults([line])]
 
 
 def find_exchanges(access_log: Path, violations: Iterable[str]) -> list[str]:

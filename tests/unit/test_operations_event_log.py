@@ -115,6 +115,7 @@ def test_a_message_cannot_forge_a_line(write: Callable[..., list[str]]) -> None:
     assert lines[1] == "    12:00:00  INFO     forged\\x1b[2K"
 
 
+@pytest.mark.logs_own_fault
 @pytest.mark.parametrize("name", ["text", "json"])
 def test_secrets_in_arguments_and_tracebacks_are_redacted(write: Callable[..., list[str]], name: str) -> None:
     def fail() -> None:

@@ -200,6 +200,7 @@ async def test_other_machines_get_the_probes_and_need_the_token_for_the_rest() -
 
 
 @pytest.mark.asyncio
+@pytest.mark.logs_own_fault
 async def test_a_collector_that_fails_gets_a_problem_without_its_words(caplog: pytest.LogCaptureFixture) -> None:
     class Broken(MetricsCollector):
         def collect(self) -> Iterator[Metric]:

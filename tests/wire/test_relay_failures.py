@@ -358,6 +358,7 @@ async def with_destination(rig: Rig, port: int, mode: Mode, status: int, token: 
         await read_problem(client, status, token)
 
 
+@pytest.mark.logs_own_fault
 def test_a_fault_of_the_proxys_own_is_500_and_says_nothing_of_its_cause(uv_wire: Wire) -> None:
     class Broken(FixedTokens):
         async def acquire(self) -> AccessToken:
