@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from proxy.cli.options import json_option, optional_config_option
+from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import say, write_json, write_rows
 from proxy.config.loading import load_settings
 from proxy.config.routed_hosts import routed_hosts
@@ -52,13 +52,13 @@ class OpenedCA:
     due: str | None
 
 
-@ca.command()
-@optional_config_option
+@ca.command(cls=ConfiguredCommand)
+@takes_configuration(required=False)
 @json_option
 def show(config: Source | None, as_json: bool) -> None:
     """Show what the CA may sign for, its fingerprint, how long it lasts, why it was issued, and what a rotation has come to.
 
-    With --config, a first CA is made where there is none. Without, the default state directory is looked into.
+    With a configuration, a first CA is made where there is none. Without, the default state directory is looked into.
     """
     now = datetime.now(UTC)
     opened = open_ca(config, now)
@@ -76,13 +76,13 @@ def show(config: Source | None, as_json: bool) -> None:
     _say_due(opened)
 
 
-@ca.command()
-@optional_config_option
+@ca.command(cls=ConfiguredCommand)
+@takes_configuration(required=False)
 def export(config: Source | None) -> None:
     """Write the certificates that clients are to trust to stdout, as PEM; never a key.
 
-    With --config, a first CA is made where there is none, so that it can be trusted before the first run. Around a rotation there
-    are several.
+    With a configuration, a first CA is made where there is none, so that it can be trusted before the first run. Around a
+    rotation there are several.
     """
     opened = open_ca(config, datetime.now(UTC))
     if isinstance(opened, OrganisationCA):
@@ -97,8 +97,8 @@ def export(config: Source | None) -> None:
     _say_due(opened)
 
 
-@ca.command(name="rotate")
-@optional_config_option
+@ca.command(name="rotate", cls=ConfiguredCommand)
+@takes_configuration(required=False)
 @click.option("--cut-over", "wants_cut_over", is_flag=True, help="Second step: sign with the prepared CA from now on.")
 @click.option(
     "--now", "at_once", is_flag=True, help="With --cut-over: however few clients trust the prepared CA by now."
@@ -261,6 +261,9 @@ def open_ca(config: Source | None, now: datetime) -> OpenedCA | OrganisationCA:
                 f"There is no interception CA in {directory} yet. Name the configuration with --config to make one, "
                 "or the one whose state_directory you mean."
             )
+        say(
+            f"Note: there is no configuration here, so this is about the CA in {directory}, the default state directory."
+        )
         return OpenedCA(directory, found, found.newest.constraints.listed(), None)
     settings = load_settings(config, os.environ)
     hosts = tuple(routed_hosts(settings))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from proxy.cli.options import CONFIG_HERE
+from proxy.cli.terminal import say
 from proxy.client_setup.bundle import write_bundle
 from proxy.client_setup.variables import Setup, list_variables
 from proxy.config.addresses import ListenAddress, parse_listen_address
@@ -43,7 +44,7 @@ class ClientEnvironment:
         proxy_url: where the proxy is.
         address: its listener; None where another URL was named.
         variables: to be set.
-        hosts: the routed hosts as configured, with ports and wildcards.
+        hosts: the routed hosts as configured, with ports and wildcards; without a configuration, what the CA may sign for.
         trusted: PEM of the interception CA.
     """
 
@@ -79,8 +80,13 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
                 "`apim-auth-proxy init` writes one."
             )
         trusted = found.trusted_pem()
+        hosts = patterns = found.newest.constraints.listed()
         if proxy_url is None:
             address = parse_listen_address(DEFAULT_LISTENER)
+        say(
+            f"Note: there is no configuration here, so this is for the proxy at {proxy_url or f'http://{address}'} and the CA in "
+            f"{directory}, the default state directory. If another is meant, name its configuration with --config."
+        )
     else:
         settings = load_settings(config, os.environ, check_files=False)
         directory, hosts = settings.state_directory, tuple(routed_hosts(settings))

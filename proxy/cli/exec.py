@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -19,7 +18,8 @@ from proxy.cli.client_environment import prepare, proxy_url_option
 from proxy.cli.completion import complete_program
 from proxy.cli.forwarding import KILLED, Forwarding
 from proxy.cli.options import ConfiguredCommand, takes_configuration
-from proxy.cli.recognition import describe_stranger
+from proxy.cli.recognition import describe_stranger, listens
+from proxy.config.addresses import ListenAddress
 from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, OneRoute
 from proxy.config.source import FileSource, StandardInput
 from proxy.hardening import own_program
@@ -68,7 +68,7 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
     program an empty one.
     """
     environment = prepare(config, proxy_url)
-    if environment.address is None or _listens(environment.address.host, environment.address.port):
+    if environment.address is None or listens(environment.address):
         _refuse_stranger(environment)
         sys.exit(run_command(command, environment.apply()))
     sandbox = _find_sandbox(environment.config.directory) if isinstance(environment.config, FileSource) else None
@@ -87,7 +87,9 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
 def _refuse_stranger(environment: ClientEnvironment) -> None:
     if environment.address is None or not environment.proxy_url.startswith("http:"):
         return
-    stranger = describe_stranger(environment.address, environment.hosts, environment.trusted)
+    stranger = describe_stranger(
+        environment.address, environment.hosts, environment.trusted, are_routed=environment.config is not None
+    )
     if stranger is not None:
         raise click.ClickException(
             f"What listens at {environment.proxy_url} is {stranger}, and would get the program's requests. Stop it, or let the "
@@ -170,7 +172,7 @@ def _runs(sandbox: Path) -> bool:
         port = int(str(facts["api_url"]).rpartition(":")[2])
     except (OSError, ValueError, KeyError, TypeError):
         return False
-    return _listens("127.0.0.1", port)
+    return listens(ListenAddress("127.0.0.1", port))
 
 
 @contextlib.contextmanager
@@ -215,11 +217,3 @@ def _follow(process: subprocess.Popen[bytes], ready: str, started: threading.Eve
                     if ready in said[-1]:
                         started.set()
     started.set()
-
-
-def _listens(host: str, port: int) -> bool:
-    try:
-        with socket.create_connection((host, port), timeout=_CONNECT_S):
-            return True
-    except OSError:
-        return False

@@ -1,7 +1,8 @@
-"""The options that several commands share, each with one name and one meaning. Reads standard input for `--config -`."""
+"""The options that several commands share, and which configuration they mean. Reads standard input for `--config -`."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -10,8 +11,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, Form, collect_one_route
-from proxy.config.source import STANDARD_INPUT, FileSource, read_standard_input
+from proxy.cli.terminal import say
+from proxy.config.one_route import (
+    CONFIG_VARIABLE,
+    ROUTE_OPTIONS,
+    Form,
+    OneRoute,
+    collect_one_route,
+    describe_unknown_variable,
+    find_unknown_variables,
+)
+from proxy.config.source import STANDARD_INPUT, FileSource, StandardInput, read_standard_input
 from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -21,25 +31,13 @@ if TYPE_CHECKING:
     from proxy.config.source import Source
 
 CONFIG_HERE: Final = Path("config.yaml")
+# There may be twenty.
+_LISTED: Final = 3
 
 _Command = TypeVar("_Command", bound="Callable[..., object]")
 _FILE_TEXT: Final = "The configuration file; - for standard input."
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")
-
-
-def _open_optional(context: click.Context, _parameter: click.Parameter, named: str | None) -> Source | None:
-    if context.resilient_parsing:  # a shell completes, and nothing is read for that
-        return None
-    if named is None and (variable := os.environ.get(CONFIG_VARIABLE)):
-        named = variable
-    return open_source(named) if named is not None else collect_one_route({}, os.environ, Path.cwd())
-
-
-optional_config_option = click.option(
-    "--config", "config", metavar="FILE", type=click.Path(), callback=_open_optional, help=_FILE_TEXT
-)
-"""For commands that have a meaning without a configuration, too, and do not look for one in the working directory."""
 
 
 class _RouteParameter(click.Option):
@@ -106,7 +104,7 @@ def takes_configuration(*, required: bool = True, shared: Collection[str] = ()) 
 def find_source(
     named: str | None, options: Mapping[str, tuple[str, ...]], extra: Mapping[str, tuple[str, ...]]
 ) -> Source | None:
-    """Return the configuration that is meant; None where nothing says.
+    """Return the configuration that is meant, and say on stderr what else was found; None where nothing says.
 
     The command line counts before the environment, and both before ``config.yaml`` in the working directory.
 
@@ -116,27 +114,76 @@ def find_source(
         extra: more of these, which alone do not mean such a configuration.
 
     Raises:
-        click.UsageError: two are meant.
+        click.UsageError: two are meant, or a variable is misspelt.
     """
+    source = _choose_source(named, options, extra)
+    if not isinstance(source, OneRoute):  # which has them among its faults
+        _refuse_unknown_variables(source)
+    return source
+
+
+def _choose_source(
+    named: str | None, options: Mapping[str, tuple[str, ...]], extra: Mapping[str, tuple[str, ...]]
+) -> Source | None:
     given = [option.option for option in ROUTE_OPTIONS if options.get(option.parameter)]
     variable = os.environ.get(CONFIG_VARIABLE)
+    route = collect_one_route(options, os.environ, Path.cwd())
     if named is not None:
         if given:
             raise click.UsageError(
                 f"--config names a configuration, and {given[0]} begins another; keep one of the two."
             )
+        if route is not None:
+            say(f"Note: --config counts. Not looked at: {_list_origins(route)}.")
         return open_source(named)
-    route = collect_one_route(options, os.environ, Path.cwd())
     if variable and not given:
         if route is not None:
             raise click.UsageError(
                 f"{CONFIG_VARIABLE} names a configuration, and {route.given[0].origin} begins another; unset one of the two, "
                 "or say on the command line which one counts."
             )
+        if _is_another(variable):
+            say(f"Note: {CONFIG_VARIABLE} names {variable}; {CONFIG_HERE} here is not read.")
         return open_source(variable)
     if route is not None:
+        if variable:
+            say(f"Note: options count. Not looked at: {CONFIG_VARIABLE}.")
+        if CONFIG_HERE.is_file():
+            say(
+                f"Note: the configuration is what options and variables say ({_list_origins(route)}); {CONFIG_HERE} here is not "
+                f"read. To use it, unset them, or add --config {CONFIG_HERE}."
+            )
         return collect_one_route({**options, **extra}, os.environ, Path.cwd())
     return FileSource(CONFIG_HERE) if CONFIG_HERE.is_file() else None
+
+
+def _refuse_unknown_variables(source: Source | None) -> None:
+    """Raise for variables that begin as ours and are none, unless the configuration refers to them."""
+    unknown = find_unknown_variables(os.environ)
+    if not unknown:
+        return
+    text = b""
+    if isinstance(source, StandardInput):
+        text = source.content
+    elif isinstance(source, FileSource):
+        with contextlib.suppress(OSError):  # which reading it says in words
+            text = source.path.read_bytes()
+    for name in unknown:
+        if b"${" + name.encode() not in text:
+            raise click.UsageError(f"{name}: {describe_unknown_variable(name)}")
+
+
+def _list_origins(route: OneRoute) -> str:
+    origins = [given.origin for given in route.given]
+    return ", ".join(origins[:_LISTED]) + (" and more" if len(origins) > _LISTED else "")
+
+
+def _is_another(named: str) -> bool:
+    """Whether there is a configuration here beside the file of a name."""
+    try:
+        return CONFIG_HERE.is_file() and (named == STANDARD_INPUT or not CONFIG_HERE.samefile(named))
+    except OSError:
+        return True
 
 
 def open_source(named: str) -> Source:

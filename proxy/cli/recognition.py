@@ -18,22 +18,36 @@ if TYPE_CHECKING:
 
 # A proxy that is busy answers late, and would pass for another program.
 _PATIENCE_S: Final = 10.0
+_CONNECT_S: Final = 1.0
 _HEAD_BYTES: Final = 16_384
 # RFC 9209 §2: whoever answers in its own name says who that is.
 _OWN_ANSWER: Final = re.compile(rb"^proxy-status:[^\r\n]*apim-auth-proxy", re.IGNORECASE | re.MULTILINE)
 _STATUS: Final = re.compile(rb"HTTP/1\.[01] (\d{3})[ \r]")
 
 _NO_HTTP: Final = "another program, which does not speak HTTP"
-_OTHER: Final = "a proxy, but not this configuration's"
+_OTHER: Final = "a proxy, but not this configuration's: it shows a certificate of another CA"
+_REFUSED: Final = "a proxy, but not this configuration's: it has no route for this configuration's hosts"
 
 
-def describe_stranger(address: ListenAddress, patterns: Iterable[str], trusted: bytes) -> str | None:
+def listens(address: ListenAddress) -> bool:
+    """Returns whether something accepts connections at an address of this machine."""
+    try:
+        with socket.create_connection((address.host, address.port), timeout=_CONNECT_S):
+            return True
+    except OSError:
+        return False
+
+
+def describe_stranger(
+    address: ListenAddress, patterns: Iterable[str], trusted: bytes, *, are_routed: bool = True
+) -> str | None:
     """Opens a tunnel to a routed host and looks who ends its TLS; no request is sent, and the proxy counts none.
 
     Args:
         address: where something accepts connections without TLS.
         patterns: the configuration's routed hosts.
         trusted: PEM of the interception CA.
+        are_routed: whether the hosts are from the configuration; of others, one that the proxy refuses says nothing.
 
     Returns:
         What else listens there; None where it is the proxy, or where nothing speaks against it.
@@ -43,7 +57,8 @@ def describe_stranger(address: ListenAddress, patterns: Iterable[str], trusted: 
         return None
     try:
         with socket.create_connection((address.host, address.port), timeout=_PATIENCE_S) as connection:
-            return _ask(connection, found[0], trusted)
+            said = _ask(connection, found[0], trusted)
+            return None if said == _REFUSED and not are_routed else said
     except TimeoutError:
         return "another program, which does not answer"
     except OSError:
@@ -62,7 +77,7 @@ def _ask(connection: socket.socket, authority: Authority, trusted: bytes) -> str
     if status[1] != b"200":
         if _OWN_ANSWER.search(head) is None:
             return f"another program, which answers {status[1].decode()} to CONNECT {name.decode()}"
-        return _OTHER if DestinationRefused.title.encode() in head else None
+        return _REFUSED if DestinationRefused.title.encode() in head else None
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.load_verify_locations(cadata=trusted.decode("ascii"))
     try:

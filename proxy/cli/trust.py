@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.x509 import load_pem_x509_certificates
 
 from proxy.cli.ca import ca, open_ca
-from proxy.cli.options import json_option, optional_config_option
+from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import say, write_json
 from proxy.client_setup.trust_stores import (
     INSTALLABLE,
@@ -31,8 +31,8 @@ _OWN_FILE = Path("organisation-ca.pem")
 __all__ = ["ca"]
 
 
-@ca.command()
-@optional_config_option
+@ca.command(cls=ConfiguredCommand)
+@takes_configuration(required=False)
 @click.option(
     "--platform", type=click.Choice([each.value for each in Platform]), help="Only this one. Default: all of them."
 )

@@ -200,8 +200,7 @@ class OneRoute:
         """Return the configuration that the options stand for; what cannot be read is among its faults."""
         document = _Document(self.given)
         for name in self.unknown:
-            known = [option.variable for option in ROUTE_OPTIONS]
-            document.faults.append(Fault(name, 0, f"there is no such variable; {suggest(name, known)}"))
+            document.faults.append(Fault(name, 0, describe_unknown_variable(name)))
         _put(document.root, ("listeners", 0, "address"), DEFAULT_LISTENER)
         _put(document.root, (*_ROUTE, "credential"), CREDENTIAL)
         _put(document.root, _CREDENTIAL, {})
@@ -231,6 +230,11 @@ def collect_one_route(
     given = tuple(_collect(options, environ))
     if not given:
         return None
+    return OneRoute(given, find_unknown_variables(environ), directory)
+
+
+def find_unknown_variables(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the variables that look like ours, and are not: typing errors, most likely."""
     known = {option.variable for option in ROUTE_OPTIONS} | _OTHER_VARIABLES
     unknown = [
         name
@@ -238,7 +242,12 @@ def collect_one_route(
         if value and name.startswith(VARIABLE_PREFIX) and name not in known
         if not _FOREIGN.fullmatch(name.removeprefix(VARIABLE_PREFIX))
     ]
-    return OneRoute(given, tuple(sorted(unknown)), directory)
+    return tuple(sorted(unknown))
+
+
+def describe_unknown_variable(name: str) -> str:
+    """Return what is to be said of one."""
+    return f"there is no such variable; {suggest(name, [option.variable for option in ROUTE_OPTIONS])}"
 
 
 def _collect(options: Mapping[str, Iterable[str]], environ: Mapping[str, str]) -> Iterator[_Given]:

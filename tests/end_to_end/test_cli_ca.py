@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pytest
 from cryptography import x509
 
 from proxy.client_setup.bundle import split_pem
@@ -154,6 +155,41 @@ def test_without_a_configuration_the_default_state_directory_is_the_configuratio
         found = run_program([COMMAND, "ca", "show", "--json"], environ=environ)
         assert found.status == 0
         assert json.loads(found.stdout)["file"] == json.loads(made.stdout)["file"]
+
+
+@pytest.mark.parametrize("how", ["option", "variable", "here"])
+def test_the_configuration_is_found_where_every_command_finds_it(place: Place, tmp_path: Path, how: str) -> None:
+    """F3: with another state directory, the default one holds another CA, which nobody should trust."""
+    home, work = tmp_path / "home", tmp_path / "work"
+    load_or_create(home / "apim-auth-proxy", ["other.example"], datetime.now(UTC))
+    config = write_configuration(_with_hosts(place, "orders.example"), work)
+    environ = environment(XDG_STATE_HOME=str(home))
+    words = ["--config", str(config)] if how == "option" else []
+    if how == "variable":
+        environ["APIM_AUTH_PROXY_CONFIG"] = str(config)
+
+    def about(*command: str) -> str:
+        done = run_program(
+            [COMMAND, "ca", *command, *words], environ=environ, directory=work if how == "here" else home
+        )
+        assert done.status == 0, done.stderr
+        return done.stdout.decode() + done.stderr
+
+    shown = json.loads(about("show", "--json"))
+    assert (shown["file"], shown["may_sign_for"]) == (str(work / "state/ca.pem"), ["orders.example"])
+    assert about("export") == (work / "state/ca.pem").read_text()
+    assert str(work / "state/ca.pem") in about("trust", "--platform", "debian")
+    assert shown["sha256"] in about("rotate")
+
+
+def test_without_a_configuration_it_says_whose_ca_it_is(tmp_path: Path) -> None:
+    load_or_create(tmp_path / "apim-auth-proxy", ["orders.example"], datetime.now(UTC))
+    for command in ("show", "export", "trust"):
+        done = run_program(
+            [COMMAND, "ca", command], environ=environment(XDG_STATE_HOME=str(tmp_path)), directory=tmp_path
+        )
+        assert done.status == 0
+        assert f"there is no configuration here, so this is about the CA in {tmp_path}/apim-auth-proxy" in done.stderr
 
 
 def test_a_key_that_others_can_read_is_refused_with_the_remedy(place: Place, tmp_path: Path) -> None:

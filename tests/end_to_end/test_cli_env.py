@@ -6,11 +6,13 @@ import json
 import re
 import ssl
 import stat
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.interception.store import load_or_create
 from tests.end_to_end.programs import COMMAND, ROOT, configuration, environment, run_program, write_configuration
 from tests.ports import free_port
 
@@ -95,6 +97,18 @@ def test_without_a_configuration_or_a_ca_it_says_what_to_do(tmp_path: Path) -> N
     done = run_program([COMMAND, "env"], environ=environment(XDG_STATE_HOME=str(tmp_path)), directory=tmp_path)
     assert (done.status, done.stdout) == (1, b"")
     assert "apim-auth-proxy init" in done.stderr
+
+
+def test_without_a_configuration_it_says_which_proxy_and_ca(tmp_path: Path) -> None:
+    """F4: and no exemption covers a host that the CA is for, as `localhost` does the sandbox's."""
+    load_or_create(tmp_path / "apim-auth-proxy", ["contoso.azure-api.localhost"], datetime.now(UTC))
+    environ = environment(XDG_STATE_HOME=str(tmp_path), no_proxy="10.0.0.1,.azure-api.localhost")
+    for command in (["env", "--json"], ["env", "--json", "--proxy-url", "http://proxy.example:3128"]):
+        done = run_program([COMMAND, *command], environ=environ, directory=tmp_path)
+        variables = json.loads(done.stdout)
+        assert done.status == 0
+        assert f"the proxy at {variables['HTTPS_PROXY']} and the CA in {tmp_path}/apim-auth-proxy" in done.stderr
+        assert variables["NO_PROXY"].split(",") == ["127.0.0.1", "::1", "169.254.169.254", "10.0.0.1"]
 
 
 def test_another_url_can_be_given(place: Place, tmp_path: Path) -> None:

@@ -8,10 +8,14 @@ import re
 import shutil
 import signal
 import sys
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import pytest
 
+from proxy.cli.recognition import describe_stranger
+from proxy.config.addresses import parse_listen_address
+from proxy.interception.store import load_or_create
 from tests.end_to_end.programs import COMMAND, Program, configuration, run_program, write_configuration
 from tests.end_to_end.test_cli_env import fixed
 from tests.ports import free_port
@@ -154,6 +158,17 @@ def test_another_configurations_proxy_at_the_port_gets_no_program(
     port = int(running.address("forward").rpartition(":")[2])
     done = exec_at(place, port, tmp_path)
     assert "is a proxy, but not this configuration's" in done.stderr
+
+
+def test_the_ca_is_compared_with_what_the_proxy_shows(place: Place, running: ProxyProgram, tmp_path: Path) -> None:
+    """F4: without a configuration only what another CA signed speaks against a proxy: its routes are not known."""
+    address = parse_listen_address(running.address("forward"))
+    other = load_or_create(tmp_path, [place.alias_host], datetime.now(UTC)).trusted_pem()
+    ours = running.ca_file.read_bytes()
+    assert describe_stranger(address, [place.alias_host], ours, are_routed=False) is None
+    assert "a certificate of another CA" in str(describe_stranger(address, [place.alias_host], other, are_routed=False))
+    assert describe_stranger(address, ["unrouted.example"], ours, are_routed=False) is None
+    assert "no route for" in str(describe_stranger(address, ["unrouted.example"], ours))
 
 
 def test_what_says_nothing_or_nonsense_gets_no_program(place: Place, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from tests.end_to_end.programs import COMMAND, Program, configuration, environment, run_program
+from tests.end_to_end.programs import COMMAND, Program, configuration, environment, run_program, write_configuration
 from tests.end_to_end.test_cli_env import fixed
 from tests.ports import free_port
 
@@ -165,6 +165,57 @@ def test_which_one_counts(place: Place, tmp_path: Path) -> None:
         route[name] = ""
     assert "config.yaml:1: here: there is no such key" in said(), "an empty variable is none"
     assert f"{file}:" in said(**named)
+
+
+def test_it_says_what_else_was_found(place: Place, tmp_path: Path) -> None:
+    """F9: a leftover variable hides a good file."""
+    config = write_configuration(fixed(place), tmp_path)
+    other = tmp_path / "other.yaml"
+    other.write_bytes(config.read_bytes())
+
+    def said(*words: str, **variables: str) -> str:
+        done = run_program(
+            [COMMAND, "explain", place.api_alias, *words], environ=environment(**variables), directory=tmp_path
+        )
+        return done.stderr
+
+    left_over = said(APIM_AUTH_PROXY_TENANT_ID="x")
+    assert "what options and variables say (APIM_AUTH_PROXY_TENANT_ID); config.yaml here is not read" in left_over
+    assert "--route (APIM_AUTH_PROXY_ROUTE)" in left_over, "which is what is missing then"
+    explicit = said("--config", "config.yaml", APIM_AUTH_PROXY_TENANT_ID="x")
+    assert explicit == "Note: --config counts. Not looked at: APIM_AUTH_PROXY_TENANT_ID.\n"
+    assert said(APIM_AUTH_PROXY_CONFIG="other.yaml").startswith(
+        "Note: APIM_AUTH_PROXY_CONFIG names other.yaml; config.yaml"
+    )
+    assert said(APIM_AUTH_PROXY_CONFIG=str(config)) == ""
+    assert said() == ""
+
+
+@pytest.mark.parametrize("source", ["none", "here", "option"])
+def test_a_misspelt_variable_is_always_an_error(place: Place, tmp_path: Path, source: str) -> None:
+    """F9: also where nothing else begins with such a name."""
+    config = write_configuration(fixed(place), tmp_path / "work")
+    words = ["--config", str(config)] if source == "option" else []
+    done = run_program(
+        [COMMAND, "explain", place.api_alias, *words],
+        environ=environment(APIM_AUTH_PROXY_TENNANT_ID="x"),
+        directory=tmp_path / "work" if source == "here" else tmp_path,
+    )
+    assert (done.status, done.stdout) == (2, b"")
+    assert (
+        "APIM_AUTH_PROXY_TENNANT_ID: there is no such variable; did you mean 'APIM_AUTH_PROXY_TENANT_ID'?"
+        in done.stderr
+    )
+
+
+def test_a_variable_that_the_file_refers_to_is_the_users_own(place: Place, tmp_path: Path) -> None:
+    config = write_configuration(fixed(place) | {"other_hosts": "${APIM_AUTH_PROXY_OTHERS}"}, tmp_path)
+    environ = environment(APIM_AUTH_PROXY_OTHERS="tunnel")
+    for words, content in ((["--config", str(config)], b""), (["--config", "-"], config.read_bytes())):
+        done = run_program(
+            [COMMAND, "explain", place.api_alias, *words], environ=environ, stdin=content, directory=tmp_path
+        )
+        assert done.status == 0, done.stderr
 
 
 def test_a_closed_standard_input_is_named(tmp_path: Path) -> None:
