@@ -19,7 +19,8 @@ one, and neither does a secret.
     │   └── LoopDetected            508  the request came back to us
     ├── IdentityError               the identity platform, or our standing with it: no token to be had
     │   ├── IdentityPlatformUnavailable   503  it cannot be reached, or is overloaded
-    │   └── CredentialRejected      502  it answered, and said no
+    │   ├── CredentialRejected      502  it answered, and said no
+    │   └── CredentialOutOfDate     502  it was not asked: our certificate has expired, or is not valid yet
     ├── UpstreamError               the server the request is meant for
     │   ├── UpstreamUnreachable     502
     │   ├── UpstreamProxyRefused    502  the proxy between us and it said no
@@ -180,6 +181,12 @@ class CredentialRejected(IdentityError):
     """The identity platform answered and refused the credential, the client id or the scope."""
 
     title = "The identity platform refused the proxy's credential"
+
+
+class CredentialOutOfDate(IdentityError):
+    """Every certificate of the credential has expired or is not valid yet, so the platform is not asked."""
+
+    title = "The certificate of the proxy's credential is out of date"
 
 
 class UpstreamError(ProxyError):

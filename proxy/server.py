@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.config.settings import Settings
-    from proxy.identity.sources import IdentityStatistics
+    from proxy.identity.sources import Failing, IdentityStatistics
     from proxy.interception.leaf import Leaf
     from proxy.interception.signing import Authority
     from proxy.operations.admin import AdminSite
@@ -48,6 +48,8 @@ logger = logging.getLogger("proxy.interception")
 
 # Between two looks at the CA's files.
 _LOOK_S: Final = 1.0
+# Of the hosts of one credential, in a sentence.
+_HOSTS_NAMED: Final = 3
 # What nobody guesses, and what passes through a browser's password field: RFC 6750 §2.1's b64token, at 128 bits or more.
 _TOKEN: Final = re.compile(r"[A-Za-z0-9._~+/=-]{32,512}")
 
@@ -281,10 +283,24 @@ class Server:
             self.control.kill()
 
     def readiness(self) -> tuple[bool, list[str]]:
-        """Whether requests can be served, and what is missing. Never speaks of the API's health."""
-        missing = ["draining"] if self._is_draining else []
-        missing += [f"no access token yet for {what}" for what in self.tokens.missing()]
-        return not missing, missing
+        """Whether a request of at least one route can be served, and what cannot be. Never speaks of the API's health."""
+        reasons = ["draining"] if self._is_draining else []
+        reasons += [self._describe_failing(one) for one in self.tokens.failing()]
+        return self.tokens.ready and not self._is_draining, reasons
+
+    def _describe_failing(self, failing: Failing) -> str:
+        hosts = [
+            host
+            for route in self._settings.routes
+            if route.credential == failing.credential and (route.scope or route.resource) == str(failing.target)
+            for host in route.hosts
+        ]
+        named = ", ".join(hosts[:_HOSTS_NAMED]) + (", …" if len(hosts) > _HOSTS_NAMED else "")
+        since = datetime.fromtimestamp(time.time() - failing.for_s, UTC)
+        return (
+            f"no valid access token for {named} (credential {failing.credential}, {failing.target}) since"
+            f" {since:%Y-%m-%d %H:%M:%S} UTC: {failing.reason}"
+        )
 
     def snapshots(self) -> list[WorkerSnapshot]:
         """Returns what each process that relays has counted so far."""

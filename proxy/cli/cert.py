@@ -72,7 +72,7 @@ def new(
         raise click.ClickException(problem.detail) from None
     _write_file(out_key, key_pem, 0o600, replace=force)
     _write_file(out_certificate, certificate_pem, 0o644, replace=force)
-    made = load_certificate(out_certificate, out_key, password, now=now)
+    made = load_certificate(out_certificate, out_key, password)
     if as_json:
         write_json({"certificate": str(out_certificate), "private_key": str(out_key), **_facts(made)})
     else:

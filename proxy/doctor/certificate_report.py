@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import pkcs12
 
 from proxy.doctor.findings import days_left
 from proxy.errors import ConfigurationError
 from proxy.identity.certificate import load_certificate, load_public_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from datetime import datetime
     from pathlib import Path
 
@@ -54,42 +52,25 @@ def read_certificate(file: Path, private_key: Path | None, password: bytes | Non
     Raises:
         ConfigurationError: there is no RSA certificate to be read in the file.
     """
+    problems = []
     try:
-        certificate, has_key = _load(file, private_key, password, now)
-        problems: tuple[str, ...] = ()
+        certificate, has_key = _load(file, private_key, password)
     except ConfigurationError as problem:
-        certificate, has_key = _load_regardless(file, private_key, password, problem)
-        problems = (problem.detail,)
+        certificate, has_key = load_public_certificate(file), False
+        problems.append(problem.detail)
+    date_problem = certificate.date_problem(now)
+    if date_problem is not None:
+        problems.append(date_problem)
     is_alone = private_key is None and not _holds_key(file)
     key = "fits" if has_key else "not here" if is_alone else "cannot be used"
-    return CertificateReport(file, certificate, days_left(certificate.not_after, now), key, problems)
+    return CertificateReport(file, certificate, days_left(certificate.not_after, now), key, tuple(problems))
 
 
-def _load(
-    file: Path, private_key: Path | None, password: bytes | None, now: datetime
-) -> tuple[PublicCertificate, bool]:
+def _load(file: Path, private_key: Path | None, password: bytes | None) -> tuple[PublicCertificate, bool]:
     """Return the certificate, and whether its key was there, which then fits."""
     if private_key is None and not _holds_key(file):
-        return load_public_certificate(file, now=now), False
-    return load_certificate(file, private_key, password, now=now), True
-
-
-def _load_regardless(
-    file: Path, private_key: Path | None, password: bytes | None, problem: ConfigurationError
-) -> tuple[PublicCertificate, bool]:
-    """Return the certificate at a time it is valid at, with its key if that fits, else alone; else raise the problem."""
-    moments = list(_starts(file, password))
-    for moment in moments:
-        try:
-            return _load(file, private_key, password, moment)
-        except ConfigurationError:
-            continue
-    for moment in moments:
-        try:
-            return load_public_certificate(file, now=moment), False
-        except ConfigurationError:
-            continue
-    raise problem
+        return load_public_certificate(file), False
+    return load_certificate(file, private_key, password), True
 
 
 def _holds_key(file: Path) -> bool:
@@ -101,24 +82,6 @@ def _holds_key(file: Path) -> bool:
     except ValueError:
         return True  # a PFX, or nothing that can be read, which loading it then says
     return False
-
-
-def _starts(file: Path, password: bytes | None) -> Iterator[datetime]:
-    """Yield the first moment of each certificate in the file."""
-    data = _read(file)
-    try:
-        if b"-----BEGIN" in data:
-            certificates = x509.load_pem_x509_certificates(data)
-        else:
-            bundle = pkcs12.load_pkcs12(data, password)
-            certificates = [item.certificate for item in (bundle.cert, *bundle.additional_certs) if item is not None]
-    except ValueError:
-        try:
-            certificates = [x509.load_der_x509_certificate(data)]
-        except ValueError:
-            return
-    for certificate in certificates:
-        yield certificate.not_valid_before_utc
 
 
 def _read(file: Path) -> bytes:

@@ -11,7 +11,6 @@ from proxy.dialing.trust import create_tls_context
 from proxy.doctor.findings import days_left, error, ok, warning
 from proxy.errors import ConfigurationError
 from proxy.identity.certificate import (
-    ExpiredCertificateError,
     load_certificate,
     load_public_certificate,
     permission_warning,
@@ -66,9 +65,9 @@ def check_credential(name: str, settings: CredentialSettings, now: datetime) -> 
 
 
 def _check_certificates(subject: str, listed: Sequence[CertificateSettings], now: datetime) -> Iterator[Finding]:
-    """Yield findings on each pair of a credential; an expired one is left out, as long as another one is not."""
+    """Yield findings on each pair of a credential; one out of its dates is left out, as long as another one is not."""
     findings: list[Finding] = []
-    usable, expired = 0, []
+    usable, out_of_date = 0, []
     for index, entry in enumerate(listed):
         name = subject if len(listed) == 1 else f"{subject}, certificates[{index}]"
         files = [file for file in (entry.certificate, entry.private_key, entry.password_file) if file is not None]
@@ -76,18 +75,20 @@ def _check_certificates(subject: str, listed: Sequence[CertificateSettings], now
             continue
         try:
             password = read_password(entry.password_file)
-            loaded = load_certificate(entry.certificate, entry.private_key, password, now=now)
-        except ExpiredCertificateError as problem:
-            expired.append((name, problem.detail))
+            loaded = load_certificate(entry.certificate, entry.private_key, password)
         except ConfigurationError as problem:
             findings.append(error(name, problem.detail))
         else:
-            usable += 1
-            findings += [_describe(name, loaded, "and its key fits"), _show_thumbprints(name, loaded)]
-            findings.append(judge_expiry(name, loaded, now))
+            date_problem = loaded.date_problem(now)
+            if date_problem is not None:
+                out_of_date.append((name, date_problem))
+            else:
+                usable += 1
+                findings += [_describe(name, loaded, "and its key fits"), _show_thumbprints(name, loaded)]
+                findings.append(judge_expiry(name, loaded, now))
         findings += _check_modes(name, entry)
     yield from findings
-    for name, detail in expired:
+    for name, detail in out_of_date:
         yield warning(name, detail, "It is left out; the other one is used.") if usable else error(name, detail)
 
 
@@ -100,9 +101,13 @@ def _check_modes(subject: str, entry: CertificateSettings) -> Iterator[Finding]:
 
 def _check_public(subject: str, certificate: Path, now: datetime) -> Iterator[Finding]:
     try:
-        loaded = load_public_certificate(certificate, now=now)
+        loaded = load_public_certificate(certificate)
     except ConfigurationError as problem:
         yield error(subject, problem.detail)
+        return
+    date_problem = loaded.date_problem(now)
+    if date_problem is not None:
+        yield error(subject, date_problem)
         return
     yield _describe(subject, loaded, "whose key is held elsewhere")
     yield _show_thumbprints(subject, loaded)

@@ -1,4 +1,6 @@
-"""The files of a key pair, read, judged and thumbprinted. Reads files; everything else is a function of bytes and time.
+"""The files of a key pair, read, judged and thumbprinted. Reads files; everything else is a function of bytes.
+
+A certificate out of its dates is read like any other: `PublicCertificate.date_problem` judges it whenever it is to be used.
 
 Invariants: a `ClientCertificate` has an RSA key of at least 2048 bits that fits its certificate, and its ``repr`` shows
 no key. Every refusal is a `ConfigurationError` that names the file, and never carries a library's own text.
@@ -11,7 +13,6 @@ import binascii
 import re
 import stat
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import jwt
@@ -26,13 +27,10 @@ from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
-
-
-class ExpiredCertificateError(ConfigurationError):
-    """The certificate's end has passed; another one, listed beside it, may still do."""
 
 
 # Entra ID refuses shorter keys (AADSTS700027, AADSTS50032); so does NIST SP 800-131A.
@@ -47,7 +45,7 @@ _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.
 _PFX_START = re.compile(rb"\x30(?:[\x00-\x7f]|\x80|\x81.|\x82..|\x83...|\x84....)\x02\x01\x03", re.DOTALL)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PublicCertificate:
     """The public half: what a token endpoint knows of us.
 
@@ -61,6 +59,7 @@ class PublicCertificate:
         sha1_hex: upper-case, as the Azure portal prints it.
         sha256_hex: upper-case, as the Azure portal prints it.
         key_bits: size of the RSA modulus.
+        file: where it was read from; None where it came from a vault, which may hold another one by now.
     """
 
     chain_der: tuple[bytes, ...] = field(repr=False)
@@ -72,9 +71,22 @@ class PublicCertificate:
     sha1_hex: str
     sha256_hex: str
     key_bits: int
+    file: Path | None = None
+
+    def date_problem(self, now: datetime) -> str | None:
+        """Return why the certificate cannot be used at that moment, and what to do; None where its dates allow it."""
+        which = f"{self.file}: the certificate" if self.file is not None else f"The certificate {self.sha1_hex}"
+        if now > self.not_after:
+            return (
+                f"{which} expired on {self.not_after:%Y-%m-%d %H:%M} UTC; make and upload a new one"
+                " (`apim-auth-proxy cert new`), or correct this machine's clock."
+            )
+        if now < self.not_before:
+            return f"{which} is not valid before {self.not_before:%Y-%m-%d %H:%M} UTC; wait, or correct this machine's clock."
+        return None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClientCertificate(PublicCertificate):
     """A certificate with its private key; immutable, and never shown with the key."""
 
@@ -98,31 +110,25 @@ def verify_signature(certificate: PublicCertificate, signature: bytes, signing_i
     )
 
 
-def load_certificate(
-    certificate: Path, private_key: Path | None, password: bytes | None, *, now: datetime | None = None
-) -> ClientCertificate:
+def load_certificate(certificate: Path, private_key: Path | None, password: bytes | None) -> ClientCertificate:
     """Read a certificate and its private key.
 
     Args:
         certificate: PEM (a chain is allowed, in any order) or PFX/PKCS#12.
         private_key: PEM or DER; None: the key is in ``certificate``.
         password: for an encrypted key or PFX; ignored where nothing is encrypted.
-        now: aware; default: the current time.
 
     Raises:
         ConfigurationError: a file cannot be read or used, named with the reason and what to do.
     """
-    now = now or datetime.now(UTC)
     data = _read(certificate)
     try:
-        return _assemble(data, certificate, private_key, password, now)
+        return _assemble(data, certificate, private_key, password)
     except (ValueError, UnsupportedAlgorithm):  # cryptography decodes names and dates only when they are looked at.
         raise _certificate_damaged(certificate) from None
 
 
-def _assemble(
-    data: bytes, certificate: Path, private_key: Path | None, password: bytes | None, now: datetime
-) -> ClientCertificate:
+def _assemble(data: bytes, certificate: Path, private_key: Path | None, password: bytes | None) -> ClientCertificate:
     if _PFX_START.match(data):
         key, certificates = _parse_pfx(data, password, certificate)
         if private_key is not None:
@@ -134,14 +140,13 @@ def _assemble(
     rsa_key = _require_rsa(key, private_key or certificate)
     leaf = _find_leaf(rsa_key, certificates, certificate, private_key)
     _require_sound(rsa_key, private_key or certificate)
-    _require_valid(leaf, certificate, now)
-    public = _describe(leaf, certificates)
+    public = _describe(leaf, certificates, certificate)
     return ClientCertificate(
         **{name: getattr(public, name) for name in public.__dataclass_fields__}, _private_key=rsa_key
     )
 
 
-def load_public_certificate(certificate: Path, *, now: datetime | None = None) -> PublicCertificate:
+def load_public_certificate(certificate: Path) -> PublicCertificate:
     """Read a certificate whose private key lives elsewhere; the first one in the file is the leaf.
 
     Raises:
@@ -152,8 +157,7 @@ def load_public_certificate(certificate: Path, *, now: datetime | None = None) -
     try:
         if not isinstance(leaf.public_key(), RSAPublicKey):
             raise _not_rsa(certificate)
-        _require_valid(leaf, certificate, now or datetime.now(UTC))
-        return _describe(leaf, certificates)
+        return _describe(leaf, certificates, certificate)
     except (ValueError, UnsupportedAlgorithm):
         raise _certificate_damaged(certificate) from None
 
@@ -167,7 +171,7 @@ def parse_public_certificate(der: bytes) -> PublicCertificate:
     leaf = x509.load_der_x509_certificate(der)
     if not isinstance(leaf.public_key(), RSAPublicKey):
         raise ValueError("not an RSA certificate")  # noqa: TRY004 -- one error for whatever is wrong with the bytes
-    return _describe(leaf, [leaf])
+    return _describe(leaf, [leaf], None)
 
 
 def read_password(password_file: Path | None) -> bytes | None:
@@ -358,19 +362,6 @@ def _require_sound(key: RSAPrivateKey, file: Path) -> None:
         raise _key_damaged(file) from None
 
 
-def _require_valid(leaf: x509.Certificate, file: Path, now: datetime) -> None:
-    if now > leaf.not_valid_after_utc:
-        raise ExpiredCertificateError(
-            f"{file}: the certificate expired on {leaf.not_valid_after_utc:%Y-%m-%d %H:%M} UTC; make and upload a new"
-            " one (`apim-auth-proxy cert new`), or correct this machine's clock."
-        )
-    if now < leaf.not_valid_before_utc:
-        raise ConfigurationError(
-            f"{file}: the certificate is not valid before {leaf.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; wait,"
-            " or correct this machine's clock."
-        )
-
-
 def _order_chain(leaf: x509.Certificate, certificates: Iterable[x509.Certificate]) -> list[x509.Certificate]:
     """Order as RFC 7515 §4.1.6 wants: each certificate certifies the one before it; strangers are left out."""
     chain = [leaf]
@@ -384,7 +375,7 @@ def _order_chain(leaf: x509.Certificate, certificates: Iterable[x509.Certificate
     return chain
 
 
-def _describe(leaf: x509.Certificate, certificates: Iterable[x509.Certificate]) -> PublicCertificate:
+def _describe(leaf: x509.Certificate, certificates: Iterable[x509.Certificate], file: Path | None) -> PublicCertificate:
     # SHA-1 here is a name for the certificate that RFC 7515 §4.1.7 and the Azure portal fix, not a safeguard.
     sha1 = leaf.fingerprint(hashes.SHA1())  # noqa: S303
     sha256 = leaf.fingerprint(hashes.SHA256())
@@ -399,6 +390,7 @@ def _describe(leaf: x509.Certificate, certificates: Iterable[x509.Certificate]) 
         sha1_hex=binascii.hexlify(sha1).decode("ascii").upper(),
         sha256_hex=binascii.hexlify(sha256).decode("ascii").upper(),
         key_bits=public_key.key_size if isinstance(public_key, RSAPublicKey) else 0,
+        file=file,
     )
 
 

@@ -1,8 +1,9 @@
 """Client id + token endpoint + proofs: requests one token. Does network I/O through the endpoint; keeps no token.
 
-Several proofs may be had (an old and a new certificate during a change): the one that worked last goes first, and where
-the platform does not accept a proof, the next one is tried in the same request. Where our clock is what it does not
-accept, the assertion is made again by the platform's clock.
+A certificate that has expired or is not valid yet is passed over, and one is taken up from its first second on. Several
+proofs may be had (an old and a new certificate during a change): the one that worked last goes first, and where the
+platform does not accept a proof, the next one is tried in the same request. Where our clock is what it does not accept,
+the assertion is made again by the platform's clock.
 """
 
 from __future__ import annotations
@@ -12,16 +13,17 @@ import time
 import uuid
 from collections import Counter
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.errors import CredentialOutOfDate, CredentialRejected, IdentityError, IdentityPlatformUnavailable
 from proxy.identity.claims import merge_capabilities
 from proxy.identity.token_response import ProofRejected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from datetime import datetime
 
+    from proxy.identity.certificate import PublicCertificate
     from proxy.identity.proof.interface import Proof
     from proxy.identity.token_endpoint import TokenEndpoint
     from proxy.identity.token_response import TokenResponse
@@ -68,6 +70,7 @@ class CredentialStatistics:
         clock_skew_s: the platform's clock less ours; None before an answer.
         clock_correction_s: what is added to our clock in assertions; 0 normally.
         proof_in_use: name of the proof that worked last; empty before one did.
+        starts: by name of the proof, when its certificate begins to be valid, where that is known.
         expirations: by name of the proof, when its certificate ends, where that is known.
     """
 
@@ -76,6 +79,7 @@ class CredentialStatistics:
     clock_correction_s: float
     proof_in_use: str
     expirations: Mapping[str, datetime]
+    starts: Mapping[str, datetime] = field(default_factory=dict)
 
 
 class Credential:
@@ -124,6 +128,7 @@ class Credential:
         self._in_use = ""
         self._correction_s = 0.0
         self._requests: Counter[tuple[str, str]] = Counter()
+        self._awaited = self._find_awaited()
 
     async def request_token(self, target: Target, claims: str | None) -> IssuedToken:
         """Ask for one token, with each proof in turn until one is accepted.
@@ -135,8 +140,10 @@ class Credential:
         Raises:
             CredentialRejected: the platform said no.
             IdentityPlatformUnavailable: the platform gave no usable answer.
+            CredentialOutOfDate: there is no certificate whose dates allow it; the platform was not asked.
             IdentityError: no proof could be made.
         """
+        self._require_dates()
         failures: list[tuple[Proof, IdentityError]] = []
         for proof in self._order_proofs():
             try:
@@ -161,6 +168,27 @@ class Credential:
         self._retired = self._preferred or self._retired
         self._proofs = tuple(proofs)
         self._preferred = None
+        self._awaited = self._find_awaited()
+
+    def date_problems(self) -> list[str]:
+        """Return what is wrong with the dates of certificates that are left out for it, a sentence each."""
+        return [problem for proof in self._proofs if (problem := self._date_problem(proof)) is not None]
+
+    def out_of_date(self) -> CredentialOutOfDate | None:
+        """Return why no token can be asked for at present, where that is due to the dates of every certificate."""
+        known = self._list_proofs()
+        problems = [problem for proof in known if (problem := self._date_problem(proof)) is not None]
+        if len(problems) < len(known):
+            return None
+        code = "certificate_not_yet_valid" if self._find_awaited() else "certificate_expired"
+        return CredentialOutOfDate(" ".join(problems), code=code)
+
+    def take_up_certificates(self) -> bool:
+        """Prefer the configured order again once another certificate has become valid; True: one has, since the last look."""
+        if not self._awaited or all(self._date_problem(proof) is not None for proof in self._awaited):
+            return False
+        self.replace_proofs(self._proofs)
+        return True
 
     def statistics(self) -> CredentialStatistics:
         """Return a snapshot."""
@@ -169,16 +197,46 @@ class Credential:
             clock_skew_s=self.endpoint.clock_skew_s,
             clock_correction_s=self._correction_s,
             proof_in_use=self._in_use,
-            expirations={proof.name: proof.expires for proof in self._proofs if proof.expires is not None},
+            expirations={name: certificate.not_after for name, certificate in self._certificates()},
+            starts={name: certificate.not_before for name, certificate in self._certificates()},
         )
 
     async def close(self) -> None:
         """Close the endpoint."""
         await self.endpoint.close()
 
+    def _require_dates(self) -> None:
+        error = self.out_of_date()
+        if error is not None:
+            self._count(_outcome(error), error.code)
+            raise error
+
     def _order_proofs(self) -> list[Proof]:
+        return [proof for proof in self._list_proofs() if self._date_problem(proof) is None]
+
+    def _list_proofs(self) -> list[Proof]:
         ordered = [proof for proof in (self._preferred, *self._proofs, self._retired) if proof is not None]
         return list(dict.fromkeys(ordered))
+
+    def _certificates(self) -> list[tuple[str, PublicCertificate]]:
+        return [(proof.name, proof.certificate) for proof in self._proofs if proof.certificate is not None]
+
+    def _date_problem(self, proof: Proof) -> str | None:
+        certificate = proof.certificate
+        # One that was read from a vault is not passed over: there may be another by now.
+        if certificate is None or certificate.file is None:
+            return None
+        return certificate.date_problem(self._now())
+
+    def _find_awaited(self) -> tuple[Proof, ...]:
+        """Return the proofs whose certificates are not valid yet."""
+        now = self._now()
+        return tuple(
+            proof for proof in self._proofs if proof.certificate is not None and now < proof.certificate.not_before
+        )
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._wall_clock() + self._correction_s, UTC)
 
     async def _request_with(self, proof: Proof, target: Target, claims: str | None) -> IssuedToken:
         try:

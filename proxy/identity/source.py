@@ -63,6 +63,9 @@ class SourceStatistics:
         failures: in a row.
         failure_code: of the last failure; empty after a success.
         refresh_in_s: when the current token is to be replaced, negative once that is due; None without one.
+        failure_detail: of the last failure, a sentence; empty after a success.
+        without_s: for how long there has been no usable token although one was wanted; None where there is one, or none was.
+        retry_in_s: for how long no request is sent after a failure; 0 where one may be.
     """
 
     credential: str
@@ -76,6 +79,9 @@ class SourceStatistics:
     failures: int
     failure_code: str
     refresh_in_s: float | None = None
+    failure_detail: str = ""
+    without_s: float | None = None
+    retry_in_s: float = 0.0
 
 
 class TokenSource:
@@ -112,6 +118,8 @@ class TokenSource:
         self._keeps_fresh = False
         self._is_closed = False
         self._obtained = False
+        # Since when a token is wanted, where there is none at all; one that has ended says itself since when.
+        self._wanted_since_mono: float | None = None
         self._flights = 0
         self._rejections = 0
 
@@ -172,6 +180,7 @@ class TokenSource:
         replay = self._cache.reject(token, now_mono, claims, certain=certain)
         if replay and dropped:
             self._rejections += 1
+            self._wanted_since_mono = now_mono
             logger.warning(
                 "credential %s: an upstream refused the access token for %s; it is replaced",
                 self._credential_name,
@@ -224,7 +233,15 @@ class TokenSource:
             failures=self._cache.failures,
             failure_code="" if last_error is None else last_error.code,
             refresh_in_s=None if token is None else token.refresh_at_mono - now,
+            failure_detail="" if last_error is None else last_error.detail,
+            without_s=self._without_s(now),
+            retry_in_s=max(self._cache.next_attempt_mono() - now, 0.0),
         )
+
+    def _without_s(self, now_mono: float) -> float | None:
+        token = self._cache.token
+        since_mono = self._wanted_since_mono if token is None else token.usable_until_mono
+        return None if since_mono is None or now_mono < since_mono else now_mono - since_mono
 
     async def close(self) -> None:
         """End the timer and the flight; who waits gets an error."""
@@ -241,6 +258,8 @@ class TokenSource:
         if not self._is_closed and self._cache.wants_flight(now_mono):
             claims = self._cache.begin()
             self._flights += 1
+            if self._cache.token is None and self._wanted_since_mono is None:
+                self._wanted_since_mono = now_mono
             self._flight = asyncio.get_running_loop().create_task(self._fly(claims), name=f"token for {self._target}")
 
     async def _join_flight(self, now_mono: float) -> AccessToken | IdentityError | None:
@@ -302,6 +321,7 @@ class TokenSource:
         if not self._cache.succeed(token):
             return None
         self._obtained = True
+        self._wanted_since_mono = None
         return token
 
     def _note_failure(self, error: IdentityError) -> None:

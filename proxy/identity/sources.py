@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import logging
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from proxy.dialing.building import build_dialer
 from proxy.errors import ConfigurationError, IdentityError
@@ -34,12 +35,37 @@ if TYPE_CHECKING:
     from proxy.identity.proof.interface import Proof
 
 
+logger = logging.getLogger("proxy.identity")
+
+# How late a certificate may be taken up that becomes valid; a look compares two numbers.
+_START_LOOK_S = 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class IdentityStatistics:
-    """A snapshot for metrics: credentials by name, and sources."""
+    """A snapshot for metrics: credentials by name, sources, and which of them fail."""
 
     credentials: Mapping[str, CredentialStatistics]
     sources: tuple[SourceStatistics, ...]
+    failing: tuple[Failing, ...] = ()
+
+
+class Failing(NamedTuple):
+    """A source that could not give a token now.
+
+    Attributes:
+        credential: its name in the configuration.
+        target: scope or resource.
+        for_s: seconds for which there has been no token, although one was wanted.
+        reason: a sentence or more.
+        code: as `IdentityError.code`; empty before an attempt has failed.
+    """
+
+    credential: str
+    target: Target
+    for_s: float
+    reason: str
+    code: str
 
 
 class TokenSources:
@@ -70,6 +96,7 @@ class TokenSources:
         self._sources: dict[tuple[str, Target], TokenSource] = {}
         self._pauses: dict[str, AuthorityPause] = {}
         self._vaults = VaultAccess(self.source_for, clock=clock, dialer=dialer)
+        self._vault_targets: set[tuple[str, Target]] = set()
         self._watch = RotationWatch(())
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -78,7 +105,6 @@ class TokenSources:
         cls,
         settings: Settings,
         *,
-        now: datetime | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
@@ -88,7 +114,6 @@ class TokenSources:
 
         Args:
             settings: the configuration.
-            now: for judging certificates; default: the current time.
             clock: monotonic seconds.
             wall_clock: Unix seconds.
             jitter: 0 to 1.
@@ -105,13 +130,16 @@ class TokenSources:
         for name, each in sorted(settings.credentials.items(), key=lambda item: item[1].key_vault_key is not None):
             files = list_proof_files(each)
             read = read_fingerprint(files)
-            proofs = create_proofs(each, sources._vaults, now=now)
+            proofs = create_proofs(each, sources._vaults)
             credential = create_credential(name, each, proofs, clock=clock, wall_clock=wall_clock, dialer=dialer)
             sources._credentials[name] = credential
             load = functools.partial(create_proofs, each, sources._vaults)
             watched.append(Watched(name, files, load, functools.partial(sources._rotate, name), read))
+        sources._vault_targets = set(sources._sources)
         for route in settings.routes:
-            sources.source_for(route.credential, Target(scope=route.scope, resource=route.resource))
+            target = Target(scope=route.scope, resource=route.resource)
+            sources.source_for(route.credential, target)
+            sources._vault_targets.discard((route.credential, target))
         sources._watch = RotationWatch(watched, poll_s=poll_s)
         return sources
 
@@ -140,16 +168,27 @@ class TokenSources:
 
     @property
     def ready(self) -> bool:
-        """Whether every source has had a token. It stays so: an outage later is the requests' affair, not health's."""
-        return not self.missing()
+        """Whether at least one source of a route can give a token; also where there is no route at all."""
+        wanted = len(self._sources.keys() - self._vault_targets)
+        return wanted == 0 or len(self.failing()) < wanted
 
-    def missing(self) -> list[str]:
-        """Return what never had a token, as ``credential: scope``; lazy credentials are not waited for."""
-        return [
-            f"{name}: {target}"
-            for (name, target), source in self._sources.items()
-            if name not in self._lazy and not source.obtained
-        ]
+    def failing(self) -> list[Failing]:
+        """Return the sources of routes that could not give a token now.
+
+        A lazy one can while it may be asked: also before anybody has asked, and again after each wait that follows a failure.
+        """
+        found = []
+        for (name, target), each in self._sources.items():
+            source = each.statistics()
+            if source.usable or (name, target) in self._vault_targets:
+                continue
+            error = self._credentials[name].out_of_date()
+            if error is not None:
+                found.append(Failing(name, target, source.without_s or 0.0, error.detail, code=error.code))
+            elif name not in self._lazy or source.retry_in_s > 0:
+                reason = source.failure_detail or "It is still on its way."
+                found.append(Failing(name, target, source.without_s or 0.0, reason, code=source.failure_code))
+        return found
 
     async def warm_up(self) -> None:
         """Obtain every source's first token, keep all of them fresh from now on, and watch the certificates' files.
@@ -161,7 +200,10 @@ class TokenSources:
                 asyncio.create_task(self._watch.run(), name="certificate files"),
                 asyncio.create_task(warn_of_expiry(self._expirations), name="certificate expiry"),
                 asyncio.create_task(watch_suspension(self._wake), name="suspension"),
+                asyncio.create_task(self._watch_starts(), name="certificate starts"),
             ]
+        for name in self._credentials:
+            self._report_dates(name)
         sources = [source for (name, _), source in self._sources.items() if name not in self._lazy]
         for source in sources:
             source.keep_fresh()
@@ -215,6 +257,7 @@ class TokenSources:
         return IdentityStatistics(
             credentials={name: credential.statistics() for name, credential in self._credentials.items()},
             sources=tuple(source.statistics() for source in self._sources.values()),
+            failing=tuple(self.failing()),
         )
 
     async def close(self) -> None:
@@ -229,8 +272,34 @@ class TokenSources:
             await credential.close()
 
     def _rotate(self, name: str, proofs: Sequence[Proof]) -> None:
-        """Use new proofs: one token is renewed with them at once, so that what is wrong shows while the old one serves."""
         self._credentials[name].replace_proofs(proofs)
+        self._report_dates(name)
+        self._renew(name)
+
+    def take_up_certificates(self) -> None:
+        """Use the certificates that have become valid since the last look."""
+        for name, credential in self._credentials.items():
+            if credential.take_up_certificates():
+                logger.warning("credential %s: a certificate has become valid; it is used from now on", name)
+                self._renew(name)
+
+    async def _watch_starts(self) -> None:
+        while True:
+            await asyncio.sleep(_START_LOOK_S)
+            self.take_up_certificates()
+
+    def _report_dates(self, name: str) -> None:
+        credential = self._credentials[name]
+        for problem in credential.date_problems():
+            logger.warning("credential %s: %s It is left out.", name, problem)
+        if credential.out_of_date() is not None:
+            logger.error(
+                "credential %s: none of its certificates can be used at present, so its routes are not served; the others are",
+                name,
+            )
+
+    def _renew(self, name: str) -> None:
+        """Renew one token with new proofs at once, so that what is wrong shows while the old one serves."""
         sources = [source for (credential, _), source in self._sources.items() if credential == name]
         for source in sources:
             source.forgive()

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("proxy.operations")
 
 Probe: TypeAlias = Callable[[], "tuple[bool, Sequence[str]]"]
-"""Returns whether it is so, and what is missing where it is not."""
+"""Returns whether it is so, and what is wrong: why it is not so, or what fails although it is."""
 
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -171,10 +171,10 @@ class AdminSite:
         return web.Response(body=content, headers={"Content-Type": media_type})
 
 
-def _answer_probe(what: str, holds: bool, missing: Sequence[str]) -> web.Response:
+def _answer_probe(what: str, holds: bool, reasons: Sequence[str]) -> web.Response:
     content: dict[str, str | list[str]] = {"status": what if holds else f"not {what}"}
-    if not holds:
-        content["reasons"] = list(missing)
+    if reasons or not holds:
+        content["reasons"] = list(reasons)
     return web.json_response(content, status=200 if holds else 503, dumps=_dump)
 
 

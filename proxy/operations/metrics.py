@@ -221,12 +221,30 @@ def identity_metrics(statistics: IdentityStatistics) -> Iterator[Metric]:
             skew.add_metric((name,), credential.clock_skew_s)
         correction.add_metric((name,), credential.clock_correction_s)
     yield from (requests, skew, correction)
+    starts = _gauge(
+        "certificate_start_timestamp_seconds",
+        "When the certificate of a credential begins to be valid, in Unix time.",
+        "name",
+        "proof",
+    )
+    for name, credential in statistics.credentials.items():
+        for proof, not_before in credential.starts.items():
+            starts.add_metric((name, proof), not_before.timestamp())
+    yield starts
 
     labels = ("credential", "scope")
     usable = _gauge("token_usable", "Whether there is an access token to send (1) or not (0).", *labels)
     age = _gauge("token_age_seconds", "Age of the current access token.", *labels)
     expiry = _gauge("token_expires_in_seconds", "Time until the current access token expires.", *labels)
     failures = _gauge("token_failures_in_a_row", "Token requests that failed since the last success.", *labels)
+    failing = _gauge(
+        "credential_failing_seconds",
+        "For how long there has been no access token for requests that want one, and why; only while it is so.",
+        *labels,
+        "code",
+    )
+    for one in statistics.failing:
+        failing.add_metric((one.credential, str(one.target), one.code), one.for_s)
     rejections = CounterMetricFamily(
         f"{PREFIX}token_rejections", "Access tokens dropped because an upstream refused them.", labels=labels
     )
@@ -239,7 +257,7 @@ def identity_metrics(statistics: IdentityStatistics) -> Iterator[Metric]:
             age.add_metric(key, source.age_s)
         if source.expires_in_s is not None:
             expiry.add_metric(key, source.expires_in_s)
-    yield from (usable, age, expiry, failures, rejections)
+    yield from (usable, age, expiry, failures, failing, rejections)
 
 
 def format_metrics(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:

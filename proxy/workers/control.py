@@ -11,7 +11,7 @@ import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import ConfigurationError, IdentityError, IdentityPlatformUnavailable
+from proxy.errors import ConfigurationError, IdentityError
 from proxy.hardening import own_program
 from proxy.identity.credential import Target
 from proxy.operations.access_log import is_own_error
@@ -37,6 +37,7 @@ from proxy.workers.messages import (
     Want,
     WantLeaf,
 )
+from proxy.workers.tokens import ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -379,7 +380,7 @@ class Control:
         except IdentityError as error:
             answer = Failed(
                 request=request,
-                is_outage=isinstance(error, IdentityPlatformUnavailable),
+                error=next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in ERRORS),
                 detail=error.detail,
                 code=error.code,
                 retry_after_s=error.retry_after_s,

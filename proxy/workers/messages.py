@@ -87,11 +87,15 @@ class Answered(Message):
 
 
 class Failed(Message):
-    """Control → relay: a request failed. The fields are those of `proxy.errors.ProxyError`."""
+    """Control → relay: a request failed. The fields are those of `proxy.errors.ProxyError`.
+
+    Attributes:
+        error: the name of its class, one of `proxy.workers.tokens.ERRORS`.
+    """
 
     kind: Literal["failed"] = "failed"
     request: int
-    is_outage: bool
+    error: str
     detail: str
     code: str
     retry_after_s: int | None

@@ -7,17 +7,24 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.errors import CredentialOutOfDate, CredentialRejected, IdentityError, IdentityPlatformUnavailable
 from proxy.identity.access_token import AccessToken
 from proxy.identity.credential import Target
 from proxy.workers.messages import Failed, Rejected, Stale, Token, Want
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from proxy.workers.messages import Message, SourceKey
+
+
+# What a client is told is the same with one process and with several; a subclass is told as the class it comes from.
+ERRORS: Final[Mapping[str, type[IdentityError]]] = {
+    kind.__name__: kind
+    for kind in (IdentityError, IdentityPlatformUnavailable, CredentialRejected, CredentialOutOfDate)
+}
 
 
 class RemoteSource:
@@ -141,7 +148,7 @@ class RemoteSources:
         """Tells who waits for a request that it failed."""
         waiting = self._waiting.get(message.request)
         if waiting is not None and not waiting.done():
-            kind: type[IdentityError] = IdentityPlatformUnavailable if message.is_outage else CredentialRejected
+            kind = ERRORS.get(message.error, IdentityError)
             waiting.set_exception(kind(message.detail, retry_after_s=message.retry_after_s, code=message.code))
 
     def abandon(self) -> None:

@@ -160,7 +160,7 @@ def test_wait_says_what_was_missing_when_the_time_is_over(
     assert done.status == 1
     verdict = json.loads(done.stdout)
     assert verdict["ready"] is False
-    assert "no access token yet for orders-client" in verdict["reasons"][0]
+    assert "(credential orders-client, " in verdict["reasons"][0]
     other = run_program([COMMAND, "wait", "--address", f"127.0.0.1:{place.port}", "--timeout", "0"])
     assert "is not the admin site" in other.stderr
 

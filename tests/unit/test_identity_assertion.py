@@ -34,7 +34,7 @@ def pem() -> tuple[bytes, bytes]:
 def certificate(pem: tuple[bytes, bytes], tmp_path: Path) -> ClientCertificate:
     file = tmp_path / "clientapp.pem"
     file.write_bytes(pem[0] + pem[1])
-    return load_certificate(file, None, None, now=NOW)
+    return load_certificate(file, None, None)
 
 
 def _sign(certificate: ClientCertificate, options: AssertionOptions | None = None) -> str:

@@ -209,7 +209,7 @@ def _load(material: Material, files: Files, password: bytes | None, directory: P
     if key is not None:
         key_file = directory / "clientapp.key"
         key_file.write_bytes(key)
-    return load_certificate(certificate_file, key_file, password, now=NOW)
+    return load_certificate(certificate_file, key_file, password)
 
 
 @pytest.mark.parametrize("name", ACCEPTED)
@@ -253,7 +253,7 @@ def test_a_key_with_one_wrong_number_is_refused_or_signs_as_ever(
     file = tmp_path / "clientapp.pem"
     file.write_bytes(material.good.certificate + _pem(damaged.private_key(unsafe_skip_rsa_key_validation=True)))
     try:
-        loaded = load_certificate(file, None, None, now=NOW)
+        loaded = load_certificate(file, None, None)
     except ConfigurationError as refused:
         assert "the private key in it is damaged" in refused.detail  # noqa: PT017 -- one of two outcomes
     else:
@@ -265,12 +265,20 @@ def test_a_key_with_one_wrong_number_is_refused_or_signs_as_ever(
     [(31, "expired on 2026-07-01"), (-1, "not valid before 2026-06-01")],
     ids=["expired", "not_yet_valid"],
 )
-def test_a_certificate_outside_its_dates_is_refused(days: int, reason: str, material: Material, tmp_path: Path) -> None:
+def test_a_certificate_outside_its_dates_is_read_and_judged(
+    days: int, reason: str, material: Material, tmp_path: Path
+) -> None:
+    """A2, A3: dates are no fault of the file."""
     file = tmp_path / "clientapp.pem"
     file.write_bytes(material.good.certificate + material.good.key)
 
-    with pytest.raises(ConfigurationError, match=reason):
-        load_certificate(file, None, None, now=NOW + timedelta(days=days))
+    loaded = load_certificate(file, None, None)
+
+    assert loaded.date_problem(NOW) is None
+    problem = loaded.date_problem(NOW + timedelta(days=days))
+    assert problem is not None
+    assert f"{file}: the certificate" in problem
+    assert reason in problem
 
 
 def test_the_leaf_is_the_certificate_that_fits_the_key_and_the_chain_is_put_in_order(
@@ -279,7 +287,7 @@ def test_the_leaf_is_the_certificate_that_fits_the_key_and_the_chain_is_put_in_o
     file = tmp_path / "chain.pem"
     file.write_bytes(material.root + material.other.certificate + material.leaf.certificate + material.leaf.key)
 
-    loaded = load_certificate(file, None, None, now=NOW)
+    loaded = load_certificate(file, None, None)
 
     assert loaded.subject == "CN=leaf"
     assert loaded.chain_der == (_der(material.leaf.certificate), _der(material.root))
@@ -314,10 +322,10 @@ def test_a_public_certificate_needs_no_key(material: Material, tmp_path: Path) -
     file = tmp_path / "public.pem"
     file.write_bytes(material.good.certificate)
 
-    assert load_public_certificate(file, now=NOW).subject == "CN=client"
+    assert load_public_certificate(file).subject == "CN=client"
     file.write_bytes(material.elliptic.certificate)
     with pytest.raises(ConfigurationError, match="not RSA"):
-        load_public_certificate(file, now=NOW)
+        load_public_certificate(file)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +369,7 @@ def test_a_created_pair_is_one_that_openssl_accepts(tmp_path: Path) -> None:
     file = tmp_path / "new.pem"
     file.write_bytes(certificate + key)
 
-    loaded = load_certificate(file, None, b"pass word", now=NOW)
+    loaded = load_certificate(file, None, b"pass word")
 
     assert loaded.subject == "CN=my client"
     assert loaded.not_after == NOW + timedelta(days=365)

@@ -25,8 +25,8 @@ from proxy.identity.token_response import Answer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
+    from proxy.identity.certificate import PublicCertificate
     from proxy.identity.source import AccessToken, TokenSource
 
 EPOCH = 1_780_000_000.0
@@ -119,7 +119,7 @@ class StaticProof:
     """A proof that is always the same."""
 
     name = "static"
-    expires: datetime | None = None
+    certificate: PublicCertificate | None = None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:
         return {"client_assertion": f"{client_id} {audience} {now}"}

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
 
 from proxy.config.faults import ConfigurationFaults
 from proxy.config.loading import load_settings
-from proxy.errors import ConfigurationError
+from proxy.errors import ConfigurationError, IdentityError
+from proxy.identity.certificate import load_public_certificate
 from proxy.identity.certificate_creation import create_certificate
+from proxy.identity.credential import Target
 from proxy.identity.proof.key_vault import VaultKey, parse_vault_key
 from proxy.identity.sources import TokenSources, resource_url, token_url
 
@@ -227,17 +229,91 @@ def test_a_vaults_tokens_are_those_of_its_cloud(host: str, resource: str) -> Non
     assert parse_vault_key(f"https://{host}/keys/k").resource == resource
 
 
-def test_an_expired_certificate_is_left_out_where_another_is_good(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for name, now in (("old.pem", datetime(2020, 1, 1, tzinfo=UTC)), ("new.pem", datetime.now(UTC))):
-        (tmp_path / name).write_bytes(b"".join(create_certificate("client", 1, 2048, now)))
-    lines = [f"tenant_id: {TENANT}", "certificates: [{certificate: old.pem}, {certificate: new.pem}]"]
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+# What a certificate that is made now begins earlier by.
+BACKDATING = timedelta(minutes=5)
 
-    sources = TokenSources.from_settings(_load(tmp_path, lines))
 
-    assert len(sources.statistics().credentials["mine"].expirations) == 1
-    assert "old.pem: the certificate expired" in caplog.text
-    (tmp_path / "new.pem").write_bytes((tmp_path / "old.pem").read_bytes())
-    with pytest.raises(ConfigurationError, match="expired"):
-        TokenSources.from_settings(_load(tmp_path, lines))
+def _write_certificate(file: Path, starts: datetime, days: int) -> str:
+    certificate, key = create_certificate("client", days, 2048, starts + BACKDATING)
+    file.write_bytes(certificate + key)
+    return f"certificate {load_public_certificate(file).sha1_hex}"
+
+
+async def _ask(sources: TokenSources) -> str:
+    """Ask for a token with an endpoint that is not there; return what is said of it."""
+    with pytest.raises(IdentityError) as caught:
+        await sources.source_for("mine", Target(scope="api://a/.default")).acquire()
+    return caught.value.code
+
+
+@pytest.mark.asyncio
+async def test_a_credential_out_of_its_dates_says_so_and_is_used_within_them(tmp_path: Path) -> None:
+    """A2, A3: dates are judged whenever a token is asked for, not when the configuration is loaded."""
+    _write_certificate(tmp_path / "one.pem", NOW, 30)
+    clock = [NOW - timedelta(seconds=1)]
+
+    def wall_clock() -> float:
+        return clock[0].timestamp()
+
+    lines = ["token_endpoint: https://127.0.0.1:9/token", "certificate: one.pem"]
+    sources = TokenSources.from_settings(_load(tmp_path, lines), wall_clock=wall_clock)
+    source = sources.source_for("mine", Target(scope="api://a/.default"))
+
+    assert await _ask(sources) == "certificate_not_yet_valid"
+    assert not sources.ready
+    assert "one.pem: the certificate is not valid before 2026-06-01 12:00 UTC" in sources.failing()[0].reason
+    sources.take_up_certificates()
+    assert await _ask(sources) == "certificate_not_yet_valid"
+
+    clock[0] = NOW
+    sources.take_up_certificates()
+    assert await _ask(sources) == "connection_failed"
+
+    source.forgive()
+    clock[0] = NOW + timedelta(days=31)
+    assert await _ask(sources) == "certificate_expired"
+    assert sources.statistics().credentials["mine"].requests["failed", "certificate_expired"] == 1
+    await sources.close()
+
+
+@pytest.mark.parametrize("days", [-100, 1], ids=["expired", "not_yet_valid"])
+def test_a_certificate_out_of_its_dates_is_left_out_where_another_is_good(days: int, tmp_path: Path) -> None:
+    """A3: whichever way it is out of its dates."""
+    out = _write_certificate(tmp_path / "out.pem", NOW + timedelta(days=days), 10)
+    good = _write_certificate(tmp_path / "good.pem", NOW - timedelta(days=1), 30)
+    lines = [
+        "token_endpoint: https://127.0.0.1:9/token",
+        "certificates: [{certificate: out.pem}, {certificate: good.pem}]",
+    ]
+    credential = TokenSources.from_settings(_load(tmp_path, lines), wall_clock=NOW.timestamp)._credentials["mine"]
+
+    assert credential.out_of_date() is None
+    assert [problem.partition(":")[0] for problem in credential.date_problems()] == [str(tmp_path / "out.pem")]
+    assert [proof.name for proof in credential._order_proofs()] == [good]
+    assert out != good
+
+
+def test_a_certificate_is_preferred_from_its_first_second_on(tmp_path: Path) -> None:
+    """A3: the one that served until then is the last resort."""
+    new = _write_certificate(tmp_path / "new.pem", NOW, 30)
+    old = _write_certificate(tmp_path / "old.pem", NOW - timedelta(days=9), 30)
+    lines = [
+        "token_endpoint: https://127.0.0.1:9/token",
+        "certificates: [{certificate: new.pem}, {certificate: old.pem}]",
+    ]
+    clock = [NOW - timedelta(seconds=1)]
+
+    def wall_clock() -> float:
+        return clock[0].timestamp()
+
+    sources = TokenSources.from_settings(_load(tmp_path, lines), wall_clock=wall_clock)
+    credential = sources._credentials["mine"]
+    credential._remember(credential._order_proofs()[0])
+
+    assert not credential.take_up_certificates()
+    assert [proof.name for proof in credential._order_proofs()] == [old]
+    clock[0] = NOW
+    assert credential.take_up_certificates()
+    assert [proof.name for proof in credential._order_proofs()] == [new, old]
+    assert not credential.take_up_certificates()

@@ -336,7 +336,7 @@ async def test_a_remembered_refusal_is_forgotten_when_the_certificate_changes(be
     sources = bench.sources("certificate: clientapp.pem")
     source = sources.source_for(MINE, Target(scope=bench.sandbox.scope))
     await sources.warm_up()
-    assert sources.missing() == [f"{MINE}: {bench.sandbox.scope}"]
+    assert [(one.credential, str(one.target)) for one in sources.failing()] == [(MINE, bench.sandbox.scope)]
 
     (bench.directory / "right.pem").replace(bench.directory / "clientapp.pem")
     # For less long than the refusal would be remembered: in looks, because nobody here acts while the machine stalls.
@@ -347,7 +347,7 @@ async def test_a_remembered_refusal_is_forgotten_when_the_certificate_changes(be
 
     assert source.peek(time.monotonic()) is not None
 
-    assert sources.missing() == []
+    assert sources.failing() == []
 
 
 @pytest.mark.asyncio

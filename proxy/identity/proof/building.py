@@ -8,12 +8,7 @@ from typing import TYPE_CHECKING
 from proxy.config.settings import CertificateSettings
 from proxy.errors import ConfigurationError
 from proxy.identity.assertion import AssertionOptions
-from proxy.identity.certificate import (
-    ExpiredCertificateError,
-    load_certificate,
-    load_public_certificate,
-    read_password,
-)
+from proxy.identity.certificate import load_certificate, load_public_certificate, read_password
 from proxy.identity.proof.client_secret import WARNING, ClientSecret
 from proxy.identity.proof.federated_token import FederatedToken
 from proxy.identity.proof.key_vault import KeyVaultSigner, parse_vault_key
@@ -21,7 +16,6 @@ from proxy.identity.proof.signed_assertion import CertificateSigner, SignedAsser
 from proxy.identity.proof.signer_command import CommandSigner
 
 if TYPE_CHECKING:
-    from datetime import datetime
     from pathlib import Path
 
     from proxy.config.settings import CredentialSettings
@@ -52,7 +46,7 @@ def list_proof_files(settings: CredentialSettings) -> tuple[Path, ...]:
     )
 
 
-def create_proofs(settings: CredentialSettings, vaults: VaultAccess, *, now: datetime | None = None) -> list[Proof]:
+def create_proofs(settings: CredentialSettings, vaults: VaultAccess) -> list[Proof]:
     """Return the proofs of a credential, in order of preference. Blocks on small files.
 
     Raises:
@@ -65,12 +59,12 @@ def create_proofs(settings: CredentialSettings, vaults: VaultAccess, *, now: dat
     if settings.federated_token_file is not None:
         return [FederatedToken(settings.federated_token_file)]
     if settings.key_vault_key is not None or settings.signer_command:
-        return [SignedAssertion(_create_signer(settings, vaults, now), options)]
-    return [SignedAssertion(signer, options) for signer in _load_signers(settings, now)]
+        return [SignedAssertion(_create_signer(settings, vaults), options)]
+    return [SignedAssertion(signer, options) for signer in _load_signers(settings)]
 
 
-def _create_signer(settings: CredentialSettings, vaults: VaultAccess, now: datetime | None) -> Signer:
-    public = load_public_certificate(settings.certificate, now=now) if settings.certificate is not None else None
+def _create_signer(settings: CredentialSettings, vaults: VaultAccess) -> Signer:
+    public = load_public_certificate(settings.certificate) if settings.certificate is not None else None
     if settings.key_vault_key is not None:
         key = parse_vault_key(settings.key_vault_key)
         tokens, client = vaults.tokens(settings, key), vaults.client(settings.ca_file)
@@ -80,18 +74,12 @@ def _create_signer(settings: CredentialSettings, vaults: VaultAccess, now: datet
     return CommandSigner(settings.signer_command, public)
 
 
-def _load_signers(settings: CredentialSettings, now: datetime | None) -> list[CertificateSigner]:
-    """Return a signer for each certificate. One that has expired is left out where another has not."""
-    signers: list[CertificateSigner] = []
-    expired: list[ExpiredCertificateError] = []
-    for entry in list_certificates(settings):
-        password = read_password(entry.password_file)
-        try:
-            signers.append(CertificateSigner(load_certificate(entry.certificate, entry.private_key, password, now=now)))
-        except ExpiredCertificateError as error:
-            expired.append(error)
-    if not signers:
-        raise expired[0] if expired else ConfigurationError("The credential names no certificate; add `certificate`.")
-    for left_out in expired:
-        logger.warning("%s It is left out.", left_out.detail)
-    return signers
+def _load_signers(settings: CredentialSettings) -> list[CertificateSigner]:
+    """Return a signer for each certificate, whatever its dates: they are judged whenever a token is asked for."""
+    listed = list_certificates(settings)
+    if not listed:
+        raise ConfigurationError("The credential names no certificate; add `certificate`.")
+    return [
+        CertificateSigner(load_certificate(one.certificate, one.private_key, read_password(one.password_file)))
+        for one in listed
+    ]

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
+
+    from proxy.identity.certificate import PublicCertificate
 
 # Unlike an assertion, a secret travels with every request, can be used by whoever sees it, and has to be kept as one.
 WARNING = (
@@ -27,8 +28,8 @@ class ClientSecret:
         return "client secret"
 
     @property
-    def expires(self) -> datetime | None:
-        """Only the platform knows."""
+    def certificate(self) -> PublicCertificate | None:
+        """None: only the platform knows the secret's end."""
         return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:  # noqa: ARG002 -- the interface

@@ -14,8 +14,9 @@ from proxy.identity.proof.signed_assertion import ASSERTION_TYPE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
     from pathlib import Path
+
+    from proxy.identity.certificate import PublicCertificate
 
 _LIMIT_BYTES = 65_536
 # Three non-empty segments of base64url, padded or not (RFC 7515 §7.1).
@@ -34,8 +35,8 @@ class FederatedToken:
         return f"federated token {self._file}"
 
     @property
-    def expires(self) -> datetime | None:
-        """Whoever mounts the file replaces it in time."""
+    def certificate(self) -> PublicCertificate | None:
+        """None: whoever mounts the file replaces it in time."""
         return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:  # noqa: ARG002 -- the interface

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from proxy.identity.certificate import PublicCertificate
 
@@ -20,8 +19,8 @@ class Proof(Protocol):
         ...
 
     @property
-    def expires(self) -> datetime | None:
-        """When it stops being accepted, where that is known."""
+    def certificate(self) -> PublicCertificate | None:
+        """The certificate behind it, whose dates decide when it can be used; None where there is none, or none known yet."""
         ...
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:
@@ -47,8 +46,8 @@ class Signer(Protocol):
         ...
 
     @property
-    def expires(self) -> datetime | None:
-        """As `Proof.expires`."""
+    def certificate(self) -> PublicCertificate | None:
+        """As `Proof.certificate`."""
         ...
 
     async def public_certificate(self) -> PublicCertificate:

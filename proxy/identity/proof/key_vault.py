@@ -11,6 +11,7 @@ import hashlib
 import json
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,7 +21,6 @@ from proxy.identity.token_response import parse_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from proxy.identity.certificate import PublicCertificate
     from proxy.identity.https_client import HttpsClient
@@ -97,6 +97,7 @@ class KeyVaultSigner:
         self._tokens = tokens
         self._client = client
         self._certificate = certificate
+        self._is_read_from_vault = certificate is None
         self._version = key.version
 
     @property
@@ -105,16 +106,20 @@ class KeyVaultSigner:
         return f"key vault key {self._key.vault}/keys/{self._key.name}"
 
     @property
-    def expires(self) -> datetime | None:
-        """The certificate's end; None until it is known."""
-        return None if self._certificate is None else self._certificate.not_after
+    def certificate(self) -> PublicCertificate | None:
+        """The certificate; None until it has been read from the vault."""
+        return self._certificate
 
     async def public_certificate(self) -> PublicCertificate:
-        """Return the certificate, from the vault the first time.
+        """Return the certificate, from the vault the first time, and again once its end has passed.
 
         Raises:
             IdentityError: the vault does not give it.
         """
+        known = self._certificate if self._is_read_from_vault else None
+        if known is not None and known.date_problem(datetime.now(UTC)) is not None:
+            # The vault may have renewed it meanwhile, with another key.
+            self._certificate, self._version = None, self._key.version
         if self._certificate is None:
             answer = await self._send("GET", f"certificates/{self._key.name}{self._suffix()}", None)
             encoded, identifier = answer.get("cer"), answer.get("kid")

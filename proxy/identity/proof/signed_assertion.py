@@ -15,7 +15,6 @@ from proxy.identity.assertion import (
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
     from proxy.identity.certificate import ClientCertificate, PublicCertificate
     from proxy.identity.proof.interface import Signer
@@ -36,9 +35,9 @@ class SignedAssertion:
         return self._signer.name
 
     @property
-    def expires(self) -> datetime | None:
-        """The certificate's end."""
-        return self._signer.expires
+    def certificate(self) -> PublicCertificate | None:
+        """The signer's."""
+        return self._signer.certificate
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:
         """Return client_assertion_type and client_assertion."""
@@ -65,9 +64,9 @@ class CertificateSigner:
         return f"certificate {self._certificate.sha1_hex}"
 
     @property
-    def expires(self) -> datetime | None:
-        """The certificate's end."""
-        return self._certificate.not_after
+    def certificate(self) -> PublicCertificate | None:
+        """The public half."""
+        return self._certificate
 
     async def public_certificate(self) -> PublicCertificate:
         """Return the public half."""

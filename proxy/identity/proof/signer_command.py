@@ -24,7 +24,6 @@ from proxy.identity.certificate import verify_signature
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from datetime import datetime
 
     from proxy.identity.certificate import PublicCertificate
 
@@ -56,9 +55,9 @@ class CommandSigner:
         return f"signer command {self._command[0]}, certificate {self._certificate.sha1_hex}"
 
     @property
-    def expires(self) -> datetime | None:
-        """The certificate's end."""
-        return self._certificate.not_after
+    def certificate(self) -> PublicCertificate | None:
+        """The configured certificate."""
+        return self._certificate
 
     async def public_certificate(self) -> PublicCertificate:
         """Return the configured certificate."""

@@ -56,9 +56,10 @@ function show(fresh) {
   const workers = fresh.workers === 1 ? "" : ` · ${fresh.workers} workers`;
   byId("about").textContent = `${fresh.version} · watched for ${duration(fresh.at - fresh.started_at)}${workers}`;
   const ready = byId("ready");
-  const words = fresh.ready ? "ready" : `not ready: ${fresh.missing.join(", ")}`;
+  const state = fresh.ready ? "ready" : "not ready";
+  const words = fresh.missing.length ? `${state}: ${fresh.missing.join(" ")}` : state;
   if (ready.textContent !== words) ready.textContent = words;
-  ready.className = `pill ${fresh.ready ? "ok" : "bad"}`;
+  ready.className = `pill ${fresh.ready ? (fresh.missing.length ? "" : "ok") : "bad"}`;
   showFigures(fresh);
   drawRates(fresh.samples);
   drawLatencies(fresh.samples);
