@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -46,6 +47,7 @@ def run(config: Source, workers: int | None) -> None:
     SIGHUP, or a change of the file, loads the configuration anew: new listeners open before old ones close, tokens are kept, and
     one that cannot be used changes nothing. What came from standard input, options or variables stays as it is then.
     """
+    gc.disable()  # until it serves: what is made from here to there stays
     harden_process()
     raise_file_limit()
 
@@ -88,6 +90,9 @@ async def _serve(
         _say_addresses(server)
         if server.admin_address is not None:
             _say(f"health and metrics on http://{_join(*server.admin_address)}")
+        # The collector never has to walk through all of that: each time would hold the event loop up for tens of milliseconds.
+        gc.freeze()
+        gc.enable()
         _say("ready")
         notify("READY=1")
         tasks = [

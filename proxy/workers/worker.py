@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import socket
@@ -66,6 +67,7 @@ class Worker:
         contexts = self._contexts = RemoteContexts(self._channel.send, begin.leaves)
         front = RelayServer(settings, self._sources, contexts.context_for, contexts.fetch)
         await front.start(begin.ports)
+        gc.freeze()  # as `run` does
         self._channel.send(Started())
         while not self._stop.is_set():
             await self._go_over(front, contexts)

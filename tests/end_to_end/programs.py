@@ -214,15 +214,24 @@ class ProxyProgram(Program):
         directory: the program's own.
         output: where what it prints and what its admin site says is kept.
         name: tells it apart there.
+        environ: as of `Program`.
 
     Attributes:
         ca_file: the anchor that clients must trust for https URLs.
     """
 
-    def __init__(self, configuration: Configuration, directory: Path, output: Path, name: str) -> None:
+    def __init__(
+        self,
+        configuration: Configuration,
+        directory: Path,
+        output: Path,
+        name: str,
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
         self.config_file = write_configuration(configuration, directory)
         self._copies = {"/metrics": output / f"{name}.metrics", "/api/state": output / f"{name}.state"}
-        super().__init__([COMMAND, "run", "--config", self.config_file], output, name)
+        super().__init__([COMMAND, "run", "--config", self.config_file], output, name, environ=environ)
         try:
             self.wait_for_line("apim-auth-proxy: ready")
         except BaseException:
