@@ -15,8 +15,9 @@ from proxy.cli.options import json_option
 from proxy.cli.terminal import say, write_json, write_rows
 from proxy.doctor.certificate_report import read_certificate
 from proxy.errors import ConfigurationError
-from proxy.identity.certificate import load_certificate, read_password
+from proxy.identity.certificate import load_certificate
 from proxy.identity.certificate_creation import create_certificate
+from proxy.keys.passwords import read_password
 
 if TYPE_CHECKING:
     from proxy.doctor.certificate_report import CertificateReport

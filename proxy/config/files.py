@@ -1,4 +1,4 @@
-"""Whether the files that a configuration names are there and can be read. Looks at them and opens none.
+"""Whether the files that a configuration names are there and can be read. Opens only those in which a private key may be.
 
 What is in them is for the rooms to judge that use them.
 """
@@ -11,6 +11,8 @@ import stat
 from typing import TYPE_CHECKING
 
 from proxy.config.sections import sections
+from proxy.errors import ConfigurationError
+from proxy.keys.forms import holds_private_key, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,9 +85,17 @@ def _check_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iter
 
 def _check_secrets(path: KeyPath, section: Section, surroundings: Surroundings) -> Iterator[Finding]:
     """Yield which files with a private key or a password others can read."""
-    key_inside = not any(section.get(name) for name in _KEY_ELSEWHERE)
-    for name in (*_SECRET_FILES, "certificate") if key_inside else _SECRET_FILES:
+    for name in _SECRET_FILES:
         yield from _check_secret_file((*path, name), section.get(name), surroundings)
+    if not any(section.get(name) for name in _KEY_ELSEWHERE):
+        yield from _check_key_inside((*path, "certificate"), section.get("certificate"), surroundings)
+
+
+def _check_key_inside(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
+    """Yield whether others can read a certificate's file, where a private key may be in it, too."""
+    file = _located(text, surroundings)
+    if file is not None and may_hold_key(file):
+        yield from _check_secret_file(path, text, surroundings)
 
 
 def _check_ca(interception: Value, surroundings: Surroundings) -> Iterator[Finding]:
@@ -94,8 +104,12 @@ def _check_ca(interception: Value, surroundings: Surroundings) -> Iterator[Findi
     names = ("ca_certificate", "ca_private_key", "ca_password_file")
     for name in names:
         yield from _check_file(("interception", name), interception.get(name), surroundings)
-    for name in names[1:] if interception.get("ca_private_key") else ("ca_certificate", "ca_password_file"):
+    for name in names[1:]:
         yield from _check_secret_file(("interception", name), interception.get(name), surroundings)
+    if not interception.get("ca_private_key"):
+        yield from _check_key_inside(
+            ("interception", "ca_certificate"), interception.get("ca_certificate"), surroundings
+        )
 
 
 def _check_admin_token(admin: Value, surroundings: Surroundings) -> Iterator[Finding]:
@@ -111,6 +125,14 @@ def _check_secret_file(path: KeyPath, text: object, surroundings: Surroundings) 
             path,
             f"{file} holds a secret, and other users of this machine can read it; run: chmod 600 {shlex.quote(str(file))}",
         )
+
+
+def may_hold_key(file: Path) -> bool:
+    """Whether there may be a private key in a file; True where that cannot be told."""
+    try:
+        return holds_private_key(read_file(file))
+    except ConfigurationError:
+        return True
 
 
 def is_open_to_others(file: Path) -> bool:

@@ -59,7 +59,7 @@ class ListenerTlsSettings(Model):
     """TLS with the clients of a listener."""
 
     certificate: LocatedPath
-    """PEM: the certificate, the chain behind it, and the key unless ``private_key`` is given."""
+    """PEM (the certificate, the chain behind it, and the key unless ``private_key`` is given) or PFX/PKCS#12."""
     private_key: LocatedPath | None = None
     password_file: LocatedPath | None = None
     client_ca: LocatedPath | None = None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
-from proxy.config.faults import suggest
+from proxy.config.faults import is_near, suggest
 from proxy.config.settings import Model, Settings
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ _REQUIRED = {
     "scope": "what to ask tokens for, such as api://orders/.default",
 }
 _NEVER_KEYS = {
-    "client_secret": "this proxy proves itself by a certificate and takes no client secret; see certificate",
     "password": "no password stands in this file; write it into another one and name that in password_file",
 }
 _EXPECTED = {
@@ -129,7 +129,26 @@ def _explain_unknown(path: KeyPath) -> str:
         # Indices, and the names of credentials, are no fields and lead nowhere.
         setting = model.model_fields.get(str(part))
         model = model if setting is None else _model_in(setting.annotation) or model
+    homes = _homes().get(key, ())
+    if homes and not is_near(key, model.model_fields):
+        return f"there is no such key here; it belongs {' or '.join(homes)}"
     return f"there is no such key; {suggest(key, model.model_fields)}"
+
+
+@functools.cache
+def _homes() -> dict[str, tuple[str, ...]]:
+    """Return where each key of the configuration belongs, as words."""
+    homes: dict[str, tuple[str, ...]] = {}
+    pending: list[tuple[type[Model], str]] = [(Settings, "at the top of the file")]
+    while pending:
+        model, place = pending.pop(0)
+        for name, setting in model.model_fields.items():
+            homes[name] = (*homes.get(name, ()), place)
+            inner = _model_in(setting.annotation)
+            if inner is not None:
+                above = "" if model is Settings else f"{place.removeprefix('under ').strip('`')}."
+                pending.append((inner, f"under `{above}{name}`"))
+    return homes
 
 
 def _model_in(annotation: object) -> type[Model] | None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 from weakref import WeakValueDictionary
 
-from proxy.errors import ConfigurationError
+from proxy.keys.trusted import read_trusted
 
 _File = tuple[int, int, int, int] | None
 _Fingerprint = tuple[_File, _File, bytes | None]
@@ -27,40 +27,26 @@ def create_tls_context(ca_file: Path | None, key: str = "ca_file") -> ssl.SSLCon
     It is shared: never change it. A context is made anew where the file, or the system's roots, have changed.
 
     Args:
-        ca_file: PEM; None for the system's roots alone.
+        ca_file: PEM, DER or PKCS#7; None for the system's roots alone.
         key: what names the file in the configuration.
 
     Raises:
         ConfigurationError: the file cannot be read, or holds no certificate.
     """
     with making_contexts:
-        fingerprint = (*_fingerprint_system(), _read(ca_file, key))
+        trusted = None if ca_file is None else read_trusted(ca_file, key)
+        content = None if trusted is None else trusted.content
+        fingerprint = (*_fingerprint_system(), content)
         context = _contexts.get(fingerprint)
         if context is None:
             context = ssl.create_default_context()
             context.minimum_version = ssl.TLSVersion.TLSv1_2
             context.set_alpn_protocols(["http/1.1"])
-            if ca_file is not None:
-                try:
-                    context.load_verify_locations(cafile=ca_file)
-                except (OSError, ssl.SSLError):
-                    raise _unusable(ca_file, key) from None
-            if fingerprint == (*_fingerprint_system(), _read(ca_file, key)):  # else it may be of what came in between
+            if trusted is not None:
+                trusted.add_to(context)
+            if fingerprint == (*_fingerprint_system(), content):  # else it may be of what came in between
                 _contexts[fingerprint] = context
     return context
-
-
-def _read(ca_file: Path | None, key: str) -> bytes | None:
-    try:
-        return None if ca_file is None else ca_file.read_bytes()
-    except OSError:
-        raise _unusable(ca_file, key) from None
-
-
-def _unusable(ca_file: Path | None, key: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{ca_file} cannot be used as {key}: it must be a readable PEM file with at least one certificate."
-    )
 
 
 def _fingerprint_system() -> tuple[_File, _File]:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from cryptography import x509
-
 from proxy.doctor.findings import days_left
 from proxy.errors import ConfigurationError
 from proxy.identity.certificate import load_certificate, load_public_certificate
+from proxy.keys.forms import holds_private_key, read_file
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -74,20 +73,4 @@ def _load(file: Path, private_key: Path | None, password: bytes | None) -> tuple
 
 
 def _holds_key(file: Path) -> bool:
-    data = _read(file)
-    if b"-----BEGIN" in data:
-        return b"PRIVATE KEY-----" in data
-    try:
-        x509.load_der_x509_certificate(data)
-    except ValueError:
-        return True  # a PFX, or nothing that can be read, which loading it then says
-    return False
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError:
-        raise ConfigurationError(
-            f"{file}: the file cannot be read; correct the path or the file's owner and mode."
-        ) from None
+    return holds_private_key(read_file(file))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proxy.config.files import may_hold_key
 from proxy.dialing.trust import create_tls_context
 from proxy.doctor.findings import days_left, error, ok, warning
 from proxy.errors import ConfigurationError
@@ -14,9 +15,9 @@ from proxy.identity.certificate import (
     load_certificate,
     load_public_certificate,
     permission_warning,
-    read_password,
 )
 from proxy.identity.proof.building import list_certificates
+from proxy.keys.passwords import read_password
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -93,7 +94,8 @@ def _check_certificates(subject: str, listed: Sequence[CertificateSettings], now
 
 
 def _check_modes(subject: str, entry: CertificateSettings) -> Iterator[Finding]:
-    for file in (entry.private_key or entry.certificate, entry.password_file):
+    key_file = entry.private_key or (entry.certificate if may_hold_key(entry.certificate) else None)
+    for file in (key_file, entry.password_file):
         found = permission_warning(file) if file is not None else None
         if found is not None:
             yield warning(subject, found)

@@ -15,7 +15,10 @@ from proxy.config.addresses import parse_listen_address
 from proxy.doctor.credentials import judge_end
 from proxy.doctor.findings import error, ok, warning
 from proxy.errors import ConfigurationError
-from proxy.identity.certificate import read_password
+from proxy.keys.pairs import read_pair
+from proxy.keys.passwords import read_password
+from proxy.keys.tls import load_pair
+from proxy.keys.trusted import read_trusted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -107,23 +110,14 @@ def _check_tls(subject: str, tls: ListenerTlsSettings, now: datetime) -> Iterato
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        # A callable, even without a password: OpenSSL would ask at the terminal.
-        password = read_password(tls.password_file) or b""
-        context.load_cert_chain(tls.certificate, tls.private_key, lambda: password)
-        leaf = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
+        pair = read_pair(tls.certificate, tls.private_key, read_password(tls.password_file))
+        load_pair(context, pair, tls.certificate)
         if tls.client_ca is not None:
-            context.load_verify_locations(cafile=tls.client_ca)
+            read_trusted(tls.client_ca, "client_ca").add_to(context)
     except ConfigurationError as problem:
         yield error(subject, problem.detail)
-    except (OSError, ValueError):
-        named = ", ".join(map(str, files))
-        yield error(
-            subject,
-            f"Its TLS cannot be set up with {named}.",
-            "They must be PEM: a certificate and its chain, the key that belongs to it, and its password if it is encrypted.",
-        )
     else:
-        yield judge_end(subject, leaf.not_valid_after_utc, now, "Renew it, and put the new one in its place.")
+        yield judge_end(subject, pair.leaf.not_valid_after_utc, now, "Renew it, and put the new one in its place.")
 
 
 def _is_own(host: str, port: int, tls: ListenerTlsSettings | None) -> bool:
@@ -131,7 +125,7 @@ def _is_own(host: str, port: int, tls: ListenerTlsSettings | None) -> bool:
     try:
         with socket.create_connection((reachable, port), timeout=_ASK_S) as connection:
             return _shows_certificate(connection, tls) if tls is not None else _answers(connection)
-    except (OSError, ValueError):
+    except (OSError, ValueError, ConfigurationError):
         return False
 
 
@@ -150,7 +144,7 @@ def _shows_certificate(connection: socket.socket, tls: ListenerTlsSettings) -> b
     context.verify_mode = ssl.CERT_NONE  # to look at the certificate, never to speak over the connection
     with context.wrap_socket(connection) as secured:
         shown = secured.getpeercert(binary_form=True)
-    configured = x509.load_pem_x509_certificate(tls.certificate.read_bytes())
+    configured = read_pair(tls.certificate, tls.private_key, read_password(tls.password_file)).leaf
     return shown is not None and x509.load_der_x509_certificate(shown) == configured
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import re
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,12 +20,13 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
-from cryptography.hazmat.primitives.serialization import pkcs12
 
 from proxy.errors import ConfigurationError
+from proxy.keys.forms import read_file, unreadable
+from proxy.keys.pairs import certificate_damaged, key_damaged, parse_certificates, read_pair
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable
     from datetime import datetime
     from pathlib import Path
 
@@ -37,12 +37,6 @@ if TYPE_CHECKING:
 MINIMUM_KEY_BITS = 2048
 # What a key signs to show that it can; never sent anywhere.
 _PROBE = b"is the private key what its public half says?"
-# A chain of ten 4096-bit certificates and a key stays under 32 KiB; anything far above that is another kind of file.
-_FILE_LIMIT_BYTES = 1_048_576
-
-_PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
-# RFC 7292 §4: PFX ::= SEQUENCE { version INTEGER {v3(3)}, … }, with any form of length.
-_PFX_START = re.compile(rb"\x30(?:[\x00-\x7f]|\x80|\x81.|\x82..|\x83...|\x84....)\x02\x01\x03", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,26 +115,17 @@ def load_certificate(certificate: Path, private_key: Path | None, password: byte
     Raises:
         ConfigurationError: a file cannot be read or used, named with the reason and what to do.
     """
-    data = _read(certificate)
     try:
-        return _assemble(data, certificate, private_key, password)
+        return _assemble(certificate, private_key, password)
     except (ValueError, UnsupportedAlgorithm):  # cryptography decodes names and dates only when they are looked at.
-        raise _certificate_damaged(certificate) from None
+        raise certificate_damaged(certificate) from None
 
 
-def _assemble(data: bytes, certificate: Path, private_key: Path | None, password: bytes | None) -> ClientCertificate:
-    if _PFX_START.match(data):
-        key, certificates = _parse_pfx(data, password, certificate)
-        if private_key is not None:
-            key = _parse_key(_read(private_key), password, private_key)
-    else:
-        certificates = _parse_certificates(data, certificate)
-        key_file = private_key or certificate
-        key = _parse_key(data if private_key is None else _read(private_key), password, key_file)
-    rsa_key = _require_rsa(key, private_key or certificate)
-    leaf = _find_leaf(rsa_key, certificates, certificate, private_key)
+def _assemble(certificate: Path, private_key: Path | None, password: bytes | None) -> ClientCertificate:
+    pair = read_pair(certificate, private_key, password)
+    rsa_key = _require_rsa(pair.key, private_key or certificate)
     _require_sound(rsa_key, private_key or certificate)
-    public = _describe(leaf, certificates, certificate)
+    public = _describe(pair.leaf, pair.certificates, certificate)
     return ClientCertificate(
         **{name: getattr(public, name) for name in public.__dataclass_fields__}, _private_key=rsa_key
     )
@@ -152,14 +137,14 @@ def load_public_certificate(certificate: Path) -> PublicCertificate:
     Raises:
         ConfigurationError: as `load_certificate`.
     """
-    certificates = _parse_certificates(_read(certificate), certificate)
+    certificates = parse_certificates(read_file(certificate), certificate)
     leaf = certificates[0]
     try:
         if not isinstance(leaf.public_key(), RSAPublicKey):
             raise _not_rsa(certificate)
         return _describe(leaf, certificates, certificate)
     except (ValueError, UnsupportedAlgorithm):
-        raise _certificate_damaged(certificate) from None
+        raise certificate_damaged(certificate) from None
 
 
 def parse_public_certificate(der: bytes) -> PublicCertificate:
@@ -174,22 +159,6 @@ def parse_public_certificate(der: bytes) -> PublicCertificate:
     return _describe(leaf, [leaf], None)
 
 
-def read_password(password_file: Path | None) -> bytes | None:
-    """Return the file's content without its trailing newline, or None where there is no file.
-
-    Raises:
-        ConfigurationError: the file cannot be read, or is empty.
-    """
-    if password_file is None:
-        return None
-    password = _read(password_file).removesuffix(b"\n").removesuffix(b"\r")
-    if not password:
-        raise ConfigurationError(
-            f"{password_file}: the password file is empty; write the password into it, or remove the key."
-        )
-    return password
-
-
 def permission_warning(key_file: Path) -> str | None:
     """Return a warning where others than the owner may read the file with the private key, else None.
 
@@ -199,7 +168,7 @@ def permission_warning(key_file: Path) -> str | None:
     try:
         mode = key_file.stat().st_mode
     except OSError as error:
-        raise _unreadable(key_file, error) from None
+        raise unreadable(key_file, error) from None
     if not mode & (stat.S_IRGRP | stat.S_IROTH):
         return None
     who = "everyone on this machine" if mode & stat.S_IROTH else "its group"
@@ -208,119 +177,10 @@ def permission_warning(key_file: Path) -> str | None:
     )
 
 
-def _read(file: Path) -> bytes:
-    try:
-        with file.open("rb") as stream:
-            data = stream.read(_FILE_LIMIT_BYTES + 1)
-    except OSError as error:
-        raise _unreadable(file, error) from None
-    if len(data) > _FILE_LIMIT_BYTES:
-        raise ConfigurationError(
-            f"{file}: larger than {_FILE_LIMIT_BYTES} bytes, so not a certificate or key; name another file."
-        )
-    return data
-
-
-def _unreadable(file: Path, error: OSError) -> ConfigurationError:
-    why = {
-        FileNotFoundError: "does not exist",
-        PermissionError: "may not be read by this user",
-        IsADirectoryError: "is a directory",
-    }.get(type(error), "cannot be read")
-    return ConfigurationError(f"{file}: the file {why}; correct the path or the file's owner and mode.")
-
-
-def _certificate_damaged(file: Path) -> ConfigurationError:
-    return ConfigurationError(f"{file}: the certificate in it is damaged; export it again.")
-
-
 def _not_rsa(file: Path) -> ConfigurationError:
     return ConfigurationError(
         f"{file}: the key is not RSA, and Entra ID takes RSA keys only (AADSTS5002738);"
         " make a pair with `apim-auth-proxy cert new`."
-    )
-
-
-def _parse_certificates(data: bytes, file: Path) -> list[x509.Certificate]:
-    blocks = [block.group() for block in _PEM_BLOCK.finditer(data) if block.group(1) == b"CERTIFICATE"]
-    try:
-        if not blocks and data[:1] == b"\x30":
-            return [x509.load_der_x509_certificate(data)]
-        certificates = [x509.load_pem_x509_certificate(block) for block in blocks]
-    except ValueError:
-        raise _certificate_damaged(file) from None
-    if not certificates:
-        raise ConfigurationError(
-            f"{file}: no certificate in it; a PEM file with a CERTIFICATE block or a PFX (PKCS#12) file is wanted."
-        )
-    return certificates
-
-
-def _parse_key(data: bytes, password: bytes | None, file: Path) -> PrivateKeyTypes:
-    blocks = [block for block in _PEM_BLOCK.finditer(data) if block.group(1).endswith(b"PRIVATE KEY")]
-    if not blocks:
-        if data[:1] == b"\x30" and _PEM_BLOCK.search(data) is None:
-            return _parse_der_key(data, password, file)
-        raise ConfigurationError(
-            f"{file}: no private key in it; name the key's file with `private_key`,"
-            " or put its PEM block beside the certificate."
-        )
-    block = blocks[0].group()
-    encrypted = blocks[0].group(1) == b"ENCRYPTED PRIVATE KEY" or b"ENCRYPTED" in block
-    if encrypted and password is None:
-        raise _password_missing(file)
-    try:
-        return serialization.load_pem_private_key(
-            block, password if encrypted else None, unsafe_skip_rsa_key_validation=True
-        )
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        raise (_password_wrong(file) if encrypted else _key_damaged(file)) from None
-
-
-def _parse_der_key(data: bytes, password: bytes | None, file: Path) -> PrivateKeyTypes:
-    for attempt in dict.fromkeys((None, password)):
-        try:
-            return serialization.load_der_private_key(data, attempt, unsafe_skip_rsa_key_validation=True)
-        except TypeError:  # Encrypted, and no password given.
-            if password is None:
-                raise _password_missing(file) from None
-        except (ValueError, UnsupportedAlgorithm):
-            if attempt is not None:
-                raise _password_wrong(file) from None
-    raise _key_damaged(file)
-
-
-def _parse_pfx(data: bytes, password: bytes | None, file: Path) -> tuple[PrivateKeyTypes, list[x509.Certificate]]:
-    # Tools disagree whether "no password" is the empty string or none at all (RFC 7292 §B.1), so both are tried.
-    for attempt in dict.fromkeys((password, None, b"")):
-        try:
-            bundle = pkcs12.load_pkcs12(data, attempt)
-        except (ValueError, TypeError, UnsupportedAlgorithm):
-            continue
-        certificates = [item.certificate for item in (bundle.cert, *bundle.additional_certs) if item is not None]
-        if bundle.key is None:
-            raise ConfigurationError(f"{file}: the PFX file holds no private key; export it again with its key.")
-        if not certificates:
-            raise ConfigurationError(
-                f"{file}: the PFX file holds no certificate; export it again with its certificate."
-            )
-        return bundle.key, certificates
-    raise _password_missing(file) if password is None else _password_wrong(file)
-
-
-def _password_missing(file: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"{file}: encrypted, and no password is configured; name a file that holds it with `password_file`."
-    )
-
-
-def _password_wrong(file: Path) -> ConfigurationError:
-    return ConfigurationError(f"{file}: the password does not open it, or the file is damaged; check `password_file`.")
-
-
-def _key_damaged(file: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"{file}: the private key in it is damaged, or of a kind that is not known; export it again."
     )
 
 
@@ -335,20 +195,6 @@ def _require_rsa(key: PrivateKeyTypes, file: Path) -> RSAPrivateKey:
     return key
 
 
-def _find_leaf(
-    key: RSAPrivateKey, certificates: Sequence[x509.Certificate], file: Path, key_file: Path | None
-) -> x509.Certificate:
-    fitting = [one for one in certificates if one.public_key() == key.public_key()]
-    if not fitting:
-        where = "the private key in it" if key_file is None else f"the private key in {key_file}"
-        raise ConfigurationError(
-            f"{file}: {where} does not fit {'the certificate' if len(certificates) == 1 else 'any certificate in it'};"
-            " name the key the certificate was made with."
-        )
-    # A certificate renewed over the same key may stand beside its predecessor.
-    return max(fitting, key=lambda one: one.not_valid_after_utc)
-
-
 def _require_sound(key: RSAPrivateKey, file: Path) -> None:
     """Raise where the key does not sign as its public half says.
 
@@ -359,7 +205,7 @@ def _require_sound(key: RSAPrivateKey, file: Path) -> None:
     try:
         key.public_key().verify(key.sign(_PROBE, padding, hashes.SHA256()), _PROBE, padding, hashes.SHA256())
     except (InvalidSignature, ValueError):
-        raise _key_damaged(file) from None
+        raise key_damaged(file) from None
 
 
 def _order_chain(leaf: x509.Certificate, certificates: Iterable[x509.Certificate]) -> list[x509.Certificate]:

@@ -7,22 +7,19 @@ names beside one below a wildcard route, and never one that has ended.
 
 from __future__ import annotations
 
-import contextlib
-import os
 import ssl
-import tempfile
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from proxy.interception.leaf import mint
 from proxy.interception.names import parse_name, split_hosts, wildcard_over
+from proxy.keys.tls import lend_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable
 
     from proxy.interception.signing import Authority
 
@@ -31,8 +28,6 @@ CAPACITY = 1024
 
 _RENEW_AFTER = 2 / 3
 """The share of a leaf's remaining life after which it is renewed, so that no client meets one about to end."""
-
-_DESCRIPTORS = Path("/proc/self/fd")
 
 
 class ServerTLS(ssl.SSLObject):
@@ -166,7 +161,7 @@ def create_server_context(pem: bytes) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     context.sslobject_class = ServerTLS
     context.sni_callback = _remember_requested_name
-    with _as_file(pem) as path:
+    with lend_file(pem) as path:
         context.load_cert_chain(path)
     return context
 
@@ -175,22 +170,3 @@ def _remember_requested_name(connection: ssl.SSLObject, name: str | None, _conte
     """Note the SNI; judging it is for who knows the CONNECT target, and can answer 421."""
     if isinstance(connection, ServerTLS):
         connection.requested_name = name
-
-
-@contextlib.contextmanager
-def _as_file(secret: bytes) -> Iterator[str]:
-    """Lend a secret as a path that only this process can open, and that is gone afterwards."""
-    if hasattr(os, "memfd_create") and _DESCRIPTORS.is_dir():
-        descriptor = os.memfd_create("leaf", os.MFD_CLOEXEC)
-        try:
-            # Memory never blocks; saying so lets a detector of blocking calls on the event loop see it as well.
-            os.set_blocking(descriptor, False)
-            os.write(descriptor, secret)
-            yield str(_DESCRIPTORS / str(descriptor))
-        finally:
-            os.close(descriptor)
-        return
-    with tempfile.TemporaryDirectory(prefix="apim-auth-proxy-") as directory:  # made with mode 0700
-        path = Path(directory, "leaf.pem")
-        path.write_bytes(secret)
-        yield str(path)

@@ -18,19 +18,23 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from proxy.config.files import is_open_to_others
 from proxy.errors import ConfigurationError
-from proxy.identity.certificate import read_password
 from proxy.interception.names import is_wildcard, parse_name
 from proxy.interception.subtrees import Subtrees
+from proxy.keys.pairs import KeyNames, read_pair
+from proxy.keys.passwords import read_password
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
     from pathlib import Path
 
+    from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
+
     from proxy.config.settings import InterceptionSettings
     from proxy.interception.names import Name
     from proxy.interception.signing import SigningKey
 
+_NAMES: Final = KeyNames("interception.ca_private_key", "interception.ca_password_file")
 # NIST SP 800-131A, and what every client still accepts.
 _MINIMUM_RSA_BITS: Final = 2_048
 _Extension = TypeVar("_Extension", bound=x509.ExtensionType)
@@ -112,17 +116,19 @@ def load_organisation_ca(settings: InterceptionSettings, hosts: Sequence[str], n
     file = settings.ca_certificate
     if file is None:
         return None
+    _refuse_open_key(settings.ca_private_key or file)
     try:
-        certificates = tuple(x509.load_pem_x509_certificates(_read(file)))
+        pair = read_pair(file, settings.ca_private_key, read_password(settings.ca_password_file), _NAMES)
+        certificates = pair.certificates
         for position, certificate in enumerate(certificates):
             _judge(certificate, position, file, now)
         for below, above in itertools.pairwise(certificates):
             _judge_link(below, above, file)
     except ValueError:  # of a certificate, some things are parsed only when they are looked at
         raise ConfigurationError(
-            f"{file} holds no certificates as PEM, or damaged ones. It needs the intermediate first, and then what is above it."
+            f"{file} holds damaged certificates. It needs the intermediate first, and then what is above it."
         ) from None
-    key = _load_key(settings, file)
+    key = _judge_key(pair.key, settings.ca_private_key or file)
     if key.public_key() != certificates[0].public_key():
         raise ConfigurationError(
             f"The key in {settings.ca_private_key or file} does not belong to the first certificate in {file}, which has to be the "
@@ -191,25 +197,15 @@ def _require_hosts(ca: OrganisationCA, hosts: Sequence[str], file: Path) -> None
         )
 
 
-def _load_key(settings: InterceptionSettings, certificate_file: Path) -> SigningKey:
-    file = settings.ca_private_key or certificate_file
+def _refuse_open_key(file: Path) -> None:
     if is_open_to_others(file):
         raise ConfigurationError(
             f"{file} is open to other users of this machine, and whoever has a CA's key can pose as other hosts. Run: chmod 600 "
             f"{shlex.quote(str(file))}"
         )
-    password = read_password(settings.ca_password_file)
-    content = _read(file)
-    try:
-        key = serialization.load_pem_private_key(content, password if b"ENCRYPTED" in content else None)
-    except TypeError:
-        raise ConfigurationError(
-            f"The key in {file} is encrypted. Put its password into a file that only this user can read, and name that as "
-            "interception.ca_password_file."
-        ) from None
-    except Exception:  # noqa: BLE001  # the library's reasons are not for the operator
-        hint = "the password in interception.ca_password_file does not open it" if password else "it holds none as PEM"
-        raise ConfigurationError(f"No private key can be read from {file}: {hint}.") from None
+
+
+def _judge_key(key: PrivateKeyTypes, file: Path) -> SigningKey:
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= _MINIMUM_RSA_BITS:
         return key
     if isinstance(key, ec.EllipticCurvePrivateKey) and isinstance(key.curve, _CURVES):
@@ -225,15 +221,6 @@ def _find(certificate: x509.Certificate, kind: type[_Extension]) -> _Extension |
         return certificate.extensions.get_extension_for_class(kind).value
     except x509.ExtensionNotFound:
         return None
-
-
-def _read(file: Path) -> bytes:
-    try:
-        return file.read_bytes()
-    except OSError as error:
-        raise ConfigurationError(
-            f"{file} cannot be read: {error.strerror or 'the system gives no reason'}. interception names it."
-        ) from None
 
 
 def _pem(certificates: Sequence[x509.Certificate]) -> bytes:

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import errno
 import os
-import re
 import socket
 import ssl
 import stat
@@ -15,6 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
 from proxy.errors import ConfigurationError
+from proxy.keys.pairs import read_pair
+from proxy.keys.passwords import read_password
+from proxy.keys.tls import load_pair
+from proxy.keys.trusted import read_trusted
 from proxy.relay.doorway import Guard
 
 if TYPE_CHECKING:
@@ -23,8 +26,6 @@ if TYPE_CHECKING:
     from proxy.config.settings import ListenerSettings, ListenerTlsSettings
 
 _BACKLOG: Final = 1_024
-# RFC 7468 §5.1, and OpenSSL's own label for certificates with trust settings.
-_CERTIFICATE: Final = re.compile(rb"-----BEGIN (?:TRUSTED |X509 )?CERTIFICATE-----(.+?)-----END ", re.DOTALL)
 
 
 async def open_listener(
@@ -71,7 +72,8 @@ def build_guard(listener: ListenerSettings) -> Guard | None:
         return None
     if listener.tls is None:
         return Guard(None, find_users(listener.users))
-    client_cas = frozenset[bytes]() if listener.tls.client_ca is None else _read_client_cas(listener.tls.client_ca)
+    client_ca = listener.tls.client_ca
+    client_cas = frozenset[bytes]() if client_ca is None else frozenset(read_trusted(client_ca, "client_ca").bodies)
     return Guard(create_listener_context(listener.tls), find_users(listener.users), client_cas)
 
 
@@ -84,37 +86,11 @@ def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
-    try:
-        password = "" if tls.password_file is None else tls.password_file.read_text(encoding="utf-8").rstrip("\r\n")
-        # Without a function, OpenSSL would ask for the password of an encrypted key on the terminal.
-        context.load_cert_chain(tls.certificate, tls.private_key or tls.certificate, lambda: password)
-    except (OSError, ValueError, ssl.SSLError):
-        raise ConfigurationError(
-            f"{tls.certificate} cannot be used for a listener's tls: it must be PEM with a certificate and its key, or the key "
-            "stands in private_key; an encrypted one needs the right password_file."
-        ) from None
+    load_pair(context, read_pair(tls.certificate, tls.private_key, read_password(tls.password_file)), tls.certificate)
     if tls.client_ca is not None:
-        try:
-            context.load_verify_locations(cafile=tls.client_ca)
-        except (OSError, ssl.SSLError):
-            raise _unusable_client_ca(tls.client_ca) from None
+        read_trusted(tls.client_ca, "client_ca").add_to(context)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
-
-
-def _read_client_cas(file: Path) -> frozenset[bytes]:
-    """Returns what tells certificates apart that are one client_ca: the Base64 text of each."""
-    try:
-        text = file.read_bytes()
-    except OSError:
-        raise _unusable_client_ca(file) from None
-    return frozenset(b"".join(found.split()) for found in _CERTIFICATE.findall(text))
-
-
-def _unusable_client_ca(file: Path) -> ConfigurationError:
-    return ConfigurationError(
-        f"{file} cannot be used as client_ca: it must be a readable PEM file with at least one certificate."
-    )
 
 
 def find_users(users: Iterable[str]) -> frozenset[int]:

@@ -24,9 +24,9 @@ from proxy.identity.certificate import (
     load_certificate,
     load_public_certificate,
     permission_warning,
-    read_password,
 )
 from proxy.identity.certificate_creation import create_certificate
+from proxy.keys.passwords import read_password
 
 if TYPE_CHECKING:
     from pathlib import Path

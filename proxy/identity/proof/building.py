@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING
 from proxy.config.settings import CertificateSettings
 from proxy.errors import ConfigurationError
 from proxy.identity.assertion import AssertionOptions
-from proxy.identity.certificate import load_certificate, load_public_certificate, read_password
+from proxy.identity.certificate import load_certificate, load_public_certificate
 from proxy.identity.proof.client_secret import WARNING, ClientSecret
 from proxy.identity.proof.federated_token import FederatedToken
 from proxy.identity.proof.key_vault import KeyVaultSigner, parse_vault_key
 from proxy.identity.proof.signed_assertion import CertificateSigner, SignedAssertion
 from proxy.identity.proof.signer_command import CommandSigner
+from proxy.keys.passwords import read_password
 
 if TYPE_CHECKING:
     from pathlib import Path
