@@ -82,6 +82,9 @@ class ChunkedReader:
         self._tail = b""
         self._reading = False
         self._parser = httptools.HttpRequestParser(self)
+        if response:
+            # Servers of old pad a size to a fixed width. What ends in blanks before CRLF or ";" can be read in one way only.
+            self._parser.set_dangerous_leniencies(lenient_spaces_after_chunk_size=True)
         self._parser.feed_data(_PRIMER)
         self._reading = True
 

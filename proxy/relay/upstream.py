@@ -53,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_chunks",
         "_clean_end",
         "_interims",
+        "_is_suspect",
         "_keeps_alive",
         "_mode",
         "_remaining",
@@ -87,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._chunks: ChunkedReader | None = None
         self._clean_end = False
         self._keeps_alive = False
+        self._is_suspect = False
         self._interims = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -219,7 +221,8 @@ class UpstreamConnection(asyncio.Protocol):
             if end == 0:
                 self._buffer = data
                 return
-            head = parse_response_head(data[:end], field_count=self.pool.relay.limits.field_count)
+            to_head = exchange.request.method == b"HEAD"
+            head = parse_response_head(data[:end], field_count=self.pool.relay.limits.field_count, to_head=to_head)
             data = data[end:]
             if head.status >= 200:
                 break
@@ -229,11 +232,12 @@ class UpstreamConnection(asyncio.Protocol):
             self._interims += 1
             if self._interims > _INTERIM_RESPONSES:
                 raise UpstreamProtocolError("The upstream sent interim responses without end.")
+            self._is_suspect = self._is_suspect or not head.keeps_alive
             exchange.on_interim(head)
             if not data:
                 return
-        self._keeps_alive = head.keeps_alive
-        self._choose_framing(head, has_content=exchange.request.method != b"HEAD" and head.status not in (204, 304))
+        self._keeps_alive = head.keeps_alive and not self._is_suspect
+        self._choose_framing(head, has_content=not to_head and head.status not in (204, 304))
         prefix = exchange.on_response_head(head, until_close=self._mode == _UNTIL_CLOSE)
         if self.exchange is exchange:
             self._read_content(exchange, data, prefix)

@@ -13,15 +13,17 @@ from proxy.errors import ProxyError
 from tests.wire.corpus import CASES
 from tests.wire.corpus_bad_responses import BAD_BODIES, BAD_HEADS
 from tests.wire.corpus_refused import REFUSED_BODIES, REFUSED_HEADS
+from tests.wire.corpus_repaired_responses import REPAIRED
 
 ROOT: Final = Path(__file__).parents[2]
 PAGE: Final = (ROOT / "docs" / "behaviour.md").read_text(encoding="utf-8")
-REFERENCE: Final = re.compile(r"`((?:case|refused|bad) [^`]+|test_[a-z0-9_]+)`")
+REFERENCE: Final = re.compile(r"`((?:case|refused|bad|repaired) [^`]+|test_[a-z0-9_]+)`")
 TABLE_ROW: Final = re.compile(r"\| (\d{3}) \| `([a-z_]+)` \|")
 CORPORA: Final = {
     "case": {case.name for case in CASES},
     "refused": {case.name for case in (*REFUSED_HEADS, *REFUSED_BODIES)},
     "bad": {*BAD_HEADS, *BAD_BODIES},
+    "repaired": {*REPAIRED},
 }
 LINES: Final = [line for line in PAGE.splitlines() if line.startswith("- ") or TABLE_ROW.match(line)]
 
