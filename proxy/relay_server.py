@@ -31,6 +31,7 @@ from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.listening import build_guard, find_users, open_listener, remove_socket
 from proxy.relay.passwords import PasswordChecker
 from proxy.relay.relay import Relay
+from proxy.tasks import keep_going
 
 if TYPE_CHECKING:
     import socket
@@ -154,7 +155,7 @@ class RelayServer:
         Raises:
             ConfigurationError: an address cannot be bound.
         """
-        self._clock = asyncio.create_task(self.relay.watch(), name="relay clock")
+        self._clock = asyncio.create_task(keep_going(self.relay.watch, "the relay's clock"), name="relay clock")
         self.loop_lag.start()
         self._trimmer.start()
         await self.open(self._plan, ports, inherited)

@@ -27,6 +27,7 @@ from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.relay.listening import describe_bind
 from proxy.relay_server import RelayServer
+from proxy.tasks import keep_going
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -138,7 +139,9 @@ class Server:
         if opened is not None:
             self._admin, self.admin_address = opened
         self._warm_up = asyncio.create_task(self.tokens.warm_up(), name="warm-up")
-        self._ca_task = asyncio.create_task(self._follow_ca(), name="interception CA")
+        self._ca_task = asyncio.create_task(
+            keep_going(self._follow_ca, "following the interception CA"), name="interception CA"
+        )
 
     def begin_drain(self) -> None:
         """Fails readiness; everything else goes on until `stop`."""

@@ -22,7 +22,9 @@ ROOT: Final = Path(__file__).parent.parent / "proxy"
 
 # Each room, and the rooms it may import: docs/design.md, "Rooms". A room that is not listed here has no place yet.
 # The room "" is `proxy` itself, which holds the version and nothing else.
-BELOW_RELAY: Final = frozenset({"identity", "dialing", "keys", "policy", "config", "explanations", "errors", ""})
+BELOW_RELAY: Final = frozenset(
+    {"identity", "dialing", "keys", "policy", "config", "explanations", "tasks", "errors", ""}
+)
 BELOW_SERVER: Final = BELOW_RELAY | {"relay", "interception", "operations", "event_loop", "hardening"}
 MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "": frozenset(),
@@ -30,11 +32,12 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "hardening": frozenset(),
     "errors": frozenset({""}),
     "explanations": frozenset(),
+    "tasks": frozenset({"errors", ""}),
     "policy": frozenset({"errors", ""}),
     "keys": frozenset({"errors"}),
     "config": frozenset({"keys", "policy", "errors", ""}),
     "dialing": frozenset({"keys", "policy", "config", "errors", ""}),
-    "identity": frozenset({"dialing", "keys", "policy", "config", "errors", ""}),
+    "identity": frozenset({"dialing", "keys", "policy", "config", "tasks", "errors", ""}),
     "interception": BELOW_RELAY,
     "relay": BELOW_RELAY,
     "operations": BELOW_RELAY,

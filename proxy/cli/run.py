@@ -20,6 +20,7 @@ from proxy.errors import ConfigurationError
 from proxy.hardening import harden_process, raise_file_limit
 from proxy.identity.rotation import read_fingerprint
 from proxy.server import Server
+from proxy.tasks import log_fault
 
 if TYPE_CHECKING:
     import socket
@@ -130,6 +131,8 @@ async def _follow(
             await server.reload(load)
         except ConfigurationError as error:
             _say(f"the new configuration is not used, the old one stays:\n{error}")
+        except Exception as error:  # noqa: BLE001  # or no later change would be looked at
+            log_fault("going over to the new configuration", error)
         else:
             if server.addresses != addresses:
                 _say_addresses(server)

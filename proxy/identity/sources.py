@@ -25,6 +25,7 @@ from proxy.identity.rotation import POLL_S, RotationWatch, Watched, read_fingerp
 from proxy.identity.source import SourceStatistics, TokenSource
 from proxy.identity.suspension import watch_suspension
 from proxy.identity.token_endpoint import TokenEndpoint
+from proxy.tasks import keep_going
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -197,10 +198,19 @@ class TokenSources:
         """
         if not self._tasks:
             self._tasks = [
-                asyncio.create_task(self._watch.run(), name="certificate files"),
-                asyncio.create_task(warn_of_expiry(self._expirations), name="certificate expiry"),
-                asyncio.create_task(watch_suspension(self._wake), name="suspension"),
-                asyncio.create_task(self._watch_starts(), name="certificate starts"),
+                asyncio.create_task(
+                    keep_going(self._watch.run, "watching certificate files"), name="certificate files"
+                ),
+                asyncio.create_task(
+                    keep_going(lambda: warn_of_expiry(self._expirations), "watching the ends of certificates"),
+                    name="certificate expiry",
+                ),
+                asyncio.create_task(
+                    keep_going(lambda: watch_suspension(self._wake), "watching for sleep"), name="suspension"
+                ),
+                asyncio.create_task(
+                    keep_going(self._watch_starts, "watching the starts of certificates"), name="certificate starts"
+                ),
             ]
         for name in self._credentials:
             self._report_dates(name)

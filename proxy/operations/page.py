@@ -26,6 +26,7 @@ from proxy.operations.log_lines import JsonFormat
 from proxy.operations.metrics import credential_certificates
 from proxy.operations.overview import Overview, describe_overview
 from proxy.operations.snapshot import sum_snapshots
+from proxy.tasks import keep_going
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Sequence
@@ -102,7 +103,7 @@ class Page:
 
     def start(self) -> None:
         """Begins to sample; needs the running loop."""
-        self._sampler = asyncio.create_task(self._sample(), name="page samples")
+        self._sampler = asyncio.create_task(keep_going(self._sample, "sampling for the page"), name="page samples")
 
     async def close(self) -> None:
         """Ends sampling and all streams."""

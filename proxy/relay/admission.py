@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 from proxy.errors import ClientRefused, Overloaded, ProxyAuthenticationRequired, ProxyError, TooManyRequests
 from proxy.policy.access import Client, PasswordClaim, address_block, recognise
 from proxy.policy.rate import TokenBucket
+from proxy.tasks import guard
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -201,8 +202,9 @@ class PendingCheck:
         self.request = request
         self.request_complete = not request.has_content
         self.upstream: UpstreamConnection | None = None
-        work = self._check(admission, seat, claim)
-        self._task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(work)
+        self._task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(
+            guard(lambda: self._check(admission, seat, claim), self._on_task_failed, "a check of a password")
+        )
 
     def on_client_lost(self) -> None:
         """The client went away: the verdict is not needed."""
@@ -219,13 +221,16 @@ class PendingCheck:
             self._task = None
 
     async def _check(self, admission: Admission, seat: Seat, claim: PasswordClaim) -> None:
-        verdict: KnownClient | ProxyError
-        try:
-            verdict = await admission.verify(seat, claim)
-        except ProxyError as error:
-            verdict = error
+        verdict = await admission.verify(seat, claim)
         self._task = None
         self._connection.on_checked(self.request, verdict)
+
+    def _on_task_failed(self, error: ProxyError) -> None:
+        if self._task is None:
+            self._connection.abort()  # the request had gone on its way: only cutting it is left
+            return
+        self._task = None
+        self._connection.on_checked(self.request, error)
 
 
 class Checked(Protocol):
@@ -233,4 +238,8 @@ class Checked(Protocol):
 
     def on_checked(self, head: RequestHead, verdict: KnownClient | ProxyError) -> None:
         """Takes the verdict on the request with this head."""
+        ...
+
+    def abort(self) -> None:
+        """Cuts the client."""
         ...

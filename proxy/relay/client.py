@@ -268,6 +268,10 @@ class ClientConnection(asyncio.Protocol):
         if self.exchange is None:
             self.transport.close()
 
+    def abort(self) -> None:
+        """Cuts the connection."""
+        self.transport.abort()
+
     def write(self, data: bytes) -> None:
         """Sends response bytes."""
         self.transport.write(data)

@@ -27,6 +27,7 @@ from proxy.relay.record import ExchangeRecord
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
 from proxy.relay.standing import check_tunnel
+from proxy.tasks import guard
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,12 +184,16 @@ class TunnelEnd(asyncio.Protocol):
 
     def dismiss(self) -> None:
         """Ends a tunnel whose client the listener would not take any more."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Cuts the connection."""
         self._client.relay.tunnel_ends.discard(self)
         self._client.transport.abort()
 
     def on_deadline(self) -> None:
         """Gives up on a tunnel in which nothing happens."""
-        self.dismiss()
+        self.abort()
 
     def _leave(self) -> None:
         self._client.relay.tunnel_ends.discard(self)
@@ -233,7 +238,9 @@ class TunnelRequest:
 
     def start(self) -> None:
         """Begins to dial."""
-        self._task = asyncio.get_running_loop().create_task(self._open())
+        self._task = asyncio.get_running_loop().create_task(
+            guard(self._open, self._on_task_failed, f"a tunnel to {self._authority}")
+        )
 
     def on_client_lost(self) -> None:
         """The client went away: the tunnel is not needed."""
@@ -248,14 +255,23 @@ class TunnelRequest:
         self._client.on_exchange_failed(error, request_complete=True)
 
     async def _open(self) -> None:
-        relay, client = self._client.relay, self._client
+        transport = await self._dial_as_configured()
+        self._task = None
         try:
-            transport = await self._dial_as_configured()
-        except ProxyError as error:
-            self._task = None
-            self.fail(error)
+            self._join(transport)
+        except BaseException:
+            transport.abort()
+            raise
+
+    def _on_task_failed(self, error: ProxyError) -> None:
+        if self._task is None:
+            self._client.abort()  # CONNECT had been answered: only cutting it is left
             return
         self._task = None
+        self.fail(error)
+
+    def _join(self, transport: asyncio.Transport) -> None:
+        relay, client = self._client.relay, self._client
         client.exchange = None
         relay.counters.tunnels += 1
         rest = self._rest + client.take_buffer()

@@ -134,12 +134,16 @@ class Doorway(asyncio.Protocol):
 
     def dismiss(self) -> None:
         """Ends a connection that its listener would not take any more."""
+        self.abort()
+
+    def abort(self) -> None:
+        """Cuts the connection."""
         self._relay.tunnel_ends.discard(self)
         self._transport.abort()
 
     def on_deadline(self) -> None:
         """Gives up on a handshake that does not get on."""
-        self.dismiss()
+        self.abort()
 
     def _check_user(self) -> None:
         connected = self._transport.get_extra_info("socket")

@@ -7,7 +7,6 @@ the exchange lets go of the other at once, so a response can never reach another
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -25,21 +24,24 @@ from proxy.relay.record import ExchangeRecord, TraceNote, note_trace
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
 from proxy.relay.standing import check_upgrade
+from proxy.tasks import guard
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     from proxy.identity.source import AccessToken
     from proxy.relay.client import ClientConnection
     from proxy.relay.destinations import Destination
     from proxy.relay.head import RequestHead, ResponseHead
     from proxy.relay.upstream import UpstreamConnection
 
-logger = logging.getLogger("proxy.relay")
-
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 # RFC 9110 §9.2.2. TRACE is idempotent as well, and refused: see `ClientConnection`.
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 # A gateway's refusal is under 200 bytes; an API's own 401 may be a page.
 _HELD_BYTES: Final = 16_384
+# How often a token may reach its end while its connection is being opened.
+_ROUNDS: Final = 3
 
 
 class Exchange:
@@ -128,11 +130,11 @@ class Exchange:
         if tokens is not None:
             self._token = tokens.peek(self._started)
             if self._token is None:
-                self._spawn(self._prepare(new=False))
+                self._spawn(self._prepare)
                 return
         connection = self._destination.pool.take()
         if connection is None:
-            self._spawn(self._prepare(new=False))
+            self._spawn(self._prepare)
         else:
             self._send(connection)
 
@@ -171,31 +173,48 @@ class Exchange:
             if self._pending_bytes > self.client.relay.limits.buffer_bytes:
                 self.client.hold_reading()
 
-    def _spawn(self, work: object) -> None:
-        self._task = asyncio.get_running_loop().create_task(work)  # type: ignore[arg-type]  # coroutines of this class
+    def _spawn(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        what = f"an exchange with {self._destination.name}"
+        self._task = asyncio.get_running_loop().create_task(guard(work, self._on_task_failed, what))
 
-    async def _prepare(self, *, new: bool) -> None:
-        """Gets a token and a connection, then sends. The slow path: the first request, a stale pool, a repetition."""
-        try:
-            await self._find_token()
-            connection = await self._destination.pool.acquire(new=new)
-        except ProxyError as error:
-            self._task = None
-            self.fail(error)
-            return
-        except Exception as error:  # noqa: BLE001  # the top of a task: a fault of ours must not leave a client waiting
-            logger.error("an exchange with %s failed: %s", self._destination.name, type(error).__name__)  # noqa: TRY400  # its text could hold a secret
-            self._task = None
-            self.fail(ProxyError("The proxy made a mistake while it got ready to send the request. It was not sent."))
-            return
+    def _on_task_failed(self, error: ProxyError) -> None:
         self._task = None
-        # The token may have reached its end while the connection was being opened.
-        tokens = self._destination.tokens
-        if tokens is not None and (self._token is None or time.monotonic() >= self._token.usable_until_mono):
-            self._destination.pool.release(connection)
-            self._spawn(self._prepare(new=False))
-            return
+        self._held = None
+        self.fail(error)
+
+    async def _prepare(self) -> None:
+        """Gets ready, then sends. The slow path: the first request, or a stale pool."""
+        connection = await self._get_ready(new=False)
+        self._task = None
         self._send(connection)
+
+    async def _retry(self) -> None:
+        """Sends the request again from its beginning, on a new connection."""
+        connection = await self._get_ready(new=True)
+        self._task = None
+        self._send(connection)
+
+    async def _get_ready(self, *, new: bool) -> UpstreamConnection:
+        """Waits for all that a request needs; the only way to it but for what is at hand at once.
+
+        Args:
+            new: whether the connection may not be a kept-alive one.
+
+        Returns:
+            A connection. The token is usable at this moment: its end is checked behind every wait (invariant 2).
+        """
+        tokens, pool = self._destination.tokens, self._destination.pool
+        for _ in range(_ROUNDS):
+            await self._find_token()
+            connection = await pool.acquire(new=new)
+            if tokens is None or (self._token is not None and time.monotonic() < self._token.usable_until_mono):
+                return connection
+            pool.release(connection)
+            new = False  # the one that has just come back was never used
+        raise IdentityPlatformUnavailable(
+            "Access tokens reached their end as fast as connections to the upstream were opened. The request was not sent.",
+            code="expired_on_arrival",
+        )
 
     async def _find_token(self) -> None:
         tokens = self._destination.tokens
@@ -219,6 +238,7 @@ class Exchange:
                 self.client.relay.counters.token_wait.observe(waited_s)
 
     def _send(self, connection: UpstreamConnection) -> None:
+        self.upstream = connection  # first, so that no fault leaves it behind
         destination, request = self._destination, self.request
         added = destination.added if self._token is None else destination.added + self._token.field_line
         head = format_request_head(
@@ -229,7 +249,6 @@ class Exchange:
             added,
             upgrades=self._upgrades,
         )
-        self.upstream = connection
         self._attempts += 1
         connection.begin(self)
         self._reused = connection.reused
@@ -245,11 +264,11 @@ class Exchange:
         if self.request_complete:
             connection.await_response()
 
-    def _repeat(self, *, new: bool) -> None:
+    def _repeat(self) -> None:
         """Sends the request again from its beginning; only where all of it that was read has been kept."""
         self.upstream = None
         self._pending = list(self._kept or ())
-        self._spawn(self._prepare(new=new))
+        self._spawn(self._retry)
 
     @property
     def _upgrades(self) -> bool:
@@ -416,14 +435,13 @@ class Exchange:
             connection.transport.close()
         self._replayed = True
         self._token = None
-        self._spawn(self._replay())
+        self._spawn(self._replay)
         return True
 
     async def _replay(self) -> None:
         """Sends the request once more with another token; without one, the 401 is the answer after all."""
         try:
-            await self._find_token()
-            connection = await self._destination.pool.acquire()
+            connection = await self._get_ready(new=False)
         except ProxyError:
             self._task = None
             self._let_go()
@@ -452,7 +470,7 @@ class Exchange:
             self._end(outcome="ok")
         elif not connection.answered and connection.reused and self._repeatable():
             self.client.relay.counters.retries += 1
-            self._repeat(new=True)
+            self._repeat()
         elif self._held is not None or not self.response_begun:
             self._held = None
             self.fail(UpstreamClosed(self._describe_loss(connection)))

@@ -14,6 +14,7 @@ from proxy.dialing.dialer import Dialer
 from proxy.relay.client import ClientConnection
 from proxy.relay.counters import Counters
 from proxy.relay.seats import Seats
+from proxy.tasks import log_fault
 
 if TYPE_CHECKING:
     import ssl
@@ -42,6 +43,9 @@ class Watched(Protocol):
 
     def on_deadline(self) -> None:
         """Called once the deadline has passed; may be called again while it stays so."""
+
+    def abort(self) -> None:
+        """Cuts it at once."""
 
 
 class Relay:
@@ -110,7 +114,11 @@ class Relay:
         self.wall_offset = time.time() - time.monotonic()
         for watched in (self.clients, self.tunnel_ends, self.upstreams, self.splices):
             for overdue in _overdue(watched, now):
-                overdue.on_deadline()
+                try:
+                    overdue.on_deadline()
+                except Exception as error:  # noqa: BLE001  # what is wrong with one must not keep the others from being told
+                    log_fault("giving up on a connection", error)
+                    overdue.abort()
 
     async def drain(self) -> bool:
         """Lets exchanges in flight finish, then cuts what is left.
@@ -132,14 +140,9 @@ class Relay:
 
     def abort(self) -> None:
         """Cuts every connection."""
-        for splice in list(self.splices):
-            splice.abort()
-        for client in list(self.clients):
-            client.transport.abort()
-        for tunnel_end in list(self.tunnel_ends):
-            tunnel_end.on_deadline()
-        for upstream in list(self.upstreams):
-            upstream.transport.abort()
+        for watched in (self.splices, self.clients, self.tunnel_ends, self.upstreams):
+            for one in list(watched):
+                one.abort()
 
 
 def _overdue(watched: Iterable[Watched], now: float) -> list[Watched]:

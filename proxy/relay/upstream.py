@@ -124,6 +124,10 @@ class UpstreamConnection(asyncio.Protocol):
         """Whether it may serve another exchange, as far as its transport is concerned: open, and nothing left to write."""
         return not self._stalled and not self.transport.is_closing()
 
+    def abort(self) -> None:
+        """Cuts the connection."""
+        self.transport.abort()
+
     def hold_reading(self) -> None:
         """Stops reading the response: the client does not take it as fast as it comes."""
         self.paused = True
