@@ -68,6 +68,22 @@ OUTCOMES: Final = (
     Entry("lines_dropped", Fault.MACHINE,
         "Exchanges came faster than the access log could be written. `count` of them have no line; the exchanges themselves were served.",
         "Write the log to a faster disk, or check what reads the proxy's standard error."),
+    # How a message broke behind its head: `code` beside `aborted_upstream`, `aborted_client` or `http_request_error`.
+    Entry("response_incomplete", Fault.UPSTREAM,
+        "The upstream ended the connection in an orderly way before the end that its response had announced.",
+        "Look into the upstream's log at that time: it gave up, was stopped, or states a wrong Content-Length."),
+    Entry("connection_reset", Fault.UPSTREAM,
+        "The connection to the upstream broke in the middle of its response: a reset, or an end without TLS's close_notify.",
+        "Look into the upstream's log at that time, and into what stands between: a load balancer or firewall with a time limit of its own."),
+    Entry("chunked_malformed", Fault.UPSTREAM,
+        "The chunked coding of a message broke behind its head (RFC 9112 §7.1).",
+        "Mend who sent the message: the upstream beside `aborted_upstream`, otherwise the client."),
+    Entry("chunk_overhead", Fault.UPSTREAM,
+        "The chunk extensions and trailers of a message are over 16 KiB.",
+        "Mend who sent the message: the upstream beside `aborted_upstream`, otherwise the client."),
+    Entry("trailer_refused", Fault.UPSTREAM,
+        "A trailer field has a name that frames, routes or authenticates a message, which no trailer may (RFC 9110 §6.5.1).",
+        "Mend who sent the message: the upstream beside `aborted_upstream`, otherwise the client."),
 )
 
 # What the client did.

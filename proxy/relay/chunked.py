@@ -123,9 +123,11 @@ class ChunkedReader:
         try:
             self._parser.feed_data(part)
         except httptools.HttpParserError:
-            raise MalformedRequest("The message's chunked coding is broken (RFC 9112 §7.1).") from None
+            raise MalformedRequest(
+                "The message's chunked coding is broken (RFC 9112 §7.1).", code="chunked_malformed"
+            ) from None
         if self._allowance < 0:
-            raise MalformedRequest("The message's chunk extensions or trailers are over 16 KiB.")
+            raise MalformedRequest("The message's chunk extensions or trailers are over 16 KiB.", code="chunk_overhead")
 
     def on_body(self, piece: bytes) -> None:
         """Takes content from llhttp."""
@@ -141,7 +143,10 @@ class ChunkedReader:
         if self._reading:
             lowered = name.lower()
             if lowered in self._refused:
-                raise MalformedRequest("A trailer field frames, routes or authenticates the message (RFC 9110 §6.5.1).")
+                raise MalformedRequest(
+                    "A trailer field frames, routes or authenticates the message (RFC 9110 §6.5.1).",
+                    code="trailer_refused",
+                )
             if lowered not in self._dropped:
                 self.trailers += b"%b: %b\r\n" % (name, value)
 

@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import (
+    ClientError,
     IdentityPlatformUnavailable,
     ProxyError,
     UpstreamClosed,
@@ -476,7 +477,7 @@ class Exchange:
             self.fail(UpstreamClosed(self._describe_loss(connection)))
         else:
             self.client.relay.counters.count_abort("upstream")
-            self._abort("aborted_upstream")
+            self._abort("aborted_upstream", "response_incomplete" if connection.clean_end else "connection_reset")
 
     def on_upstream_silent(self) -> None:
         """The upstream kept still for too long; its connection is cut already."""
@@ -487,7 +488,7 @@ class Exchange:
             self._end(outcome="ok")
         elif self.response_begun:
             self.client.relay.counters.count_abort("timeout")
-            self._abort("aborted_timeout")
+            self._abort("aborted_timeout", "http_response_timeout")
         else:
             self.fail(
                 UpstreamTimeout(
@@ -506,8 +507,10 @@ class Exchange:
         """Answers in the proxy's own name, or cuts the response where one has begun."""
         self._cancel()
         if self.response_begun:
-            self.client.relay.counters.count_abort("upstream")
-            self._abort("aborted_upstream")
+            side = "client" if isinstance(error, ClientError) else "upstream"
+            self.client.relay.counters.count_abort(side)
+            outcome = "aborted_client" if side == "client" else "aborted_upstream"
+            self._abort(outcome, error.code or error.proxy_status)
             return
         self._status = error.status
         self.client.relay.counters.count_error(error.proxy_status)
@@ -549,8 +552,8 @@ class Exchange:
         self._record(outcome)
         self.client.on_exchange_end(close=self._closes_client, request_complete=self.request_complete)
 
-    def _abort(self, outcome: str) -> None:
-        self._record(outcome)
+    def _abort(self, outcome: str, code: str) -> None:
+        self._record(outcome, code)
         self.client.on_exchange_cut()
 
     def _record(self, outcome: str, code: str = "") -> None:

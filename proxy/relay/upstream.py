@@ -42,6 +42,7 @@ class UpstreamConnection(asyncio.Protocol):
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         reused: whether it has served an exchange before this one.
         answered: whether a byte of the response to this exchange has arrived.
+        clean_end: whether the upstream has ended sending in the proper way: FIN, or close_notify under TLS.
         opened: whether it was counted as open, so that its end must be counted too.
         paused: whether reading is stopped, because the client does not take what has been read.
         on_connected: called once when the connection is ready to be written to.
@@ -51,7 +52,6 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_checked",
         "_chunks",
-        "_clean_end",
         "_interims",
         "_is_suspect",
         "_keeps_alive",
@@ -59,6 +59,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_remaining",
         "_stalled",
         "answered",
+        "clean_end",
         "deadline",
         "exchange",
         "on_connected",
@@ -86,7 +87,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._checked = 0
         self._remaining = 0
         self._chunks: ChunkedReader | None = None
-        self._clean_end = False
+        self.clean_end = False
         self._keeps_alive = False
         self._is_suspect = False
         self._interims = 0
@@ -157,11 +158,11 @@ class UpstreamConnection(asyncio.Protocol):
         except UpstreamProtocolError as error:
             self._spoil(exchange, error)
         except MalformedRequest as error:
-            self._spoil(exchange, UpstreamProtocolError(error.detail))
+            self._spoil(exchange, UpstreamProtocolError(error.detail, code=error.code))
 
     def eof_received(self) -> bool:
         """Takes note of a proper end: FIN, or close_notify under TLS."""
-        self._clean_end = True
+        self.clean_end = True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -172,7 +173,7 @@ class UpstreamConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return
-        if self._mode == _UNTIL_CLOSE and self._clean_end and exc is None:
+        if self._mode == _UNTIL_CLOSE and self.clean_end and exc is None:
             exchange.on_response_end(self, fit=False)
         else:
             exchange.on_upstream_lost(self)

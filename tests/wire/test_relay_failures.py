@@ -113,8 +113,26 @@ def test_an_upstream_that_dies_in_its_answer_leaves_a_visible_cut(wire: Wire, mo
             assert not client.ended
             assert b"0\r\n\r\n" not in client.received
             assert rig.records[-1].outcome == "aborted_upstream"
+            # E3: close_notify comes with an orderly end, and with nothing else.
+            assert rig.records[-1].code == ("connection_reset" if cut else "response_incomplete")
 
     wire.run(work)
+
+
+def test_an_upload_that_breaks_behind_the_head_of_its_response_is_the_clients_fault(uv_wire: Wire) -> None:
+    """E3: whose fault the cut was, and what it was."""
+
+    async def work(rig: Rig) -> None:
+        client, upstream = await begin(
+            rig, "reverse", b"POST / HTTP/1.1\r\nHost: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % HOST.encode()
+        )
+        upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\n12345")
+        await client.read_until(b"12345")
+        client.send(b"z\r\n")
+        await client.until(lambda peer: peer.lost)
+        assert (rig.records[-1].outcome, rig.records[-1].code) == ("aborted_client", "chunked_malformed")
+
+    uv_wire.run(work)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -409,7 +427,7 @@ def test_a_response_that_stops_is_cut_and_one_that_drips_is_not(uv_wire: Wire, m
         await client.until(lambda peer: peer.lost)
         assert client.reset
         await upstream.until(lambda peer: peer.lost)
-        assert rig.records[-1].outcome == "aborted_timeout"
+        assert (rig.records[-1].outcome, rig.records[-1].code) == ("aborted_timeout", "http_response_timeout")
 
     uv_wire.run(work)
 
