@@ -183,8 +183,8 @@ def named(name: str, expression: ast.expr, scope: ast.AST, tree: ast.Module) -> 
         yield from values(value, scope, tree)
 
 
-def from_table(name: str, loop: ast.For, tree: ast.Module) -> Iterator[str]:
-    """The texts that a loop over a table of the module gives one of its names."""
+def from_table(name: str, loop: ast.For, tree: ast.Module) -> Iterator[str | ast.expr]:
+    """What a loop over a table of the module gives one of its names."""
     if not isinstance(loop.target, ast.Tuple) or not isinstance(loop.iter, ast.Name):
         return
     names = [getattr(element, "id", "") for element in loop.target.elts]
@@ -200,4 +200,6 @@ def from_table(name: str, loop: ast.For, tree: ast.Module) -> Iterator[str]:
         )
         if getattr(target, "id", "") == loop.iter.id and isinstance(getattr(node, "value", None), ast.Tuple):
             for row in node.value.elts:  # type: ignore[attr-defined]  # just looked at
-                yield row.elts[names.index(name)].value
+                element = row.elts[names.index(name)]
+                is_text = isinstance(element, ast.Constant) and isinstance(element.value, str)
+                yield element.value if is_text else element

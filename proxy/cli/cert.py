@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import shlex
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -157,7 +158,7 @@ def _say_what_next(certificate: Path, key: Path, password_file: Path | None) -> 
     say("")
     say("Upload the certificate (never the key) to the application's registration:")
     say("  Entra ID > App registrations > your client > Certificates & secrets > Certificates > Upload certificate")
-    say(f"  or: az ad app credential reset --id CLIENT_ID --cert @{certificate} --append")
+    say(f"  or: az ad app credential reset --id CLIENT_ID --cert {shlex.quote(f'@{certificate}')} --append")
     say("The portal then lists the SHA-1 thumbprint above. In the configuration, under the credential:")
     say(f"  certificate: {certificate}")
     say(f"  private_key: {key}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -73,7 +74,11 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
         sys.exit(run_command(command, environment.apply()))
     sandbox = _find_sandbox(environment.config.directory) if isinstance(environment.config, FileSource) else None
     if not (start or sandbox):
-        file = f" --config {environment.config.path}" if isinstance(environment.config, FileSource) else ""
+        file = (
+            f" --config {shlex.quote(str(environment.config.path))}"
+            if isinstance(environment.config, FileSource)
+            else ""
+        )
         run = f"apim-auth-proxy run{file}"
         raise click.ClickException(
             f"No proxy listens at {environment.proxy_url}. Start it with `{run}`, or add --start (before the `--`) to run "

@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import socket
 import uuid
 from datetime import UTC, datetime
@@ -133,7 +134,7 @@ def init(
         click.echo(text)
     say(
         f"Written: {', '.join(map(str, files))}. The key stays here. Run what is printed above, then:\n"
-        f"  apim-auth-proxy check --config {files[0]} --online\n"
+        f"  apim-auth-proxy check --config {_quote(files[0])} --online\n"
         f"The certificate lasts {_DAYS} days. `check` and a metric warn ahead; to replace it without a pause, list a new one "
         "before it under `certificates:`."
     )
@@ -200,14 +201,19 @@ def _make_sandbox(directory: Path, listen: str, admin: str) -> FirstConfig:
 
 def _say_sandbox(directory: Path) -> None:
     facts = json.loads((directory / "sandbox" / "sandbox.json").read_text(encoding="utf-8"))
-    there = "" if directory == Path() else f" --config {directory / 'config.yaml'}"
+    config = _quote(directory / "config.yaml")
+    there = "" if directory == Path() else f" --config {config}"
     say(
         f"Written: {directory / 'config.yaml'}, and a sandbox in {directory / 'sandbox'}. Call its API, which wants a token:\n"
         f"  apim-auth-proxy exec{there} -- curl -i {facts['api_alias']}/orders\n"
         "That starts the sandbox and a proxy for as long as curl runs. To let them run:\n"
-        f"  apim-auth-proxy sandbox --directory {directory / 'sandbox'} &\n"
-        f"  apim-auth-proxy run --config {directory / 'config.yaml'}"
+        f"  apim-auth-proxy sandbox --directory {_quote(directory / 'sandbox')} &\n"
+        f"  apim-auth-proxy run --config {config}"
     )
+
+
+def _quote(path: Path) -> str:
+    return shlex.quote(str(path))
 
 
 def _write(file: Path, content: bytes, mode: int = 0o600) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -82,8 +83,8 @@ def trust(config: Source | None, platform: str | None, wants_install: bool, root
         click.echo(f"# {title}\n{text}\n")
     if is_own:
         say(
-            f"First: apim-auth-proxy ca export --config FILE > {file}. A machine that trusts your organisation's root needs "
-            "none of it."
+            f"First: apim-auth-proxy ca export --config FILE > {shlex.quote(str(file))}. A machine that trusts your organisation's "
+            "root needs none of it."
         )
     if len(fingerprints) > 1:
         say(

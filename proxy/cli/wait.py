@@ -14,6 +14,7 @@ import click
 from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.terminal import say, write_json
 from proxy.config.addresses import parse_listen_address
+from proxy.config.faults import as_sentence
 from proxy.config.loading import load_settings
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def wait(config: Source | None, address: str | None, timeout_s: float, as_json: 
     if as_json:
         write_json({"ready": not reasons, "reasons": reasons})
     elif reasons:
-        say(f"The proxy is not ready after {timeout_s:g} s: {'; '.join(reasons)}.")
+        say(as_sentence(f"The proxy is not ready after {timeout_s:g} s: {'; '.join(reasons)}"))
     sys.exit(1 if reasons else 0)
 
 

@@ -6,6 +6,7 @@ They follow the parameters of Azure CLI 2.91, Microsoft Graph v1.0 and Azure Res
 from __future__ import annotations
 
 import base64
+import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -119,7 +120,7 @@ az rest --method put --body @policy.json --headers Content-Type=application/json
 
 # The configuration takes both ids from the environment, unless you wrote them into it.
 export CLIENT_ID API_ID
-apim-auth-proxy check --config {registration.config} --online
+apim-auth-proxy check --config {shlex.quote(registration.config)} --online
 """
 
 

@@ -32,9 +32,8 @@ def _format(name: str, value: str, shell: Shell) -> str:
         case Shell.FISH:
             return f"set -gx {name} {quote_fish(value)}"
         case Shell.POWERSHELL:
-            # A quote is doubled (about_Quoting_Rules); braces, because a name may be of lower case letters and underscores.
-            doubled = value.replace("'", "''")
-            return f"${{env:{name}}} = '{doubled}'"
+            # Braces, because a name may be of lower case letters and underscores.
+            return f"${{env:{name}}} = {quote_powershell(value)}"
         case Shell.DOTENV:
             return f"{name}={_quote_dotenv(value)}"
 
@@ -42,6 +41,12 @@ def _format(name: str, value: str, shell: Shell) -> str:
 def quote_sh(value: str) -> str:
     """Return a word of a POSIX shell: nothing is special in single quotes but the quote itself."""
     return "'" + value.replace("'", "'\\''") + "'"
+
+
+def quote_powershell(value: str) -> str:
+    """Return a string of PowerShell: within single quotes, only a quote is special, and is doubled (about_Quoting_Rules)."""
+    doubled = value.replace("'", "''")
+    return f"'{doubled}'"
 
 
 def quote_fish(value: str) -> str:

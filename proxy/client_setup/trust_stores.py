@@ -6,6 +6,7 @@ A CA that is trusted by a whole machine is trusted for all it may sign: here, by
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 from enum import StrEnum
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from proxy.client_setup.bundle import split_pem
+from proxy.client_setup.shells import quote_powershell
 from proxy.errors import ConfigurationError
 
 _NAME: Final = "apim-auth-proxy.crt"
@@ -91,7 +93,8 @@ def format_instructions(platform: Platform, ca: str) -> tuple[str, str]:
         ca: the path of the CA's PEM file.
     """
     title, commands = _INSTRUCTIONS[platform]
-    return title, commands.format(ca=ca)
+    quoted = quote_powershell(ca) if platform is Platform.WINDOWS else shlex.quote(ca)
+    return title, commands.format(ca=quoted)
 
 
 def detect_platform(os_release: str) -> Platform | None:

@@ -80,6 +80,11 @@ def _nearest(word: str, choices: list[str]) -> list[str]:
     return difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
 
 
+def as_sentence(text: str) -> str:
+    """Return the text with one mark at its end."""
+    return text if text.endswith((".", "?", "!", "…")) else f"{text}."
+
+
 def _format_fault(name: str, fault: Fault) -> str:
     file = name + (f":{fault.line}" if fault.line else "")
     return ": ".join(part for part in (file, fault.path, fault.message) if part)

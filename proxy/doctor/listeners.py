@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import socket
 import ssl
@@ -19,9 +20,10 @@ from proxy.keys.pairs import read_pair
 from proxy.keys.passwords import read_password
 from proxy.keys.tls import load_pair
 from proxy.keys.trusted import read_trusted
+from proxy.policy import probe
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from proxy.config.addresses import ListenAddress
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 
 # A proxy that is busy answers late, and would pass for another program.
 _ASK_S: Final = 3.0
-# A listener answers this in its own name, with Proxy-Status; the admin site's answer names it as well.
-_QUESTION: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+# The admin site names itself in the answer.
+_ADMIN_QUESTION: Final = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 _OWN_NAME: Final = b"apim-auth-proxy"
 _ANSWER_BYTES: Final = 16_384
 
@@ -49,7 +51,10 @@ def check_listeners(settings: Settings, now: datetime) -> Iterator[Finding]:
         if address.path is not None:
             yield _check_socket(subject, Path(address.path))
         else:
-            yield _check_address(subject, address, f"{listener.mode}, ", "the listener's address", listener.tls)
+            is_own = functools.partial(_answers, question=probe.QUESTION)
+            if listener.tls is not None:
+                is_own = functools.partial(_shows_certificate, tls=listener.tls)
+            yield _check_address(subject, address, f"{listener.mode}, ", "the listener's address", is_own)
         if listener.tls is not None:
             yield from _check_tls(subject, listener.tls, now)
         if not address.is_loopback and not _tells_clients_apart(settings, listener):
@@ -60,7 +65,8 @@ def check_listeners(settings: Settings, now: datetime) -> Iterator[Finding]:
             )
     if settings.admin is not None:
         admin = parse_listen_address(settings.admin.address)
-        yield _check_address(f"admin {settings.admin.address}", admin, "", "admin.address", None)
+        is_own = functools.partial(_answers, question=_ADMIN_QUESTION)
+        yield _check_address(f"admin {settings.admin.address}", admin, "", "admin.address", is_own)
 
 
 def _tells_clients_apart(settings: Settings, listener: ListenerSettings) -> bool:
@@ -68,7 +74,7 @@ def _tells_clients_apart(settings: Settings, listener: ListenerSettings) -> bool
 
 
 def _check_address(
-    subject: str, address: ListenAddress, kind: str, key: str, tls: ListenerTlsSettings | None
+    subject: str, address: ListenAddress, kind: str, key: str, is_own: Callable[[socket.socket], bool]
 ) -> Finding:
     if address.port == 0:
         return ok(subject, f"{kind}a free port is chosen at each start.".capitalize())
@@ -83,7 +89,7 @@ def _check_address(
     except OSError as problem:
         if problem.errno != errno.EADDRINUSE:
             return error(subject, f"It cannot be opened: {_describe(problem)}", f"Change {key}.")
-        if _is_own(host, address.port, tls):
+        if _is_served_by(is_own, host, address.port):
             return ok(subject, "An apim-auth-proxy is serving there now.")
         return error(subject, "Another program listens there already.", f"Stop it, or change {key}.")
     return ok(subject, f"{kind}the address is free.".capitalize())
@@ -120,17 +126,17 @@ def _check_tls(subject: str, tls: ListenerTlsSettings, now: datetime) -> Iterato
         yield judge_end(subject, pair.leaf.not_valid_after_utc, now, "Renew it, and put the new one in its place.")
 
 
-def _is_own(host: str, port: int, tls: ListenerTlsSettings | None) -> bool:
+def _is_served_by(is_own: Callable[[socket.socket], bool], host: str, port: int) -> bool:
     reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104  # compared, not bound
     try:
         with socket.create_connection((reachable, port), timeout=_ASK_S) as connection:
-            return _shows_certificate(connection, tls) if tls is not None else _answers(connection)
+            return is_own(connection)
     except (OSError, ValueError, ConfigurationError):
         return False
 
 
-def _answers(connection: socket.socket) -> bool:
-    connection.sendall(_QUESTION)
+def _answers(connection: socket.socket, question: bytes) -> bool:
+    connection.sendall(question)
     answer = b""
     while len(answer) < _ANSWER_BYTES and (block := connection.recv(4_096)):
         answer += block

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from proxy.config.faults import ConfigurationFaults
+from proxy.config.faults import ConfigurationFaults, as_sentence
 from proxy.config.loading import load_settings
 from proxy.config.source import FileSource
 from proxy.doctor.ca import check_interception
@@ -69,7 +69,7 @@ def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> It
 
 def _describe_fault(file: str, path: str, line: int, message: str) -> Finding:
     where = f"{file}:{line}" if line else file
-    sentence = ": ".join(part for part in (where, path, f"{message}.") if part)
+    sentence = ": ".join(part for part in (where, path, as_sentence(message)) if part)
     return error("configuration", sentence, file=file, line=line, key=path)
 
 

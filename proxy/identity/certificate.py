@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import shlex
 import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -173,7 +174,8 @@ def permission_warning(key_file: Path) -> str | None:
         return None
     who = "everyone on this machine" if mode & stat.S_IROTH else "its group"
     return (
-        f"{key_file}: the private key is readable by {who} (mode {stat.S_IMODE(mode):04o}); run `chmod 600 {key_file}`."
+        f"{key_file}: the private key is readable by {who} (mode {stat.S_IMODE(mode):04o}); run"
+        f" `chmod 600 {shlex.quote(str(key_file))}`."
     )
 
 

@@ -20,6 +20,7 @@ import contextlib
 import itertools
 import os
 import secrets
+import shlex
 import stat
 import sys
 from typing import TYPE_CHECKING
@@ -302,7 +303,7 @@ def _remove(path: Path) -> None:
 def _refuse_if_open_to_others(path: Path, status: os.stat_result, mode: str) -> None:
     if os.name != "posix" or not status.st_mode & _OTHERS:
         return
-    fix = f"Run: chmod {mode} {path}"
+    fix = f"Run: chmod {mode} {shlex.quote(str(path))}"
     if mode == "700":
         fix += " (or let state_directory name a directory below it: it is made with that mode)"
     raise ConfigurationError(

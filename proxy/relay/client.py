@@ -22,6 +22,7 @@ from proxy.errors import (
     RequestTimeout,
     TargetTooLong,
 )
+from proxy.policy import probe
 from proxy.policy.access import PasswordClaim
 from proxy.relay.abort import abort_visibly
 from proxy.relay.admission import PendingCheck
@@ -538,8 +539,9 @@ class ClientConnection(asyncio.Protocol):
         if exchange is not None:
             exchange.fail(error)
             return
-        self.relay.counters.count_error(error.proxy_status)
-        self._record_refusal(error, head)
+        if error.code != probe.CODE:
+            self.relay.counters.count_error(error.proxy_status)
+            self._record_refusal(error, head)
         with_content = head is None or head.method != b"HEAD"
         self.write(format_answer(error, with_content=with_content, close=True))
         self._close(linger=True)

@@ -18,6 +18,7 @@ from typing import Final
 import httptools
 
 from proxy.errors import FieldsTooLarge, MalformedRequest, TargetTooLong, UpstreamProtocolError
+from proxy.policy import probe
 from proxy.relay.field_faults import describe_bad_field
 from proxy.relay.plain_form import write_plainly
 
@@ -522,6 +523,7 @@ _OTHER_PROTOCOLS: Final = (
         "tls_on_plain_port",
         "This port speaks plain HTTP, and a TLS handshake arrived. Use http:// in the proxy's own URL.",
     ),
+    (probe.QUESTION, "probe", "This is a listener of apim-auth-proxy."),
     (b"\x05", "socks", _SOCKS),  # RFC 1928 §3
     (b"\x04", "socks", _SOCKS),
     (b"PRI * HTTP/2.0", "http2", "HTTP/2 is not spoken on this port. Use HTTP/1.1."),  # RFC 9113 §3.4

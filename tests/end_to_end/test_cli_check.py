@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -10,11 +12,14 @@ import pytest
 import yaml
 
 from proxy.identity.certificate_creation import create_certificate
-from tests.end_to_end.programs import COMMAND, Configuration, Finished, run_program
+from tests.end_to_end.programs import COMMAND, Configuration, Finished, configuration, run_program
+from tests.ports import free_port
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from tests.end_to_end.conftest import StartProxy
+    from tests.end_to_end.curl import Curl
     from tests.end_to_end.programs import Place, ProxyProgram
 
 NOW = datetime.now(UTC)
@@ -170,6 +175,59 @@ def test_addresses_that_the_proxy_itself_serves_are_no_error(proxy: ProxyProgram
     done = check(config)
     assert done.status == 0, done.stdout
     assert done.stdout.decode().count("An apim-auth-proxy is serving there now.") == 2
+
+
+def test_looking_at_listeners_leaves_no_trace_in_metrics_and_log(
+    start_proxy: StartProxy, place: Place, directory: Path, curl: Curl
+) -> None:
+    """F16: and a reverse listener passes nothing on to the API."""
+    reverse = {"address": "127.0.0.1:0", "mode": "reverse", "upstream": place.api_alias}
+    proxy = start_proxy(configuration(place, listeners=[{"address": "127.0.0.1:0"}, reverse]))
+    addresses = [proxy.address("forward"), proxy.address("reverse")]
+    config = write(directory, listeners=[{"address": address} for address in addresses])
+    before = counted(proxy)
+    done = check(config)
+    assert done.stdout.decode().count("An apim-auth-proxy is serving there now.") == 2
+    assert counted(proxy) == before
+    curl("--proxy", f"http://{addresses[0]}", f"http://{place.alias_host}/last")
+    proxy.wait_for_exchange(path="/last")
+    assert [exchange["path"] for exchange in proxy.exchanges] == ["/last"]
+
+
+def test_a_sentence_has_one_end(directory: Path) -> None:
+    """F16"""
+    config = write(directory)
+    config.write_text(config.read_text().replace("scope:", "scop:"))
+    said = check(config).stdout.decode()
+    assert "did you mean 'scope'?" in said
+    assert "?." not in said
+
+
+def test_a_printed_command_works_with_any_path(directory: Path) -> None:
+    """F16: it is to be pasted into a shell."""
+    odd = directory / "it's a $HOME"
+    odd.mkdir()
+    for name in ("good.crt", "good.key"):
+        (directory / name).rename(odd / name)
+    write(odd, listeners=[{"address": f"127.0.0.1:{free_port()}"}])
+    said = run_program([COMMAND, "exec", "--config", odd / "config.yaml", "--", "true"]).stderr
+    printed = re.search(r"Start it with `([^`]+)`", said)
+    assert printed is not None, said
+    assert shlex.split(printed[1]) == ["apim-auth-proxy", "run", "--config", str(odd / "config.yaml")]
+    trust = run_program(
+        [COMMAND, "ca", "trust", "--config", odd / "config.yaml", "--platform", "debian"]
+    ).stdout.decode()
+    assert str(odd / "state" / "ca.pem") in [word for line in trust.splitlines()[1:] for word in shlex.split(line)]
+    windows = run_program(
+        [COMMAND, "ca", "trust", "--config", odd / "config.yaml", "--platform", "windows"]
+    ).stdout.decode()
+    assert "it''s a $HOME/state/ca.pem'" in windows
+
+
+def counted(proxy: ProxyProgram) -> list[bytes]:
+    pattern = rb"^apim_auth_proxy_(?:exchanges|errors)_total\b.*$"
+    found: list[bytes] = re.findall(pattern, proxy.ask_admin("/metrics"), re.MULTILINE)
+    return found
 
 
 def test_a_path_that_is_none_is_wrong_usage(directory: Path) -> None:
