@@ -5,6 +5,7 @@ one, and neither does a secret.
 
     ProxyError
     ├── ConfigurationError          the operator: what is written in the configuration or in the files it names
+    │   └── AddressTaken            somebody listens there already
     ├── ClientError                 the client: what it sent, or asked for
     │   ├── MalformedRequest        400
     │   ├── ProxyUsageError         400  understood, but not how one talks to a proxy
@@ -64,6 +65,20 @@ class ConfigurationError(ProxyError):
 
     proxy_status = "proxy_configuration_error"
     title = "The proxy's configuration is wrong"
+
+
+class AddressTaken(ConfigurationError):
+    """Somebody else listens at an address of ours.
+
+    Attributes:
+        address: as configured.
+    """
+
+    title = "The proxy cannot start"
+
+    def __init__(self, detail: str, address: str) -> None:
+        super().__init__(detail)
+        self.address = address
 
 
 class ClientError(ProxyError):

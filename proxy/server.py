@@ -25,7 +25,7 @@ from proxy.interception.names import is_wildcard, split_hosts
 from proxy.interception.opening import AuthorityWatch, authority_files, open_authority
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
-from proxy.relay.listening import describe_bind
+from proxy.relay.listening import cannot_listen
 from proxy.relay_server import RelayServer
 from proxy.tasks import keep_going
 
@@ -358,9 +358,7 @@ class Server:
         try:
             bound = await site.start()
         except OSError as error:
-            raise ConfigurationError(
-                f"Cannot open the admin site on {text}: {describe_bind(error)} Change admin.address."
-            ) from None
+            raise cannot_listen(text, error, site="admin") from None
         if self.front is not None:
             self.front.relay.dialer.own_addresses |= {bound}
         return site, bound
@@ -483,7 +481,5 @@ def _reserve(text: str) -> socket.socket:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind((host, port))
     except OSError as error:
-        raise ConfigurationError(
-            f"Cannot listen on {text}: {describe_bind(error)} Change the listener's address."
-        ) from None
+        raise cannot_listen(text, error) from None
     return reserved

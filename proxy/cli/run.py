@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from proxy import event_loop
+from proxy.cli.neighbour import describe_neighbour
 from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.cli.service_manager import notify, notify_reloading, take_sockets, watchdog_interval_s
 from proxy.config.loading import load_settings
-from proxy.errors import ConfigurationError
+from proxy.errors import AddressTaken, ConfigurationError
 from proxy.hardening import harden_process, raise_file_limit
 from proxy.identity.rotation import read_fingerprint
 from proxy.server import Server
@@ -59,7 +60,22 @@ def run(config: Source, workers: int | None) -> None:
     # Before the file is read: what is written while we start is a change, too.
     read = read_fingerprint(config.files)
     settings = load()
-    event_loop.run(_serve(settings, load, config, read, take_sockets(os.environ, len(settings.listeners))))
+    try:
+        event_loop.run(_serve(settings, load, config, read, take_sockets(os.environ, len(settings.listeners))))
+    except AddressTaken as taken:
+        raise _name_neighbour(taken) from None
+
+
+def _name_neighbour(taken: AddressTaken) -> AddressTaken:
+    """Return the error with the proxy that listens there, if it is one of ours."""
+    neighbour = describe_neighbour(taken.address)
+    if neighbour is None:
+        return taken
+    return AddressTaken(
+        f"A proxy runs already and listens on {taken.address}: {neighbour}. Use that one, stop it first, or give this one other"
+        " addresses. A changed configuration file needs no second start: the running proxy takes it up by itself.",
+        taken.address,
+    )
 
 
 async def _serve(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
-from proxy.errors import ConfigurationError
+from proxy.errors import AddressTaken, ConfigurationError
 from proxy.keys.pairs import read_pair
 from proxy.keys.passwords import read_password
 from proxy.keys.tls import load_pair
@@ -55,9 +55,7 @@ async def open_listener(
             reuse_port=shared_port is not None or None,
         )
     except OSError as error:
-        raise ConfigurationError(
-            f"Cannot listen on {listener.address}: {describe_bind(error)} Change the listener's address."
-        ) from None
+        raise cannot_listen(listener.address, error) from None
     name = server.sockets[0].getsockname()
     return server, (name[0], name[1])
 
@@ -120,6 +118,19 @@ def remove_socket(address: str) -> None:
     if address.startswith("unix:"):
         with contextlib.suppress(OSError):
             Path(address.removeprefix("unix:")).unlink()
+
+
+def cannot_listen(address: str, error: OSError, *, site: str = "") -> ConfigurationError:
+    """Returns the error for an address that cannot be bound.
+
+    Args:
+        address: as configured.
+        error: what the system says.
+        site: "admin" for that site's; a listener's otherwise.
+    """
+    what, key = (f"open the {site} site", f"{site}.address") if site else ("listen", "the listener's address")
+    detail = f"Cannot {what} on {address}: {describe_bind(error)} Change {key}."
+    return AddressTaken(detail, address) if error.errno == errno.EADDRINUSE else ConfigurationError(detail)
 
 
 def describe_bind(error: OSError) -> str:

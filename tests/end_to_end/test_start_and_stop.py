@@ -121,6 +121,27 @@ def test_a_port_in_use_is_named(tmp_path: Path, place: Place) -> None:
     check_refusal(done, address, "another program listens there")
 
 
+@pytest.mark.parametrize("conflict", ["listener", "admin", "workers"])
+def test_a_second_start_names_the_proxy_that_runs_already(
+    start_proxy: StartProxy, tmp_path: Path, place: Place, conflict: str
+) -> None:
+    """F10"""
+    running = start_proxy(configuration(place) | {"workers": 2 if conflict == "workers" else 1})
+    admin = next(line for line in running.lines if "health and metrics on" in line).rpartition("http://")[2]
+    second = configuration(place) | {"workers": 2 if conflict == "workers" else 1}
+    if conflict == "admin":
+        second["admin"] = {"address": admin}
+    else:
+        second["listeners"] = [{"address": running.address("forward")}]
+    done = run_with(second, tmp_path)
+    address = admin if conflict == "admin" else running.address("forward")
+    assert done.status == 2
+    assert f"A proxy runs already and listens on {address}: process {running.process.pid}" in done.stderr
+    assert f"configuration {running.config_file}" in done.stderr
+    assert "configuration is wrong" not in done.stderr
+    assert running.exchanges == []
+
+
 def test_other_machines_are_not_let_in_unasked(tmp_path: Path, place: Place) -> None:
     """Whoever reaches the proxy may use its identity."""
     done = run_with(configuration(place, listeners=[{"address": "0.0.0.0:0"}]), tmp_path)
