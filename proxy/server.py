@@ -79,7 +79,7 @@ class Server:
         """
         self._settings = settings
         self._event_log: EventLog | None = None
-        self.tokens = TokenSources.from_settings(settings)
+        self.tokens = TokenSources.from_settings(settings, patience_s=_patience_s(settings))
         self.reloads = {"ok": 0, "refused": 0}
         self._last_reload_ok = True
         self._retired: dict[asyncio.Task[None], TokenSources] = {}
@@ -208,7 +208,7 @@ class Server:
         """Builds everything first, in an order in which each step can still be given up; then uses it at once."""
         hosts = routed_hosts(settings)
         await self.tokens.look_at_files()
-        tokens = TokenSources.from_settings(settings)
+        tokens = TokenSources.from_settings(settings, patience_s=_patience_s(settings))
         tokens.adopt(self.tokens, unchanged_credentials(self._settings, settings))
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(tokens.retire, self.tokens)
@@ -417,6 +417,11 @@ def unchanged_credentials(before: Settings, after: Settings) -> list[str]:
         for name, credential in after.credentials.items()
         if before.credentials.get(name) == credential and credential.key_vault_key is None
     ]
+
+
+def _patience_s(settings: Settings) -> float:
+    """Returns for how long requests wait out failures: a little less than they may, so that they are told the reason."""
+    return settings.timeouts.token_s * 0.95
 
 
 class LeafMint:

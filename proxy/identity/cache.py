@@ -5,7 +5,8 @@
 Invariants:
 - at most one flight at a time;
 - a token is handed out only before ``usable_until_mono``, and never after it was rejected;
-- failures delay the next attempt but never end the attempts; a usable token outlasts every failure.
+- failures delay the next attempt but never end the attempts; a usable token outlasts every failure;
+- an error of one client is never told to another: what an endpoint asks of everybody is told in words of its own.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
 from proxy.identity.access_token import age_token
 from proxy.identity.lifetime import backoff_s
+from proxy.identity.token_response import ClientThrottled, EndpointOverloaded
 
 if TYPE_CHECKING:
     from proxy.identity.access_token import AccessToken
@@ -28,20 +30,14 @@ REJECTION_COOLDOWN_S = 60.0
 
 
 @dataclass(slots=True)
-class AuthorityPause:
-    """Until when one authority asked to be left alone; shared by all tokens that come from it."""
+class Pause:
+    """Until when somebody asked to be left alone; shared by all tokens that it concerns."""
 
     until_mono: float = -math.inf
-    reason: IdentityError | None = None
 
-    def extend(self, error: IdentityError, now_mono: float) -> None:
+    def extend(self, until_mono: float) -> None:
         """Note a Retry-After; a shorter one never shortens a longer one."""
-        if error.retry_after_s is None:
-            return
-        until = now_mono + error.retry_after_s
-        if until > self.until_mono:
-            self.until_mono = until
-            self.reason = error
+        self.until_mono = max(self.until_mono, until_mono)
 
 
 @dataclass(slots=True)
@@ -49,7 +45,8 @@ class TokenCache:
     """One token of one (credential, scope).
 
     Attributes:
-        pause: shared with the other caches of the authority.
+        endpoint_pause: shared by everybody who asks the host of the token endpoint.
+        client_pause: shared by the tokens of one client id at one token endpoint.
         token: the current token; perhaps no longer usable.
         claims: what the next request must ask for: the decoded claims of a challenge, or None.
         failures: in a row, since the last success.
@@ -58,7 +55,8 @@ class TokenCache:
         renewal_wanted: treat the token as stale, whatever its age.
     """
 
-    pause: AuthorityPause = field(default_factory=AuthorityPause)
+    endpoint_pause: Pause = field(default_factory=Pause)
+    client_pause: Pause = field(default_factory=Pause)
     token: AccessToken | None = None
     claims: str | None = None
     failures: int = 0
@@ -87,12 +85,12 @@ class TokenCache:
         return token is None or self.renewal_wanted or now_mono >= token.refresh_at_mono
 
     def next_attempt_mono(self) -> float:
-        """Return the moment before which no request is sent, for failures of this token or a pause of its authority."""
-        return max(self.attempt_after_mono, self.pause.until_mono)
+        """Return the moment before which no request is sent, for failures of this token or a pause."""
+        return max(self.attempt_after_mono, self._paused_until_mono())
 
     def is_paused(self, now_mono: float) -> bool:
-        """Whether the authority asked to be left alone until later than now."""
-        return now_mono < self.pause.until_mono
+        """Whether the endpoint asked to be left alone until later than now, by this client or by everybody."""
+        return now_mono < self._paused_until_mono()
 
     def due_mono(self) -> float:
         """Return the moment at which `wants_flight` becomes true, if nothing else happens until then."""
@@ -123,12 +121,16 @@ class TokenCache:
         """Note the flight's failure and work out when to try again.
 
         Args:
-            error: why; its Retry-After holds for the whole authority.
+            error: why; a Retry-After holds for whom its class concerns, else for this token.
             now_mono: when it failed.
             jitter: 0 to 1.
         """
         self._in_flight = False
-        self.pause.extend(error, now_mono)
+        wait_s = error.retry_after_s or 0
+        if isinstance(error, EndpointOverloaded):
+            self.endpoint_pause.extend(now_mono + wait_s)
+        elif isinstance(error, ClientThrottled):
+            self.client_pause.extend(now_mono + wait_s)
         refused = isinstance(error, CredentialRejected)
         if refused and self._flight_claims is not None and self._flight_claims == self.claims:
             # An upstream must not be able to keep us without a token by demanding claims the platform refuses: the next
@@ -137,7 +139,7 @@ class TokenCache:
             return
         self.failures += 1
         self.last_error = error
-        self.attempt_after_mono = now_mono + backoff_s(self.failures, jitter, refused=refused)
+        self.attempt_after_mono = now_mono + max(wait_s, backoff_s(self.failures, jitter, refused=refused))
 
     def abandon(self) -> None:
         """Note that the flight ended without an outcome."""
@@ -148,11 +150,23 @@ class TokenCache:
         wait_s = self.next_attempt_mono() - now_mono
         if wait_s <= 0:
             return None
-        paused_longer = self.pause.until_mono >= self.attempt_after_mono
-        error = (self.pause.reason if paused_longer else self.last_error) or self.last_error or self.pause.reason
-        if error is None:
-            error = IdentityPlatformUnavailable("The token endpoint is not asked at the moment.")
+        error = self.last_error
+        if error is None and now_mono < self.endpoint_pause.until_mono:
+            error = IdentityPlatformUnavailable(
+                "The token endpoint's host is overloaded and asked to be left alone for a while. The proxy waits, and then"
+                " tries by itself.",
+                code="endpoint_paused",
+            )
+        elif error is None:
+            error = IdentityPlatformUnavailable(
+                "The token endpoint asked this client to wait, because it asks for too many tokens. The proxy waits, and then"
+                " tries by itself; see what else uses the same client id.",
+                code="too_many_requests",
+            )
         return renew_error(error, max(math.ceil(wait_s), 1))
+
+    def _paused_until_mono(self) -> float:
+        return max(self.endpoint_pause.until_mono, self.client_pause.until_mono)
 
     def reject(self, token: AccessToken, now_mono: float, claims: str | None, *, certain: bool) -> bool:
         """Note that an upstream refused a token; True: another one is to be had, so one replay makes sense.

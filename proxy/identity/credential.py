@@ -115,7 +115,7 @@ class Credential:
         """
         self.name = name
         self.endpoint = endpoint
-        self._client_id = client_id
+        self.client_id = client_id
         self._resource_url = resource_url or endpoint.url
         self._audience = audience
         self._parameters = dict(parameters or {})
@@ -250,11 +250,11 @@ class Credential:
         url = self.endpoint.url if target.resource is None else self._resource_url
         try:
             proven = await proof.form_fields(
-                client_id=self._client_id,
+                client_id=self.client_id,
                 audience=self._audience or url,
                 now=self._wall_clock() + self._correction_s,
             )
-            form = {"client_id": self._client_id, "grant_type": "client_credentials", **self._parameters, **proven}
+            form = {"client_id": self.client_id, "grant_type": "client_credentials", **self._parameters, **proven}
             if target.scope is not None:
                 form["scope"] = target.scope
             if target.resource is not None:

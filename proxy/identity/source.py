@@ -2,8 +2,9 @@
 
 `TokenCache` decides; this class runs the flights, the timer and the waiting.
 
-Invariants: `peek` never waits; all who wait share one flight, and none of them can cancel it; nobody waits longer than
-`PATIENCE_S` for an endpoint that failed last time; what is raised is always an `IdentityError`.
+Invariants: `peek` never waits; all who wait share one flight, and none of them can cancel it; a failure that may be a blip
+is waited out, but once an endpoint has failed for the source's patience, nobody waits longer than `PATIENCE_S` for it; what
+is raised is always an `IdentityError`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import IdentityError, IdentityPlatformUnavailable
 from proxy.identity.access_token import AccessToken, create_access_token
-from proxy.identity.cache import AuthorityPause, TokenCache, renew_error
+from proxy.identity.cache import Pause, TokenCache, renew_error
+from proxy.identity.lifetime import BACKOFF_CAP_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -33,7 +35,7 @@ logger = logging.getLogger("proxy.identity")
 PATIENCE_S = 2.0
 # A signer's ten seconds and two requests of ten each. Nothing may hold a flight for ever.
 FLIGHT_LIMIT_S = 30.0
-# When an authority's pause ends, the sources that share it come back spread over this.
+# When a pause ends, the sources that share it come back spread over this.
 _SPREAD_S = 1.0
 _SHORTEST_TIMER_S = 0.01
 _ROUNDS = 3
@@ -93,7 +95,9 @@ class TokenSource:
         target: Target,
         *,
         credential_name: str,
-        pause: AuthorityPause | None = None,
+        endpoint_pause: Pause | None = None,
+        client_pause: Pause | None = None,
+        patience_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -103,7 +107,9 @@ class TokenSource:
             requester: who asks.
             target: what for.
             credential_name: for logs and metrics.
-            pause: shared by the sources of one authority.
+            endpoint_pause: shared by the sources that ask one host.
+            client_pause: shared by the sources of one client id at one token endpoint.
+            patience_s: for how long requests wait for further attempts after a failure that may be a blip.
             clock: monotonic seconds; the one whose values `peek` is given.
             jitter: 0 to 1.
         """
@@ -112,7 +118,8 @@ class TokenSource:
         self._credential_name = credential_name
         self._clock = clock
         self._jitter = jitter
-        self._cache = TokenCache(pause or AuthorityPause())
+        self._cache = TokenCache(endpoint_pause or Pause(), client_pause or Pause())
+        self.patience_s = patience_s
         self._flight: asyncio.Task[AccessToken | IdentityError | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._keeps_fresh = False
@@ -120,6 +127,9 @@ class TokenSource:
         self._obtained = False
         # Since when a token is wanted, where there is none at all; one that has ended says itself since when.
         self._wanted_since_mono: float | None = None
+        # When the first flight began of those that have failed in a row.
+        self._failing_since_mono: float | None = None
+        self._flight_began_mono = 0.0
         self._flights = 0
         self._rejections = 0
 
@@ -141,23 +151,30 @@ class TokenSource:
         return self._cache.usable(now_mono)
 
     async def acquire(self) -> AccessToken:
-        """Return a usable token, waiting for the flight that brings it.
+        """Return a usable token, waiting for the flight that brings it, and for the next one where that may help.
 
         A waiter that is cancelled cancels nobody else.
 
         Raises:
             IdentityError: the flight failed, or a recent one did and it is too early for another.
         """
-        for _ in range(_ROUNDS):
+        asked_at_mono = self._clock()
+        rounds = 0
+        while rounds < _ROUNDS:
             now = self._clock()
             token = self.peek(now)
             if token is not None:
                 return token
-            outcome = await self._join_flight(now)
+            outcome = await self._join_flight(now, asked_at_mono)
             if isinstance(outcome, IdentityError):
-                raise renew_error(outcome, self._retry_after_s(outcome))
+                wait_s = self._wait_s(outcome, asked_at_mono)
+                if wait_s is None:
+                    raise renew_error(outcome, self._retry_after_s(outcome))
+                await asyncio.sleep(wait_s)
+                continue
             if outcome is not None and self._clock() < outcome.usable_until_mono:
                 return outcome
+            rounds += 1
         raise IdentityPlatformUnavailable(
             "The identity platform's tokens do not live long enough to be used.", code="expired_on_arrival"
         )
@@ -203,6 +220,7 @@ class TokenSource:
     def forgive(self) -> None:
         """Forget failures, as when something about the credential has changed. Tokens stay."""
         self._cache.forgive()
+        self._failing_since_mono = None
         if self._keeps_fresh and not self._is_closed:
             self._tick()
 
@@ -258,11 +276,26 @@ class TokenSource:
         if not self._is_closed and self._cache.wants_flight(now_mono):
             claims = self._cache.begin()
             self._flights += 1
+            self._flight_began_mono = now_mono
+            if now_mono > self._cache.next_attempt_mono() + BACKOFF_CAP_S:
+                self._failing_since_mono = None  # Nobody has asked for so long that this is another story.
             if self._cache.token is None and self._wanted_since_mono is None:
                 self._wanted_since_mono = now_mono
             self._flight = asyncio.get_running_loop().create_task(self._fly(claims), name=f"token for {self._target}")
 
-    async def _join_flight(self, now_mono: float) -> AccessToken | IdentityError | None:
+    def _patient_until_mono(self, asked_at_mono: float) -> float:
+        """Return until when one who asked at a moment waits for further attempts: the longer an outage lasts, the shorter."""
+        since_mono = self._failing_since_mono
+        return (asked_at_mono if since_mono is None else min(asked_at_mono, since_mono)) + self.patience_s
+
+    def _wait_s(self, error: IdentityError, asked_at_mono: float) -> float | None:
+        """Return how long to wait for the attempt after a failure; None where the failure is to be told."""
+        if self._is_closed or not isinstance(error, IdentityPlatformUnavailable):
+            return None
+        next_mono = self._cache.next_attempt_mono()
+        return max(next_mono - self._clock(), 0.0) if next_mono < self._patient_until_mono(asked_at_mono) else None
+
+    async def _join_flight(self, now_mono: float, asked_at_mono: float) -> AccessToken | IdentityError | None:
         flight = self._flight
         if flight is None:
             if self._is_closed:
@@ -270,8 +303,9 @@ class TokenSource:
             # `peek` has just declined to begin a flight, so there is a reason to wait.
             return self._cache.refusal(now_mono) or IdentityPlatformUnavailable("No access token is to be had now.")
         known_failure = self._cache.last_error
+        limit_s = max(self._patient_until_mono(asked_at_mono) - now_mono, PATIENCE_S)
         # Not wait_for: it would cancel the flight with its waiter.
-        await asyncio.wait({flight}, timeout=PATIENCE_S if known_failure is not None else None)
+        await asyncio.wait({flight}, timeout=None if known_failure is None else limit_s)
         if not flight.done():
             return known_failure
         return _closed() if flight.cancelled() else flight.result()
@@ -321,12 +355,14 @@ class TokenSource:
         if not self._cache.succeed(token):
             return None
         self._obtained = True
-        self._wanted_since_mono = None
+        self._wanted_since_mono = self._failing_since_mono = None
         return token
 
     def _note_failure(self, error: IdentityError) -> None:
         now = self._clock()
         self._cache.fail(error, now, self._jitter())
+        if self._failing_since_mono is None:
+            self._failing_since_mono = self._flight_began_mono
         logger.warning(
             "credential %s: no access token for %s (%s): %s %s",
             self._credential_name,

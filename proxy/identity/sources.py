@@ -11,12 +11,13 @@ import functools
 import logging
 import random
 import time
+from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from proxy.dialing.building import build_dialer
 from proxy.errors import ConfigurationError, IdentityError
-from proxy.identity.cache import AuthorityPause
+from proxy.identity.cache import Pause
 from proxy.identity.clouds import AUTHORITIES
 from proxy.identity.credential import Credential, CredentialStatistics, Target
 from proxy.identity.proof.building import create_proofs, list_proof_files
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("proxy.identity")
 
+_Key = TypeVar("_Key", bound=Hashable)
 # How late a certificate may be taken up that becomes valid; a look compares two numbers.
 _START_LOOK_S = 1.0
 
@@ -80,6 +82,7 @@ class TokenSources:
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
         dialer: Dialer | None = None,
+        patience_s: float = 0.0,
     ) -> None:
         """Begin with no source.
 
@@ -89,13 +92,17 @@ class TokenSources:
             clock: monotonic seconds.
             jitter: 0 to 1.
             dialer: opens connections to key vaults.
+            patience_s: as for `TokenSource`.
         """
         self._credentials = dict(credentials)
         self._lazy = set(lazy)
         self._clock = clock
         self._jitter = jitter
         self._sources: dict[tuple[str, Target], TokenSource] = {}
-        self._pauses: dict[str, AuthorityPause] = {}
+        # By the host asked, and by token endpoint and client id. Those of credentials in use, no others.
+        self._endpoint_pauses: dict[str, Pause] = {}
+        self._client_pauses: dict[tuple[str, str], Pause] = {}
+        self._patience_s = patience_s
         self._vaults = VaultAccess(self.source_for, clock=clock, dialer=dialer)
         self._vault_targets: set[tuple[str, Target]] = set()
         self._watch = RotationWatch(())
@@ -110,6 +117,7 @@ class TokenSources:
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
         poll_s: float = POLL_S,
+        patience_s: float = 0.0,
     ) -> TokenSources:
         """Build every credential, and a source for every route.
 
@@ -119,13 +127,14 @@ class TokenSources:
             wall_clock: Unix seconds.
             jitter: 0 to 1.
             poll_s: seconds between two looks at the certificates' files.
+            patience_s: as for `TokenSource`; by default what asks hears of each failure at once.
 
         Raises:
             ConfigurationError: a file of a credential cannot be read or used.
         """
         lazy = [name for name, credential in settings.credentials.items() if credential.lazy]
         dialer = build_dialer(settings)
-        sources = cls({}, lazy=lazy, clock=clock, jitter=jitter, dialer=dialer)
+        sources = cls({}, lazy=lazy, clock=clock, jitter=jitter, dialer=dialer, patience_s=patience_s)
         watched = []
         # A credential whose key is in a vault may need another credential to reach it.
         for name, each in sorted(settings.credentials.items(), key=lambda item: item[1].key_vault_key is not None):
@@ -160,7 +169,9 @@ class TokenSources:
                 requester,
                 target,
                 credential_name=credential,
-                pause=self._pauses.setdefault(requester.endpoint.origin, AuthorityPause()),
+                endpoint_pause=self._endpoint_pauses.setdefault(requester.endpoint.origin, Pause()),
+                client_pause=self._client_pauses.setdefault((requester.endpoint.url, requester.client_id), Pause()),
+                patience_s=self._patience_s,
                 clock=self._clock,
                 jitter=self._jitter,
             )
@@ -236,13 +247,15 @@ class TokenSources:
             earlier: what is in use until now; it stays usable.
             unchanged: names of credentials.
         """
-        self._pauses = earlier._pauses
+        _keep(self._endpoint_pauses, earlier._endpoint_pauses)
+        _keep(self._client_pauses, earlier._client_pauses)
         for name in unchanged:
             self._credentials[name] = earlier._credentials[name]
         wanted, self._sources = list(self._sources), {}
         for key in wanted:
             if key[0] in unchanged and key in earlier._sources:
                 self._sources[key] = earlier._sources[key]
+                self._sources[key].patience_s = self._patience_s
             else:
                 self.source_for(*key)
 
@@ -369,6 +382,11 @@ def resource_url(settings: CredentialSettings) -> str:
 def _tenant_url(settings: CredentialSettings) -> str:
     authority = settings.authority or AUTHORITIES[settings.cloud.value]
     return f"{authority.rstrip('/')}/{settings.tenant_id}"
+
+
+def _keep(pauses: dict[_Key, Pause], earlier: Mapping[_Key, Pause]) -> None:
+    """Put the pauses in force in place of new ones, so that sources old and new share them."""
+    pauses.update({key: earlier[key] for key in pauses.keys() & earlier.keys()})
 
 
 async def _try_once(source: TokenSource) -> None:

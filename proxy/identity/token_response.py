@@ -59,6 +59,14 @@ _PROOF_CODES = frozenset({700024, 700027, 7000215, 7000222})
 _PASSING_ERRORS = frozenset({"temporarily_unavailable", "server_error", "slow_down"})
 
 
+class EndpointOverloaded(IdentityPlatformUnavailable):
+    """The endpoint answers 503 (RFC 9110 §15.6.4): where it says how long to wait, everybody who asks it should."""
+
+
+class ClientThrottled(IdentityPlatformUnavailable):
+    """This client asks the endpoint too often (RFC 6585 §4); other clients of the same endpoint do not."""
+
+
 class ProofRejected(CredentialRejected):
     """The platform does not accept how we prove who we are; another certificate may be accepted (RFC 6749 §5.2)."""
 
@@ -217,7 +225,7 @@ def _parse_refusal(
     reason = f"AADSTS{code}" if code is not None else error or f"http_{answer.status}"
     passing = error in _PASSING_ERRORS or (explanation is not None and explanation.passing)
     if answer.status == 429:
-        return IdentityPlatformUnavailable(
+        return ClientThrottled(
             "The token endpoint answers 429: this client asks it for too many tokens. The proxy waits as long as it was"
             " told; see what else uses the same client id.",
             retry_after_s=retry_after_s,
@@ -225,7 +233,8 @@ def _parse_refusal(
         )
     if answer.status >= 500 or answer.status == 408 or passing:
         cause = explanation.cause if explanation is not None else "It has a fault of its own."
-        return IdentityPlatformUnavailable(
+        kind = EndpointOverloaded if answer.status == 503 else IdentityPlatformUnavailable
+        return kind(
             f"The token endpoint answers {answer.status} ({reason}). {cause} The proxy tries again by itself.",
             retry_after_s=retry_after_s,
             code=reason,

@@ -174,7 +174,7 @@ async def test_no_expired_token_and_no_bare_request_leaves_during_an_outage(
 ) -> None:
     """The platform is down across the expiry and back later: whatever fails fails here, with a reason, and it ends by itself."""
     sandbox.faults.token_lifetime_s = 8
-    proxy, url = await start(sandbox, tmp_path, start_proxy)
+    proxy, url = await start(sandbox, tmp_path, start_proxy, timeouts={"drain_s": 5, "token_s": 2})
     during = Answers()
     began = time.monotonic()
 

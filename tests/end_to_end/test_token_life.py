@@ -125,7 +125,8 @@ async def test_a_valid_token_outlasts_an_outage_and_none_is_sent_after_it(
     sandbox: Sandbox, own_place: Place, start: Start, ask: Ask
 ) -> None:
     sandbox.faults.token_lifetime_s = 8  # from the first request on, and two of them have to fit into it
-    proxy = await start(configuration(own_place, credential={"lazy": True}))
+    settings = configuration(own_place, credential={"lazy": True}, timeouts={"token_s": 2, "drain_s": 5})
+    proxy = await start(settings)
     assert (await ask(proxy, "/bytes/1")).status == 200
     await sandbox.close_identity_platform()
 
@@ -169,17 +170,11 @@ async def test_the_platforms_retry_after_is_passed_on_and_kept(
 async def test_the_platform_is_asked_again_once_its_retry_after_is_over(
     sandbox: Sandbox, own_place: Place, start: Start, ask: Ask
 ) -> None:
+    """A8: and the request waits for that, as there is time for it."""
     sandbox.faults.token_endpoint = TokenEndpointFault(TokenFault.TOO_MANY_REQUESTS, retry_after="2", times=1)
     proxy = await start(configuration(own_place, credential={"lazy": True}))
 
-    began = time.monotonic()
-    statuses = [(await ask(proxy, "/bytes/1")).status]
-    while statuses[-1] != 200:
-        assert time.monotonic() < began + 2 * PATIENCE_S, "it did not recover"
-        await asyncio.sleep(0.1)
-        statuses.append((await ask(proxy, "/bytes/1")).status)
-    assert time.monotonic() - began >= 2
-    assert statuses[0] == 503
+    assert (await ask(proxy, "/bytes/1")).status == 200
     assert sandbox.token_request_count == 2
 
 

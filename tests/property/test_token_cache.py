@@ -9,8 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
 from proxy.identity.access_token import AccessToken, create_access_token
-from proxy.identity.cache import AuthorityPause, TokenCache
-from proxy.identity.token_response import LONGEST_RETRY_AFTER_S, ProofRejected
+from proxy.identity.cache import Pause, TokenCache
+from proxy.identity.token_response import (
+    LONGEST_RETRY_AFTER_S,
+    ClientThrottled,
+    EndpointOverloaded,
+    ProofRejected,
+)
 
 JITTER = st.floats(0, 1)
 
@@ -21,14 +26,15 @@ class TokenLife(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.pause = AuthorityPause()
-        self.cache = TokenCache(self.pause)
+        self.endpoint_pause, self.client_pause = Pause(), Pause()
+        self.cache = TokenCache(self.endpoint_pause, self.client_pause)
         self.flight_began: float | None = None
         self.flight_claims: str | None = None
         self.begun: list[float] = []
         self.rejected: list[AccessToken] = []
         self.forced: list[float] = []
         self.last_failure: float | None = None
+        self.own_wait_until = 0.0
 
     @rule(seconds=st.floats(0, 10) | st.floats(0, 100_000))
     def time_passes(self, seconds: float) -> None:
@@ -38,7 +44,8 @@ class TokenLife(RuleBasedStateMachine):
     @rule()
     def begin(self) -> None:
         assert self.flight_began is None, "two flights for one key"
-        assert self.now >= self.pause.until_mono, "asked while the authority wants rest"
+        assert self.now >= self.endpoint_pause.until_mono, "asked while the endpoint wants rest"
+        assert self.now >= self.client_pause.until_mono, "asked while this client has to wait"
         self.flight_claims = self.cache.begin()
         self.flight_began = self.now
         self.begun.append(self.now)
@@ -57,13 +64,27 @@ class TokenLife(RuleBasedStateMachine):
 
     @precondition(lambda self: self.flight_began is not None)
     @rule(
-        kind=st.sampled_from([IdentityPlatformUnavailable, CredentialRejected, ProofRejected, IdentityError]),
+        kind=st.sampled_from(
+            [
+                IdentityPlatformUnavailable,
+                EndpointOverloaded,
+                ClientThrottled,
+                CredentialRejected,
+                ProofRejected,
+                IdentityError,
+            ]
+        ),
         retry_after_s=st.none() | st.integers(0, LONGEST_RETRY_AFTER_S),
         jitter=JITTER,
     )
     def the_platform_fails(self, kind: type[IdentityError], retry_after_s: int | None, jitter: float) -> None:
         usable = self.cache.usable(self.now)
+        endpoint_until, client_until = self.endpoint_pause.until_mono, self.client_pause.until_mono
         self.cache.fail(kind("no", retry_after_s=retry_after_s), self.now, jitter)
+        assert kind is EndpointOverloaded or self.endpoint_pause.until_mono == endpoint_until, "everybody was paused"
+        assert kind is ClientThrottled or self.client_pause.until_mono == client_until, "its client was paused"
+        if kind not in {EndpointOverloaded, ClientThrottled}:
+            self.own_wait_until = max(self.own_wait_until, self.now + (retry_after_s or 0))
         assert self.cache.usable(self.now) is usable, "a failure took a usable token away"
         self.flight_began = None
         # Claims that are refused are simply not asked for again, which need not wait.
@@ -97,9 +118,9 @@ class TokenLife(RuleBasedStateMachine):
         self.cache.forgive()
         self.last_failure = None
 
-    @rule(seconds=st.integers(0, LONGEST_RETRY_AFTER_S))
-    def another_token_of_the_authority_is_told_to_wait(self, seconds: int) -> None:
-        self.pause.extend(IdentityPlatformUnavailable("429", retry_after_s=seconds), self.now)
+    @rule(seconds=st.integers(0, LONGEST_RETRY_AFTER_S), everybody=st.booleans())
+    def another_token_is_told_to_wait(self, seconds: int, everybody: bool) -> None:
+        (self.endpoint_pause if everybody else self.client_pause).extend(self.now + seconds)
 
     @invariant()
     def no_expired_or_rejected_token_is_handed_out(self) -> None:
@@ -124,7 +145,7 @@ class TokenLife(RuleBasedStateMachine):
     def waiting_is_bounded(self) -> None:
         # Added, not subtracted: the difference of two moments is rounded, and may come out a hair above the bound.
         assert self.cache.next_attempt_mono() <= self.now + LONGEST_RETRY_AFTER_S
-        if not self.cache.is_paused(self.now):
+        if not self.cache.is_paused(self.now) and self.now >= self.own_wait_until:
             assert self.cache.next_attempt_mono() <= self.now + 30
 
     @invariant()

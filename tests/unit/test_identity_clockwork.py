@@ -129,28 +129,31 @@ class StaticProof:
 
 
 class Stage:
-    """One credential, its sources by scope, and clients that do what the relay does."""
+    """Two credentials, their sources by scope, and clients that do what the relay does."""
 
-    def __init__(self, script: list[str]) -> None:
+    def __init__(self, script: list[str], patience_s: float = 0.0) -> None:
         loop = asyncio.get_running_loop()
         self.endpoint = ScriptedEndpoint(script)
-        credential = Credential(
-            "client",
-            client_id="id",
-            endpoint=self.endpoint,
-            proofs=[StaticProof()],
-            clock=loop.time,
-            wall_clock=lambda: EPOCH + loop.time(),
-        )
-        self.sources = TokenSources({"client": credential}, clock=loop.time, jitter=lambda: 0.0)
         self.clock = loop.time
+        credentials = {
+            name: Credential(
+                name,
+                client_id=name,
+                endpoint=self.endpoint,
+                proofs=[StaticProof()],
+                clock=self.clock,
+                wall_clock=lambda: EPOCH + self.clock(),
+            )
+            for name in ("client", "other")
+        }
+        self.sources = TokenSources(credentials, clock=self.clock, jitter=lambda: 0.0, patience_s=patience_s)
         self.held: AccessToken | None = None
 
-    def source(self, scope: str) -> TokenSource:
-        return self.sources.source_for("client", Target(scope=scope))
+    def source(self, scope: str, client: str = "client") -> TokenSource:
+        return self.sources.source_for(client, Target(scope=scope))
 
-    async def get(self, scope: str = "a") -> str:
-        source = self.source(scope)
+    async def get(self, scope: str = "a", client: str = "client") -> str:
+        source = self.source(scope, client)
         try:
             self.held = source.peek(self.clock()) or await source.acquire()
         except IdentityError as error:
@@ -171,6 +174,8 @@ class Stage:
         match name:
             case "get":
                 return await self.get(argument or "a")
+            case "other":
+                return await self.get(argument or "a", "other")
             case "many":
                 results = await asyncio.gather(*(self.get() for _ in range(int(argument))))
                 return "/".join(sorted(set(results)))
@@ -206,6 +211,9 @@ class Story:
         events: (second, what a client or the operator does).
         got: what came of each event.
         requests: the seconds at which the endpoint was asked.
+        until: when the story ends, if that is later than its last event.
+        claims: what each request asked for.
+        patience_s: of the sources.
     """
 
     script: list[str]
@@ -214,6 +222,7 @@ class Story:
     requests: list[float]
     until: float = 0
     claims: list[str | None] = field(default_factory=list)
+    patience_s: float = 0
 
 
 STORIES: dict[str, Story] = {
@@ -285,7 +294,33 @@ STORIES: dict[str, Story] = {
         ["503 too_many_requests retry 60", "503 too_many_requests retry 1", "T1"], [0, 60],
     ),
     "retry_after_on_a_503_is_obeyed": Story(["503 20", "ok 3600"], [(0, "get"), (19, "get"), (20, "get")], ["503 http_503 retry 20", "503 http_503 retry 1", "T1"], [0, 20]),
-    "retry_after_holds_for_every_token_of_the_authority": Story(
+    # A5: a 429 is for one client, a 503 for everybody, and nobody is told another's error.
+    "throttling_of_one_client_does_not_silence_another": Story(
+        ["429 60", "ok 3600"], [(0, "get"), (1, "other"), (2, "get b")], ["503 too_many_requests retry 60", "T1", "503 too_many_requests retry 58"], [0, 1]
+    ),
+    "a_503_with_retry_after_is_for_everybody_in_words_of_its_own": Story(
+        ["503 20", "ok 3600"], [(0, "get"), (1, "other"), (20, "other")], ["503 http_503 retry 20", "503 endpoint_paused retry 19", "T1"], [0, 20]
+    ),
+    "a_500_with_retry_after_is_for_the_token_alone": Story(
+        ["500 20", "ok 3600"], [(0, "get"), (1, "other"), (2, "get")], ["503 http_500 retry 20", "T1", "503 http_500 retry 18"], [0, 1]
+    ),
+    # A8: a blip is waited out for as long as a request may wait; an outage is told at once.
+    "a_blip_is_not_shown": Story(["503", "ok 3600"], [(0, "many 100")], ["T1"], [0, 1], patience_s=19),
+    "a_connection_that_hangs_is_not_shown": Story(["hang", "ok 3600"], [(0, "get"), (5, "get")], ["T1", "T1"], [0, 11], patience_s=19),
+    "a_blip_after_an_hour_is_another_one": Story(
+        ["503", "ok 60", "503", "ok 60"], [(0, "get"), (3600, "get")], ["T1", "T2"], [0, 1, 3600, 3601], patience_s=19
+    ),
+    "a_blip_that_nobody_waited_for_is_forgotten": Story(
+        ["503", "503", "ok 60"], [(0, "cancelled"), (3600, "get")], ["cancelled", "T1"], [0, 3600, 3602], patience_s=19
+    ),
+    "an_outage_is_told_when_patience_ends_and_at_once_afterwards": Story(
+        ["503"], [(0, "get"), (18, "get"), (20, "get")],
+        ["503 http_503 retry 16", "503 http_503 retry 13", "503 http_503 retry 11"], [0, 1, 3, 7, 15], patience_s=19,
+    ),
+    "a_refusal_is_told_at_once": Story(["aadsts 700027", "ok 60"], [(0, "get")], ["502 AADSTS700027 retry 5"], [0], patience_s=19),
+    "a_wait_longer_than_patience_is_told_at_once": Story(["429 60", "ok 60"], [(0, "get")], ["503 too_many_requests retry 60"], [0], patience_s=19),
+    "a_wait_shorter_than_patience_is_waited_out": Story(["429 5", "ok 60"], [(0, "get"), (1, "get b")], ["T1", "T2"], [0, 5, 5], patience_s=19),
+    "retry_after_holds_for_every_token_of_the_client": Story(
         ["429 60", "ok 3600"], [(0, "get a"), (1, "get b"), (60, "get b")],
         ["503 too_many_requests retry 60", "503 too_many_requests retry 59", "T1"], [0, 60],
     ),
@@ -348,7 +383,7 @@ STORIES: dict[str, Story] = {
 
 
 async def _play(story: Story) -> tuple[list[str], list[tuple[float, Mapping[str, str]]]]:
-    stage = Stage(story.script)
+    stage = Stage(story.script, story.patience_s)
     loop = asyncio.get_running_loop()
     tasks = []
     for second, action in story.events:
