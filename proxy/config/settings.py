@@ -75,7 +75,7 @@ class ListenerSettings(Model):
     upstream: OriginText | None = None
     """Reverse mode only: ``https://host[:port]`` of a routed host."""
     server_names: tuple[HostText, ...] = ()
-    """Reverse mode only: Host values accepted beside the loopback names and the upstream's own."""
+    """Reverse mode only: Host values accepted beside the upstream's own and names that nobody on the internet can own."""
     allow_cross_site: Flag = False
     """Reverse mode only: web pages of other sites may send requests, too."""
     tls: ListenerTlsSettings | None = None

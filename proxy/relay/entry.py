@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import ClientRefused, MalformedRequest, MisdirectedRequest, ProxyUsageError
 from proxy.policy.authority import Authority, parse_authority
+from proxy.policy.local_names import is_local_name
 from proxy.relay.destinations import Destination  # noqa: TC001  # mypyc evaluates the annotations of dataclasses
 
 if TYPE_CHECKING:
@@ -67,7 +68,8 @@ class FixedEntry:
         destination: where requests go.
         authority: what Host and absolute-form targets must name.
         mode: ``connect`` or ``reverse``.
-        accepted: Host values that have been found to name it, as sent; and for a reverse listener, its own names.
+        accepted: Host values that have been found to name it, as sent.
+        own_names: of a reverse listener, beside those that nobody on the internet can own.
         accepts_any_host: whether Host is the listener's, which nobody can know, and is replaced unseen.
         refuses_cross_site: whether requests of web pages of other sites are refused.
         tls: the client's TLS inside the tunnel, which knows the SNI; None for plain HTTP.
@@ -83,7 +85,7 @@ class FixedEntry:
     tls: ssl.SSLObject | None = None
     _name_checked: bool = False
 
-    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:  # noqa: ARG002  # as `Entry` has it
+    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
         """See `Entry`."""
         target = head.target
         if not self._name_checked:
@@ -92,21 +94,30 @@ class FixedEntry:
             scheme, raw, target = split_absolute_form(head)
             # A client of a plain reverse listener calls its upstream `http://host`, for it knows no other (RFC 9112 §3.2.2).
             is_plain = scheme == b"http" and self.mode == "reverse"
-            self._check(raw, self.authority.port if is_plain else _DEFAULT_PORTS[scheme])
+            self._check(relay, raw, self.authority.port if is_plain else _DEFAULT_PORTS[scheme])
         if head.host is not None and head.host not in self.accepted:
-            self._check(head.host, self.authority.port)
+            self._check(relay, head.host, self.authority.port)
             if len(self.accepted) < 64:  # spellings of one name; a client that varies them pays for the check each time
                 self.accepted.add(head.host)
         if self.refuses_cross_site and not _PAGE_FIELDS.isdisjoint(head.names):
             self._check_site(head)
         return self.destination, target
 
-    def _check(self, raw: bytes, default_port: int) -> None:
+    def _check(self, relay: Relay, raw: bytes, default_port: int) -> None:
         if self.accepts_any_host:
             return
-        if self.own_names and parse_authority(raw, default_port).host in self.own_names:
+        if self.mode != "reverse":
+            check_same(raw, default_port, self.authority)
             return
-        check_same(raw, default_port, self.authority)
+        named = parse_named(raw, default_port)
+        if named == self.authority or named.host in self.own_names:
+            return
+        # A name that a route has is the API's, and never the listener's own.
+        if not is_local_name(named) or relay.destinations.route_for(named) is not None:
+            raise MisdirectedRequest(
+                f"This listener leads to {self.authority}, and the request names {named}. If clients reach the listener by that "
+                f"name, add `server_names: [{named.host}]` to it."
+            )
 
     def _check_site(self, head: RequestHead) -> None:
         """Judges what a browser says of the page that sends a request.
@@ -197,8 +208,17 @@ def check_host(raw: bytes) -> None:
     Raises:
         MalformedRequest: it is no authority.
     """
+    parse_named(raw, 80)
+
+
+def parse_named(raw: bytes, default_port: int) -> Authority:
+    """Return the authority that a client named.
+
+    Raises:
+        MalformedRequest: it is no authority.
+    """
     try:
-        parse_authority(raw, 80)
+        return parse_authority(raw, default_port)
     except MalformedRequest as error:
         raise MalformedRequest(f"The Host field is not an authority. {error.detail}") from None
 
@@ -210,11 +230,7 @@ def check_same(raw: bytes, default_port: int, authority: Authority) -> None:
         MalformedRequest: it is no authority.
         MisdirectedRequest: it is another one.
     """
-    try:
-        named = parse_authority(raw, default_port)
-    except MalformedRequest as error:
-        raise MalformedRequest(f"The Host field is not an authority. {error.detail}") from None
-    if named != authority:
+    if parse_named(raw, default_port) != authority:
         raise MisdirectedRequest(
             f"The connection is for {authority}, and the request's Host field, its target, or the TLS handshake (SNI) names "
             "another authority. All must be the same."

@@ -353,8 +353,8 @@ def _targets() -> Iterator[Case]:
     for name, target in (
         ("fragment", b"{T}#x"),
         ("user information", b"http://a:b@api.example.test{P}"),
-        ("another host", b"http://evil.test{P}"),
-        ("another port", b"http://api.example.test:99{P}"),
+        ("another host", b"http://evil.example{P}"),
+        ("another port", b"http://api.example.com:99{P}"),
         ("backslash for a slash", b"http:\\\\api.example.test{P}"),
         ("one slash", b"http:/api.example.test{P}"),
         ("no scheme", b"//evil.test{P} x"),

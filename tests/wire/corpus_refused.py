@@ -224,6 +224,9 @@ def _hosts() -> list[Refused]:
     }
     others = {
         "another": b"Host: other.example\r\n",
+    }
+    # To a reverse listener these are names that nobody on the internet can own, and so may be its own.
+    local_names = {
         "a sub-domain": b"Host: x.api.example.test\r\n",
         "the parent domain": b"Host: example.test\r\n",
         "another port": b"Host: api.example.test:8443\r\n",
@@ -234,6 +237,10 @@ def _hosts() -> list[Refused]:
         *(
             Refused(f"Host: {name}", b"GET / HTTP/1.1\r\n" + fields + b"\r\n", 421, modes=("connect", "reverse"))
             for name, fields in others.items()
+        ),
+        *(
+            Refused(f"Host: {name}", b"GET / HTTP/1.1\r\n" + fields + b"\r\n", 421, modes=("connect",))
+            for name, fields in local_names.items()
         ),
         Refused(
             "target and Host name different authorities",

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import ssl
 
 import pytest
 
+from proxy.policy.authority import Authority
 from tests.wire.messages import split_head
 from tests.wire.rig import AUTHORIZATION, HOST, Peer, Rig, Wire
 
@@ -119,11 +121,74 @@ def test_a_reverse_listener_takes_absolute_form(uv_wire: Wire, target: str) -> N
     uv_wire.run(work)
 
 
-@pytest.mark.parametrize("target", ["http://other.example/x", f"http://{HOST}:8443/x", f"https://{HOST}:80/x"])
+@pytest.mark.parametrize(
+    "target", ["http://other.example/x", "https://other.example:443/x", "http://localhost.example/x"]
+)
 def test_a_reverse_listener_refuses_absolute_form_for_another(uv_wire: Wire, target: str) -> None:
     async def work(rig: Rig) -> None:
         client = await rig.client("reverse")
         client.send(f"GET {target} HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
         await check_misdirected(rig, client)
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "proxy:8081", "proxy", "10.1.2.3:8081", "[fd00::7]:8081", "auth.apis.svc:8081", "auth.apis.svc.cluster.local",
+        "host.docker.internal", "printer.local", "x.localhost:8081", "PROXY.Internal.",
+    ],
+)  # fmt: skip
+def test_a_reverse_listener_is_reached_by_names_that_nobody_on_the_internet_can_own(uv_wire: Wire, host: str) -> None:
+    """C2: as compose and Kubernetes name it."""
+
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        client.send(f"GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        await check_relayed(rig, client, b"/x")
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize(
+    ("host", "named"),
+    [
+        ("proxy.contoso.com:8081", "proxy.contoso.com"),
+        ("Evil.Example", "evil.example"),
+        ("internal.evil.example", "internal.evil.example"),
+        ("evil.testing", "evil.testing"),
+        ("notlocal.dev:80", "notlocal.dev"),
+    ],
+)
+def test_a_reverse_listener_refuses_other_names_and_says_what_to_configure(
+    uv_wire: Wire, host: str, named: str
+) -> None:
+    """C2: a web page's name that was rebound is one of them."""
+
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        client.send(f"GET /x HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        head, content = split_head(await client.read_to_end())
+        assert head.status == 421
+        assert f"`server_names: [{named}]`" in json.loads(content)["detail"]
+        assert not rig.upstream.heard()
+
+    uv_wire.run(work)
+
+
+def test_a_host_that_a_route_names_is_never_the_listeners_own(uv_wire: Wire) -> None:
+    """C2: a client that means another API does not get this one's, however local its name."""
+
+    async def work(rig: Rig) -> None:
+        listener = Authority("other.internal", 443)
+        usual = rig.reverse.authority
+        rig.reverse.authority = listener  # so that HOST, which is below .test, is another route's
+        try:
+            client = await rig.client("reverse")
+            client.send(f"GET /x HTTP/1.1\r\nHost: {HOST.upper()}\r\n\r\n".encode())
+            await check_misdirected(rig, client)
+        finally:
+            rig.reverse.authority = usual
 
     uv_wire.run(work)
