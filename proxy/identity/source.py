@@ -150,6 +150,10 @@ class TokenSource:
         self._begin_if_due(now_mono)
         return self._cache.usable(now_mono)
 
+    def look(self, now_mono: float) -> AccessToken | None:
+        """Return a usable token or None, at once, and begin nothing: to look is not to want one."""
+        return self._cache.usable(now_mono)
+
     async def acquire(self) -> AccessToken:
         """Return a usable token, waiting for the flight that brings it, and for the next one where that may help.
 

@@ -66,6 +66,7 @@ class TokenEndpointFault:
         retry_after: the Retry-After field of `too_many_requests` and `server_error_empty`; empty leaves it out. None is
             the real service's ``60`` for the first, and nothing for the other.
         status: the status of the 5xx kinds, where another one than the usual is wanted.
+        client_id: whose requests it strikes; None for everybody's.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -75,6 +76,7 @@ class TokenEndpointFault:
     delay_s: Delay = 0.0
     retry_after: FieldValue | None = None
     status: ServerErrorStatus | None = None
+    client_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +153,11 @@ class Faults:
     revocation: Revocation | None = None
     claims_challenge: ClaimsChallenge | None = None
 
-    def take_token_endpoint(self) -> TokenEndpointFault | None:
-        """Return the fault for this token request, using up one of its times."""
+    def take_token_endpoint(self, client_id: str | None) -> TokenEndpointFault | None:
+        """Return the fault for a token request of this client, using up one of its times."""
         fault = self.token_endpoint
+        if fault is not None and fault.client_id not in {None, client_id}:
+            return None
         self.token_endpoint = _left_of(fault)
         return fault
 

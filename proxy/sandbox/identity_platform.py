@@ -127,7 +127,7 @@ class IdentityPlatform:
             self._clock(), request.path, request.headers.get("client-request-id"), form, peek_assertion(form)
         )
         self._keep(record)
-        fault = self._faults.take_token_endpoint()
+        fault = self._faults.take_token_endpoint(form.get("client_id"))
         try:
             response = await self._answer(request, version, form, fault)
         except AadstsError as refusal:

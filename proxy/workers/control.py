@@ -80,7 +80,7 @@ class SharedSource:
 
     def look(self, now_mono: float) -> bool:
         """Notices the current token; returns whether it is another than before."""
-        token = self.source.peek(now_mono)
+        token = self.source.look(now_mono)
         if token is None or token is self._current:
             return False
         self._take(token)
@@ -367,6 +367,7 @@ class Control:
             case Want() if message.source < len(self._sources):
                 self._spawn(self._give_token(process, self._sources[message.source], message.request))
             case Stale() if message.source < len(self._sources):
+                self._sources[message.source].source.peek(time.monotonic())
                 self._share(self._sources[message.source])
             case Rejected() if message.source < len(self._sources):
                 self._sources[message.source].reject(message, time.monotonic())

@@ -46,6 +46,8 @@ class Proxy:
     durations: Histogram = field(default_factory=Histogram)
     obtained_at: float = field(default_factory=time.time)
     life_s: float = 20.0
+    ready: bool = True
+    reasons: list[str] = field(default_factory=list)
 
     def exchange(self, target: bytes, status: int = 200, outcome: str = "ok", code: str = "") -> None:
         self.statuses[status] = self.statuses.get(status, 0) + 1
@@ -56,6 +58,9 @@ class Proxy:
                 "contoso.azure-api.net", 1.0, True, outcome, code,
             )
         )  # fmt: skip
+
+    def readiness(self) -> tuple[bool, list[str]]:
+        return self.ready, self.reasons
 
     def workers(self) -> list[WorkerSnapshot]:
         duration = HistogramSnapshot(tuple(self.durations.buckets), self.durations.total)
@@ -77,7 +82,7 @@ class Proxy:
 async def watched(proxy: Proxy, **look: object) -> AsyncIterator[Tab]:
     """The page, open in a tab, connected; at the end it must have had nothing to complain about."""
     sources = PageSources(
-        readiness=lambda: (True, ()),
+        readiness=proxy.readiness,
         workers=proxy.workers,
         identity=proxy.identity,
         certificates=lambda: [CertificateExpiry("interception_ca", "", "", time.time() + 86_400 * 400)],
@@ -98,6 +103,19 @@ async def watched(proxy: Proxy, **look: object) -> AsyncIterator[Tab]:
     finally:
         await site.close()
         proxy.log.close()
+
+
+@pytest.mark.asyncio
+async def test_the_first_line_says_which_token_is_missing_since_when_and_why() -> None:
+    """F7, A4: whether the proxy is ready all the same or not."""
+    proxy = Proxy()
+    async with watched(proxy) as tab:
+        proxy.reasons = ["no valid access token for orders.example since 2026-06-01 12:00:00 UTC: It has expired."]
+        await tab.until(f"document.querySelector('#ready').textContent === 'ready: {proxy.reasons[0]}'")
+        assert await tab.evaluate("document.querySelector('#ready').className") == "pill "
+        proxy.ready = False
+        await tab.until(f"document.querySelector('#ready').textContent === 'not ready: {proxy.reasons[0]}'")
+        assert await tab.evaluate("document.querySelector('#ready').className") == "pill bad"
 
 
 @pytest.mark.asyncio

@@ -56,8 +56,8 @@ function show(fresh) {
   const workers = fresh.workers === 1 ? "" : ` · ${fresh.workers} workers`;
   byId("about").textContent = `${fresh.version} · watched for ${duration(fresh.at - fresh.started_at)}${workers}`;
   const ready = byId("ready");
-  const state = fresh.ready ? "ready" : "not ready";
-  const words = fresh.missing.length ? `${state}: ${fresh.missing.join(" ")}` : state;
+  const verdict = fresh.ready ? "ready" : "not ready";
+  const words = fresh.missing.length ? `${verdict}: ${fresh.missing.join(" ")}` : verdict;
   if (ready.textContent !== words) ready.textContent = words;
   ready.className = `pill ${fresh.ready ? (fresh.missing.length ? "" : "ok") : "bad"}`;
   showFigures(fresh);
