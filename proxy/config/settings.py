@@ -217,6 +217,8 @@ class LimitSettings(Model):
     """Tunnels to hosts that no route names, and upgraded connections; further CONNECT requests are answered 503."""
     upstream_connections: Count = 1_000
     """Connections to one upstream at a time; more requests wait for one, then get 503."""
+    idle_upstream_connections: Count = 1_000
+    """Connections kept between exchanges, to all upstreams together; of more, the one that has waited longest is closed."""
     head_bytes: ByteCount = 65_536
     target_bytes: ByteCount = 16_384
     field_count: Count = 200

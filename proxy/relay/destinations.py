@@ -91,6 +91,8 @@ class Destinations:
         self._permit = permit
         self._by_target: dict[tuple[bytes, bytes], Destination] = {}
         self._by_authority: dict[tuple[Authority, int], Destination] = {}
+        self._routed_pools: dict[Authority, UpstreamPool] = {}
+        self._forget_at = _REMEMBERED
 
     @property
     def tunnels_others(self) -> bool:
@@ -150,7 +152,7 @@ class Destinations:
                 raise DestinationRefused(describe_refusal(authority))
             else:
                 found = self._plain(authority, default_port, self._permit)
-            if len(self._by_authority) >= _REMEMBERED:
+            if len(self._by_authority) >= self._forget_at:
                 self._forget_unused()
             self._by_authority[authority, default_port] = found
         return found
@@ -161,12 +163,10 @@ class Destinations:
             destination.pool.close_idle()
 
     def _routed(self, route: Route, authority: Authority, default_port: int) -> Destination:
-        for known in self._by_authority.values():
-            if known.authority == authority and known.tokens is route.tokens and known.route == route.name:
-                pool = known.pool
-                break
-        else:
+        pool = self._routed_pools.get(authority)  # http and https URLs of one host share it
+        if pool is None:
             pool = UpstreamPool(self._relay, route.dial or authority, authority.host, route.context)
+            self._routed_pools[authority] = pool
         return Destination(
             authority=authority,
             name=str(authority),
@@ -198,6 +198,9 @@ class Destinations:
         for key, destination in list(self._by_authority.items()):
             if destination.pool.size == 0:
                 del self._by_authority[key]
+                self._routed_pools.pop(destination.authority, None)
+        # Twice what is in use, so that looking for what is not costs each request the same, however many are in use.
+        self._forget_at = max(_REMEMBERED, 2 * len(self._by_authority))
 
 
 def describe_refusal(authority: Authority) -> str:

@@ -60,6 +60,7 @@ class UpstreamPool:
         idle = self.idle
         while idle:
             connection = idle.pop()
+            del self.relay.idle[connection]
             if not connection.transport.is_closing():
                 return connection
         return None
@@ -79,9 +80,7 @@ class UpstreamPool:
             kept = self.take()
             if kept is not None:
                 return kept
-        if self.size < self.relay.limits.upstream_connections:
-            return await self._open()
-        return await self._wait()
+        return await self._await_turn(first=False)
 
     def release(self, connection: UpstreamConnection) -> None:
         """Takes back a connection that is fit for another exchange."""
@@ -92,15 +91,20 @@ class UpstreamPool:
             if not waiter.done():
                 waiter.set_result(connection)
                 return
-        connection.deadline = self.relay.now + self.relay.timeouts.upstream_idle_s
+        relay = self.relay
+        connection.deadline = relay.now + relay.timeouts.upstream_idle_s
         self.idle.append(connection)
+        relay.idle[connection] = None
+        if len(relay.idle) > relay.limits.idle_upstream_connections:
+            relay.close_longest_idle()
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Takes note that a connection is closed, and keeps its TLS session for the next one's handshake (RFC 8446 §2.2)."""
         self.size -= 1
         if isinstance(connection.transport, SecureTransport):
             self._keep_session(connection.transport.tls)
-        if connection in self.idle:
+        if connection in self.relay.idle:
+            del self.relay.idle[connection]
             self.idle.remove(connection)
         self.relay.upstreams.discard(connection)
         self._invite()
@@ -108,7 +112,9 @@ class UpstreamPool:
     def close_idle(self) -> None:
         """Closes the connections that wait for an exchange."""
         while self.idle:
-            self.idle.pop().transport.close()
+            connection = self.idle.pop()
+            del self.relay.idle[connection]
+            connection.transport.close()
 
     def _keep_session(self, tls: ssl.SSLObject) -> None:
         """Reads a TLS session where the one in hand was not accepted, not often, and in all a bounded number of times.
@@ -125,45 +131,53 @@ class UpstreamPool:
                 self._session_due = self.relay.now + _SESSION_S
 
     def _invite(self) -> None:
-        """Lets the first waiter open a connection in the place of one that has gone."""
+        """Gives free places to those who wait, in the order in which they came; each is taken from this moment on."""
         while self._waiters and self.size < self.relay.limits.upstream_connections:
             waiter = self._waiters.popleft()
             if not waiter.done():
-                waiter.set_exception(_PlaceFree())
-                return
+                self.size += 1
+                waiter.set_exception(_PlaceGiven())
 
-    async def _wait(self) -> UpstreamConnection:
+    async def _await_turn(self, *, first: bool) -> UpstreamConnection:
+        """Returns a connection as soon as it is this caller's turn: behind all who wait already, or `first` of them."""
+        if self.size < self.relay.limits.upstream_connections:
+            self.size += 1
+            return await self._open()
         waiter: asyncio.Future[UpstreamConnection] = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        if first:
+            self._waiters.appendleft(waiter)
+        else:
+            self._waiters.append(waiter)
         try:
             async with asyncio.timeout(self.relay.timeouts.connect_s):
                 connection = await waiter
         except TimeoutError:
-            self._give_back(waiter)
+            self._leave(waiter)
             raise Overloaded(
                 f"All {self.relay.limits.upstream_connections} connections to {self._dial} are in use "
                 "(limits.upstream_connections).",
                 retry_after_s=1,
             ) from None
-        except _PlaceFree:
+        except _PlaceGiven:
             return await self._open()
         except asyncio.CancelledError:
-            self._give_back(waiter)
+            self._leave(waiter)
             raise
         # It may have been closed between being handed over and being taken.
-        return await self.acquire() if connection.transport.is_closing() else connection
+        return await self._await_turn(first=True) if connection.transport.is_closing() else connection
 
-    def _give_back(self, waiter: asyncio.Future[UpstreamConnection]) -> None:
-        """Hands on what reached a waiter in the very turn of the loop in which it gave up."""
-        if not waiter.done() or waiter.cancelled():
-            return
-        if waiter.exception() is None:
-            self.release(waiter.result())
-        else:
-            self._invite()
+    def _leave(self, waiter: asyncio.Future[UpstreamConnection]) -> None:
+        """Ends a wait, and hands on what reached it in the very turn of the loop in which it was given up."""
+        if waiter in self._waiters:
+            self._waiters.remove(waiter)
+        elif waiter.done() and not waiter.cancelled():
+            if waiter.exception() is None:
+                self.release(waiter.result())
+            else:
+                self._give_up()
 
     async def _open(self) -> UpstreamConnection:
-        self.size += 1
+        """Opens a connection in a place that has been counted already."""
         connection = UpstreamConnection(self)
         try:
             async with asyncio.timeout(self.relay.timeouts.connect_s):
@@ -231,8 +245,8 @@ class UpstreamPool:
             raise
 
 
-class _PlaceFree(Exception):  # noqa: N818  # a signal to one waiter, never an error  # a signal to one waiter, never an error
-    """A connection has closed, so that a waiter may open another."""
+class _PlaceGiven(Exception):  # noqa: N818  # a signal to one waiter, never an error
+    """A connection has closed, and its place belongs to a waiter, who opens another in it."""
 
 
 def _describe_handshake(told: str, dial: Authority) -> str:

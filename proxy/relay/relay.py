@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.dialing.dialer import Dialer
@@ -61,6 +62,7 @@ class Relay:
         destinations: where requests may go; replaced as a whole when the configuration changes.
         admission: who may use the proxy; None where everyone may; replaced as a whole when the configuration changes.
         clients, tunnel_ends, upstreams, splices: what is open.
+        idle: upstream connections that wait for an exchange, of all pools, the one that has waited longest first.
         seats: how many client connections there are, whatever runs on them.
         now: monotonic seconds, up to half a second old.
         wall_offset: what to add to monotonic seconds to get Unix seconds.
@@ -91,6 +93,7 @@ class Relay:
         self.clients: set[ClientConnection] = set()
         self.tunnel_ends: set[TunnelEnd | Doorway] = set()
         self.upstreams: set[UpstreamConnection] = set()
+        self.idle: OrderedDict[UpstreamConnection, None] = OrderedDict()
         self.splices: set[Splice] = set()
         self.draining = False
         self.traces = False
@@ -119,6 +122,12 @@ class Relay:
                 except Exception as error:  # noqa: BLE001  # what is wrong with one must not keep the others from being told
                     log_fault("giving up on a connection", error)
                     overdue.abort()
+
+    def close_longest_idle(self) -> None:
+        """Closes the upstream connection that has waited longest for an exchange, of whichever upstream."""
+        connection, _ = self.idle.popitem(last=False)
+        connection.pool.idle.remove(connection)
+        connection.transport.close()
 
     async def drain(self) -> bool:
         """Lets exchanges in flight finish, then cuts what is left.

@@ -25,15 +25,16 @@ WAIT_S = 0.02
 
 def full_pool() -> UpstreamPool:
     """A pool that may open no connection."""
-    limits = SimpleNamespace(upstream_connections=0)
+    limits = SimpleNamespace(upstream_connections=0, idle_upstream_connections=9)
     timeouts = SimpleNamespace(connect_s=WAIT_S, upstream_idle_s=9.0)
-    relay = SimpleNamespace(limits=limits, timeouts=timeouts, now=0.0, upstreams=set(), session_reads=3)
+    relay = SimpleNamespace(limits=limits, timeouts=timeouts, now=0.0, upstreams=set(), idle={}, session_reads=3)
     return UpstreamPool(cast("Relay", relay), Authority("upstream.example", 443), None, None)
 
 
-def open_connection() -> UpstreamConnection:
-    transport = SimpleNamespace(is_closing=lambda: False)
-    return cast("UpstreamConnection", SimpleNamespace(transport=transport, paused=False, deadline=0.0))
+def open_connection(pool: UpstreamPool) -> UpstreamConnection:
+    connection = UpstreamConnection(pool)
+    connection.transport = cast("asyncio.Transport", SimpleNamespace(is_closing=lambda: False))
+    return connection
 
 
 def in_the_turn_of_the_timeout(happens: object) -> None:
@@ -46,7 +47,8 @@ def in_the_turn_of_the_timeout(happens: object) -> None:
 
 @pytest.mark.asyncio
 async def test_a_connection_that_comes_as_its_waiter_gives_up_serves_the_next() -> None:
-    pool, connection = full_pool(), open_connection()
+    pool = full_pool()
+    connection = open_connection(pool)
     waiting = asyncio.create_task(pool.acquire())
     await asyncio.sleep(0)
     in_the_turn_of_the_timeout(lambda: pool.release(connection))
@@ -57,7 +59,8 @@ async def test_a_connection_that_comes_as_its_waiter_gives_up_serves_the_next() 
 
 @pytest.mark.asyncio
 async def test_a_connection_that_comes_as_its_client_goes_serves_the_next() -> None:
-    pool, connection = full_pool(), open_connection()
+    pool = full_pool()
+    connection = open_connection(pool)
     waiting = asyncio.create_task(pool.acquire())
     await asyncio.sleep(0)
     pool.release(connection)
