@@ -19,9 +19,9 @@ from proxy.config.routed_hosts import routed_hosts
 from proxy.dialing.http_library import import_aiohttp
 from proxy.errors import ConfigurationError
 from proxy.identity.sources import TokenSources
-from proxy.interception.contexts import ServerContexts, make_ahead
+from proxy.interception.contexts import ServerContexts
 from proxy.interception.leaf import mint
-from proxy.interception.names import is_wildcard, split_hosts
+from proxy.interception.names import split_hosts
 from proxy.interception.opening import AuthorityWatch, authority_files, open_authority
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
@@ -132,7 +132,6 @@ class Server:
                 [port for _, port in self.addresses],
                 self.tokens,
                 LeafMint(self._ca, self._hosts),
-                self._literal_hosts(),
             )
             await self.control.start()
         opened = await self._open_admin(self._settings)
@@ -222,17 +221,16 @@ class Server:
                 undo.push_async_callback(admin[0].close)
             watch = AuthorityWatch(authority_files(settings), time.monotonic())
             ca = await asyncio.to_thread(open_authority, settings, hosts, datetime.now(UTC))
-            ahead = await asyncio.to_thread(make_ahead, ca, hosts, time.time())
             undo.pop_all()
         before, self._settings, self._hosts, self._ca = self._settings, settings, hosts, ca
         self._ca_watch = watch
         if self._contexts is not None:
-            self._contexts.use(ahead)
+            self._contexts.use(ca, hosts)
         retired, self.tokens = self.tokens, tokens
         if self.front is not None and plan is not None:
             self.front.use(plan)
         if self.control is not None:
-            self.control.reload(settings, tokens, LeafMint(ca, hosts), self._literal_hosts())
+            self.control.reload(settings, tokens, LeafMint(ca, hosts))
         if before.admin != settings.admin:
             closing, (self._admin, self.admin_address) = self._admin, admin or (None, None)
             if closing is not None:
@@ -254,7 +252,6 @@ class Server:
                 ca = await asyncio.to_thread(open_authority, settings, hosts, datetime.now(UTC))
                 if ca.identity == self._ca.identity:
                     continue
-                ahead = await asyncio.to_thread(make_ahead, ca, hosts, time.time())
             except ConfigurationError as error:
                 logger.error("the interception CA has changed and cannot be used, so the earlier one stays: %s", error)  # noqa: TRY400  # its text says all
                 continue
@@ -262,9 +259,9 @@ class Server:
                 continue  # a reload came in between, and has looked itself
             self._ca = ca
             if self._contexts is not None:
-                self._contexts.use(ahead)
+                self._contexts.use(ca, hosts)
             if self.control is not None:
-                self.control.use_leaves(LeafMint(ca, hosts))
+                self.control.use_ca(LeafMint(ca, hosts))
             logger.warning("the interception CA has changed: new connections get certificates as it now says")
 
     def _retire(self, tokens: TokenSources, after_s: float) -> None:
@@ -311,9 +308,6 @@ class Server:
         if self.front is not None:
             return [self.front.snapshot(events_dropped=dropped)]
         return self.control.snapshots() if self.control is not None else []
-
-    def _literal_hosts(self) -> list[str]:
-        return [host for host in self._hosts if not is_wildcard(host)]
 
     async def _open_admin(self, settings: Settings) -> tuple[AdminSite, tuple[str, int]] | None:
         """Opens the admin site of a configuration, where it has one that is not open already."""

@@ -1,4 +1,4 @@
-"""Whether the files that a configuration names are there and can be read. Opens only those in which a private key may be.
+"""Whether the files that a configuration names are there and can be read. Opens those alone that others can read, too.
 
 What is in them is for the rooms to judge that use them.
 """
@@ -94,7 +94,7 @@ def _check_secrets(path: KeyPath, section: Section, surroundings: Surroundings) 
 def _check_key_inside(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
     """Yield whether others can read a certificate's file, where a private key may be in it, too."""
     file = _located(text, surroundings)
-    if file is not None and may_hold_key(file):
+    if file is not None and is_open_to_others(file) and may_hold_key(file):
         yield from _check_secret_file(path, text, surroundings)
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import CredentialOutOfDate, CredentialRejected, IdentityError, IdentityPlatformUnavailable
 from proxy.identity.claims import merge_capabilities
-from proxy.identity.suspension import boottime
 from proxy.identity.token_response import ProofRejected
 
 if TYPE_CHECKING:
@@ -53,13 +52,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token as the endpoint gave it, how long ago the request for it was sent, and the name of the proof it was given for.
-
-    Time that the machine slept since then counts.
-    """
+    """A token as the endpoint gave it, when the request for it was sent, and the name of the proof it was given for."""
 
     value: str = field(repr=False)
-    age_s: float
+    requested_at_mono: float
     expires_in_s: float
     refresh_in_s: float | None
     proof: str = ""
@@ -100,7 +96,7 @@ class Credential:
         audience: str | None = None,
         parameters: Mapping[str, str] | None = None,
         capabilities: Sequence[str] = (),
-        clock: Callable[[], float] = boottime,
+        clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Bring the parts together.
@@ -114,7 +110,7 @@ class Credential:
             audience: of the assertion; default: the URL that is posted to.
             parameters: further form fields.
             capabilities: what this client announces, such as ``cp1``.
-            clock: seconds; counts the time that the machine sleeps.
+            clock: monotonic seconds.
             wall_clock: Unix seconds.
         """
         self.name = name
@@ -266,7 +262,7 @@ class Credential:
             asked = merge_capabilities(claims, self._capabilities)
             if asked is not None:
                 form["claims"] = asked
-            requested_at_s = self._clock()
+            requested_at_mono = self._clock()
             response = await self.endpoint.request(form, str(uuid.uuid4()), url)
         except IdentityError as error:
             self._count(_outcome(error), error.code)
@@ -275,11 +271,7 @@ class Credential:
         self._follow_clock()
         self._log_success(target, response, proof)
         return IssuedToken(
-            response.access_token,
-            self._clock() - requested_at_s,
-            response.expires_in_s,
-            response.refresh_in_s,
-            proof.name,
+            response.access_token, requested_at_mono, response.expires_in_s, response.refresh_in_s, proof.name
         )
 
     def _remember(self, proof: Proof) -> None:

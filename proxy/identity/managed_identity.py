@@ -12,7 +12,6 @@ from urllib.parse import urlencode
 
 from proxy.errors import IdentityError, IdentityPlatformUnavailable
 from proxy.identity.credential import IssuedToken
-from proxy.identity.suspension import boottime
 from proxy.identity.token_response import parse_answer
 
 if TYPE_CHECKING:
@@ -52,7 +51,7 @@ class ManagedIdentity:
         client: HttpsClient,
         *,
         client_id: str | None = None,
-        clock: Callable[[], float] = boottime,
+        clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         """Prepare.
@@ -61,7 +60,7 @@ class ManagedIdentity:
             endpoint: where to ask.
             client: closed by whoever made it.
             client_id: of a user-assigned identity; None: the system-assigned one.
-            clock: seconds; counts the time that the machine sleeps.
+            clock: monotonic seconds.
             wall_clock: Unix seconds.
         """
         self._endpoint = endpoint
@@ -80,7 +79,7 @@ class ManagedIdentity:
         query = {"api-version": self._endpoint.api_version, "resource": str(target)}
         if self._client_id is not None:
             query["client_id"] = self._client_id
-        requested_at_s = self._clock()
+        requested_at_mono = self._clock()
         answer = await self._client.exchange(
             "GET", f"{self._endpoint.url}?{urlencode(query)}", fields=self._endpoint.fields
         )
@@ -96,5 +95,4 @@ class ManagedIdentity:
                 code=f"managed_identity_http_{answer.status}",
             )
         response = parse_answer(answer, now_at=self._wall_clock())
-        age_s = self._clock() - requested_at_s
-        return IssuedToken(response.access_token, age_s, response.expires_in_s, response.refresh_in_s)
+        return IssuedToken(response.access_token, requested_at_mono, response.expires_in_s, response.refresh_in_s)

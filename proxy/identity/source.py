@@ -20,7 +20,6 @@ from proxy.errors import IdentityError, IdentityPlatformUnavailable
 from proxy.identity.access_token import AccessToken, create_access_token
 from proxy.identity.cache import Pause, TokenCache, renew_error
 from proxy.identity.lifetime import BACKOFF_CAP_S
-from proxy.identity.suspension import boottime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -100,7 +99,6 @@ class TokenSource:
         client_pause: Pause | None = None,
         patience_s: float = 0.0,
         clock: Callable[[], float] = time.monotonic,
-        boot_clock: Callable[[], float] = boottime,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         """Prepare; nothing is requested before `peek`, `acquire` or `keep_fresh`.
@@ -113,16 +111,12 @@ class TokenSource:
             client_pause: shared by the sources of one client id at one token endpoint.
             patience_s: for how long requests wait for further attempts after a failure that may be a blip.
             clock: monotonic seconds; the one whose values `peek` is given.
-            boot_clock: the like, but counts the time that the machine sleeps.
             jitter: 0 to 1.
         """
         self._requester = requester
         self._target = target
         self._credential_name = credential_name
         self._clock = clock
-        self._boot_clock = boot_clock
-        # What had been slept in all when the age of the token in hand was last put right.
-        self._slept_s = boot_clock() - clock()
         self._jitter = jitter
         self._cache = TokenCache(endpoint_pause or Pause(), client_pause or Pause())
         self.patience_s = patience_s
@@ -221,11 +215,9 @@ class TokenSource:
         self._keeps_fresh = True
         self._tick()
 
-    def wake(self) -> None:
-        """Age the token by the time that the machine slept since it came, which the monotonic clock did not count."""
-        slept_s = self._boot_clock() - self._clock()
-        self._cache.age(slept_s - self._slept_s)
-        self._slept_s = slept_s
+    def wake(self, slept_s: float) -> None:
+        """Age the token by the time that the machine slept, which the monotonic clock did not count."""
+        self._cache.age(slept_s)
         if self._keeps_fresh and not self._is_closed:
             self._tick()
 
@@ -353,7 +345,7 @@ class TokenSource:
             ) from None
         token = create_access_token(
             issued.value,
-            requested_at_mono=self._clock() - issued.age_s,
+            requested_at_mono=issued.requested_at_mono,
             expires_in_s=issued.expires_in_s,
             refresh_in_s=issued.refresh_in_s,
             jitter=self._jitter(),
@@ -366,7 +358,6 @@ class TokenSource:
             )
         if not self._cache.succeed(token):
             return None
-        self._slept_s = self._boot_clock() - self._clock()
         self._obtained = True
         self._wanted_since_mono = self._failing_since_mono = None
         return token

@@ -24,7 +24,7 @@ from proxy.identity.proof.building import create_proofs, list_proof_files
 from proxy.identity.proof.vault_access import VaultAccess
 from proxy.identity.rotation import POLL_S, RotationWatch, Watched, read_fingerprint, warn_of_expiry
 from proxy.identity.source import SourceStatistics, TokenSource
-from proxy.identity.suspension import boottime, watch_suspension
+from proxy.identity.suspension import watch_suspension
 from proxy.identity.token_endpoint import TokenEndpoint
 from proxy.tasks import keep_going
 
@@ -80,7 +80,6 @@ class TokenSources:
         *,
         lazy: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
-        boot_clock: Callable[[], float] = boottime,
         jitter: Callable[[], float] = random.random,
         dialer: Dialer | None = None,
         patience_s: float = 0.0,
@@ -91,7 +90,6 @@ class TokenSources:
             credentials: by name; closed with this object.
             lazy: names of those whose tokens are obtained by demand only.
             clock: monotonic seconds.
-            boot_clock: the like, but counts the time that the machine sleeps.
             jitter: 0 to 1.
             dialer: opens connections to key vaults.
             patience_s: as for `TokenSource`.
@@ -99,14 +97,13 @@ class TokenSources:
         self._credentials = dict(credentials)
         self._lazy = set(lazy)
         self._clock = clock
-        self._boot_clock = boot_clock
         self._jitter = jitter
         self._sources: dict[tuple[str, Target], TokenSource] = {}
         # By the host asked, and by token endpoint and client id. Those of credentials in use, no others.
         self._endpoint_pauses: dict[str, Pause] = {}
         self._client_pauses: dict[tuple[str, str], Pause] = {}
         self._patience_s = patience_s
-        self._vaults = VaultAccess(self.source_for, clock=clock, boot_clock=boot_clock, dialer=dialer)
+        self._vaults = VaultAccess(self.source_for, clock=clock, dialer=dialer)
         self._vault_targets: set[tuple[str, Target]] = set()
         self._watch = RotationWatch(())
         self._tasks: list[asyncio.Task[None]] = []
@@ -117,7 +114,6 @@ class TokenSources:
         settings: Settings,
         *,
         clock: Callable[[], float] = time.monotonic,
-        boot_clock: Callable[[], float] = boottime,
         wall_clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
         poll_s: float = POLL_S,
@@ -128,7 +124,6 @@ class TokenSources:
         Args:
             settings: the configuration.
             clock: monotonic seconds.
-            boot_clock: the like, but counts the time that the machine sleeps.
             wall_clock: Unix seconds.
             jitter: 0 to 1.
             poll_s: seconds between two looks at the certificates' files.
@@ -139,18 +134,14 @@ class TokenSources:
         """
         lazy = [name for name, credential in settings.credentials.items() if credential.lazy]
         dialer = build_dialer(settings)
-        sources = cls(
-            {}, lazy=lazy, clock=clock, boot_clock=boot_clock, jitter=jitter, dialer=dialer, patience_s=patience_s
-        )
+        sources = cls({}, lazy=lazy, clock=clock, jitter=jitter, dialer=dialer, patience_s=patience_s)
         watched = []
         # A credential whose key is in a vault may need another credential to reach it.
         for name, each in sorted(settings.credentials.items(), key=lambda item: item[1].key_vault_key is not None):
             files = list_proof_files(each)
             read = read_fingerprint(files)
             proofs = create_proofs(each, sources._vaults)
-            credential = create_credential(
-                name, each, proofs, boot_clock=boot_clock, wall_clock=wall_clock, dialer=dialer
-            )
+            credential = create_credential(name, each, proofs, clock=clock, wall_clock=wall_clock, dialer=dialer)
             sources._credentials[name] = credential
             load = functools.partial(create_proofs, each, sources._vaults)
             watched.append(Watched(name, files, load, functools.partial(sources._rotate, name), read))
@@ -182,7 +173,6 @@ class TokenSources:
                 client_pause=self._client_pauses.setdefault((requester.endpoint.url, requester.client_id), Pause()),
                 patience_s=self._patience_s,
                 clock=self._clock,
-                boot_clock=self._boot_clock,
                 jitter=self._jitter,
             )
             self._sources[key] = source
@@ -339,10 +329,9 @@ class TokenSources:
         for source in [source for source in sources if source.obtained][:1]:
             source.renew()
 
-    def _wake(self) -> None:
+    def _wake(self, slept_s: float) -> None:
         for source in self._sources.values():
-            source.wake()
-        self._vaults.wake()
+            source.wake(slept_s)
 
     def _expirations(self) -> dict[str, datetime]:
         return {
@@ -357,7 +346,7 @@ def create_credential(
     settings: CredentialSettings,
     proofs: Sequence[Proof],
     *,
-    boot_clock: Callable[[], float] = boottime,
+    clock: Callable[[], float] = time.monotonic,
     wall_clock: Callable[[], float] = time.time,
     dialer: Dialer | None = None,
 ) -> Credential:
@@ -375,7 +364,7 @@ def create_credential(
         audience=settings.assertion_audience,
         parameters={key: value.get_secret_value() for key, value in settings.token_parameters.items()},
         capabilities=settings.client_capabilities,
-        clock=boot_clock,
+        clock=clock,
         wall_clock=wall_clock,
     )
 

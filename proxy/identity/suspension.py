@@ -1,7 +1,7 @@
-"""Time that the machine slept: a monotonic clock stands still meanwhile, tokens age all the same. Reads clocks only.
+"""Notices that the machine slept: a monotonic clock stands still meanwhile, tokens age all the same. Reads clocks only.
 
 Python's monotonic clock does not count suspended time on Linux (clock_gettime(2): CLOCK_MONOTONIC), so a token would look
-as young after a night as before it. CLOCK_BOOTTIME counts it: by it a token request is timed, and a sleep is noticed.
+as young after a night as before it. CLOCK_BOOTTIME counts it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,20 @@ INTERVAL_S = 1.0
 _NOISE_S = 0.2
 
 
-def boottime() -> float:
-    """Return seconds of a clock that counts the time that the machine sleeps; of the monotonic clock where there is none."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
-
-
 def slept_s() -> float:
     """Return how long the machine has slept since it was started; 0 where that cannot be told."""
-    return boottime() - time.monotonic()
+    clock = getattr(time, "CLOCK_BOOTTIME", None)
+    return 0.0 if clock is None else time.clock_gettime(clock) - time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 async def watch_suspension(
-    on_wake: Callable[[], None], *, read: Callable[[], float] = slept_s, interval_s: float = INTERVAL_S
+    on_wake: Callable[[float], None], *, read: Callable[[], float] = slept_s, interval_s: float = INTERVAL_S
 ) -> None:
-    """Call back whenever the machine has slept, until cancelled."""
+    """Call back with the seconds slept whenever the machine has slept, until cancelled."""
     before = read()
     while True:
         await asyncio.sleep(interval_s)
         after = read()
         if after - before > _NOISE_S:
-            on_wake()
+            on_wake(after - before)
             before = after

@@ -11,8 +11,8 @@
     leaf.py        a short-lived certificate for one host
     contexts.py    a TLS server context for each host, cached and renewed                   (does I/O)
 
-Two certificates, and why. Clients trust the *anchor*. The anchor signs one *issuer*, and its key is then forgotten; the
-issuer's key signs leaves and is what lies on disk. Both carry the same critical name constraints, but a trust anchor's
-own constraints need not be processed (RFC 5280 §6.2), and Java does not: a leaf signed by a stolen anchor key would
-pass there under any name. Constraints of an intermediate are processed by everyone (RFC 5280 §6.1.4 (g)).
+Two levels, and why. Clients trust the *anchor*. The anchor signs the *issuers*, one for each group of hosts, and its key is
+then forgotten; the issuers' one key signs leaves and is what lies on disk. Anchor and issuers carry critical name
+constraints, but a trust anchor's own constraints need not be processed (RFC 5280 §6.2), and Java does not: a leaf signed by a
+stolen anchor key would pass there under any name. Constraints of an intermediate are processed by everyone (RFC 5280 §6.1.4 (g)).
 """

@@ -1,4 +1,4 @@
-"""A TLS server context for each intercepted host: made ahead for the hosts known by name, cached, renewed, bounded.
+"""A TLS server context for each intercepted host: made when a client first asks for it, cached, renewed, bounded.
 
 Does I/O only to hand OpenSSL a key and its certificates, which it takes from files alone: through memory where the
 kernel can, else through a private file that is deleted at once. A context shows a leaf for a routed host, or for the
@@ -46,27 +46,18 @@ class _Entry:
     renew_at: float
 
 
-@dataclass(frozen=True, slots=True)
-class ContextsAhead:
-    """What `ServerContexts` goes over to: made somewhere else, by another thread as well."""
-
-    authority: Authority
-    apexes: frozenset[str]
-    entries: dict[str, _Entry]
-
-
 class ServerContexts:
     """The contexts of one process. Not for several threads at a time.
 
     Args:
         authority: what signs the leaves.
-        hosts: the routed hosts; contexts for those without a wildcard are made now. Names below a wildcard share one with
-            their siblings, so that a client that walks through them costs a look-up each.
+        hosts: the routed hosts. Names below a wildcard share a context with their siblings, so that a client that walks
+            through them costs a look-up each.
         clock: the time in Unix seconds.
-        capacity: how many contexts are kept; never fewer than there are hosts known by name.
+        capacity: how many contexts are kept.
 
     Raises:
-        ConfigurationError: the CA may not sign for one of the hosts, or has ended.
+        ConfigurationError: one of the hosts is not a name.
     """
 
     def __init__(
@@ -78,19 +69,22 @@ class ServerContexts:
         capacity: int = CAPACITY,
     ) -> None:
         self._clock = clock
-        self._least_capacity = capacity
-        self._entries: OrderedDict[str, _Entry] = OrderedDict()
-        self.use(make_ahead(authority, hosts, clock()))
+        self._capacity = capacity
+        self.use(authority, hosts)
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def use(self, ahead: ContextsAhead) -> None:
-        """Go over to another CA and other hosts. Connections that have their context keep it."""
-        self._authority, self._apexes = ahead.authority, ahead.apexes
-        self._literal_hosts = frozenset(ahead.entries)
-        self._entries = OrderedDict(ahead.entries)
-        self._capacity = max(self._least_capacity, len(ahead.entries))
+    def use(self, authority: Authority, hosts: Iterable[str]) -> None:
+        """Go over to another CA and other hosts. Connections that have their context keep it.
+
+        Raises:
+            ConfigurationError: one of the hosts is not a name.
+        """
+        literal, self._apexes = split_hosts(hosts)
+        self._literal_hosts = frozenset(literal)
+        self._authority = authority
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
 
     def context_for(self, host: str) -> ssl.SSLContext:
         """Return the context for one host: at once where it is cached, after some 2 ms of CPU where it must be made.
@@ -122,21 +116,6 @@ class ServerContexts:
             if wildcard is not None:
                 return wildcard, self._entries.get(wildcard)
         return host, entry
-
-
-def make_ahead(authority: Authority, hosts: Iterable[str], now: float) -> ContextsAhead:
-    """Return the contexts of the hosts known by name, some 2 ms of CPU each.
-
-    Args:
-        authority: what signs the leaves.
-        hosts: the routed hosts.
-        now: Unix seconds.
-
-    Raises:
-        ConfigurationError: the CA may not sign for one of the hosts, or has ended.
-    """
-    literal, apexes = split_hosts(hosts)
-    return ContextsAhead(authority, apexes, dict(_make_entry(authority, host, now, ()) for host in literal))
 
 
 def _canonical(host: str) -> str:

@@ -97,11 +97,14 @@ def wildcard_over(name: str, apexes: Collection[str]) -> str | None:
     first, _, parent = name.partition(".")
     if "." not in parent or not _PLAIN_LABEL.match(first) or first.startswith("xn--"):
         return None
-    return f"*.{parent}" if any(tail in apexes for tail in _tails(parent)) else None
+    return f"*.{parent}" if any(tail in apexes for tail in subtrees_over(parent)) else None
 
 
-def _tails(name: str) -> Iterator[str]:
-    """Yield the name and each of its parents."""
+def subtrees_over(name: Name) -> Iterator[Name]:
+    """Yield the roots of the subtrees that a name lies in, the smallest first: the name itself, and each parent of a DNS name."""
+    if not isinstance(name, str):
+        yield name
+        return
     while name:
         yield name
         name = name.partition(".")[2]
@@ -133,17 +136,17 @@ class Constraints:
         Raises:
             ConfigurationError: there is no host, or one is not a name.
         """
-        domains: set[str] = set()
-        addresses: set[IPv4Address | IPv6Address] = set()
-        for host in hosts:
-            name = _subtree(host)
-            if isinstance(name, str):
-                domains.add(name)
-            else:
-                addresses.add(name)
-        if not domains and not addresses:
+        names = [_subtree(host) for host in hosts]
+        if not names:
             raise ConfigurationError("No host is routed, so there is nothing an interception CA may sign for.")
-        return cls(frozenset(domains), frozenset(addresses))
+        return cls.of_names(names)
+
+    @classmethod
+    def of_names(cls, names: Iterable[Name]) -> Constraints:
+        """Return the constraints that permit these subtrees, each named by its root."""
+        listed = frozenset(names)
+        domains = frozenset(name for name in listed if isinstance(name, str))
+        return cls(domains, frozenset(name for name in listed if not isinstance(name, str)))
 
     @classmethod
     def of_certificate(cls, certificate: x509.Certificate) -> Constraints:
@@ -170,7 +173,25 @@ class Constraints:
         """Return whether a verifier that follows RFC 5280 §4.2.1.10 accepts a leaf of this name, which may begin with ``*.``."""
         if not isinstance(name, str):
             return name in self.addresses
-        return any(tail in self.domains for tail in _tails(name))
+        return any(tail in self.domains for tail in subtrees_over(name))
+
+    def names(self) -> tuple[Name, ...]:
+        """Return the root of each permitted subtree, in a fixed order."""
+        addresses = sorted(self.addresses, key=lambda address: (address.version, int(address)))
+        return (*sorted(self.domains), *addresses)
+
+    def split(self, size_bytes: int) -> tuple[Constraints, ...]:
+        """Return constraints that permit the same together, each with names of at most this many bytes, or one name."""
+        groups: list[list[Name]] = [[]]
+        room = size_bytes
+        for name in self.names():
+            length = len(str(name))
+            if groups[-1] and length > room:
+                groups.append([])
+                room = size_bytes
+            groups[-1].append(name)
+            room -= length
+        return tuple(map(Constraints.of_names, groups))
 
     def listed(self) -> tuple[str, ...]:
         """Return what is permitted, in an order for people; good as routed hosts, too."""
@@ -192,10 +213,7 @@ class Constraints:
         address is refused anyhow, and Java's validator throws an index error comparing an IPv4 leaf with ``::/0``.
         """
         permitted: list[x509.GeneralName] = [x509.DNSName(name) for name in sorted(self.domains or {NO_DNS_NAME})]
-        permitted += [
-            x509.IPAddress(ipaddress.ip_network(address))
-            for address in sorted(self.addresses, key=lambda address: (address.version, int(address)))
-        ]
+        permitted += [x509.IPAddress(ipaddress.ip_network(name)) for name in self.names() if not isinstance(name, str)]
         excluded = None if self.addresses else [x509.IPAddress(ALL_IPV4), x509.IPAddress(ALL_IPV6)]
         return x509.NameConstraints(permitted, excluded)
 

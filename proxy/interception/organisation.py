@@ -52,6 +52,10 @@ class OrganisationCA:
 
     certificates: tuple[x509.Certificate, ...]
     key: SigningKey = field(repr=False)
+    _subtrees: tuple[Subtrees, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_subtrees", tuple(map(Subtrees.of_certificate, self.certificates)))
 
     @property
     def issuer(self) -> x509.Certificate:
@@ -82,7 +86,7 @@ class OrganisationCA:
     @property
     def is_bounded(self) -> bool:
         """Whether name constraints keep a thief of its key from posing as any host."""
-        return any(Subtrees.of_certificate(certificate).are_bounded for certificate in self.certificates)
+        return any(one.are_bounded for one in self._subtrees)
 
     @property
     def identity(self) -> bytes:
@@ -91,7 +95,7 @@ class OrganisationCA:
 
     def permits(self, name: Name) -> bool:
         """Return whether no certificate of the chain stands against a leaf of this name."""
-        return all(Subtrees.of_certificate(certificate).permits(name) for certificate in self.certificates)
+        return all(one.permits(name) for one in self._subtrees)
 
     def choose(self, name: Name, now: datetime) -> OrganisationCA:  # noqa: ARG002  # as `Authority` has it
         """Return itself: there is no other."""

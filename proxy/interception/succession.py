@@ -25,6 +25,7 @@ from proxy.interception.authority import InterceptionCA  # noqa: TC001  # a fiel
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from proxy.interception.authority import Issuer
     from proxy.interception.names import Name
 
 TAKE_OVER_BEFORE: Final = timedelta(days=7)
@@ -89,12 +90,12 @@ class Succession:
         """When clients have had time to trust what is prepared, in UTC; None where nothing is."""
         return self.newest.made_at + OVERLAP if self.prepared else None
 
-    def choose(self, name: Name, now: datetime) -> InterceptionCA:
-        """Return the CA that clients have trusted longest among those that may sign for a name."""
+    def choose(self, name: Name, now: datetime) -> Issuer:
+        """Return the issuer for a name of the CA that clients have trusted longest among those that may sign for it."""
         for ca in (self.current, *self.prepared):
             if now < ca.not_after and ca.permits(name):
-                return ca
-        return self.current
+                return ca.choose(name, now)
+        return self.current.choose(name, now)
 
     def trusted(self) -> list[x509.Certificate]:
         """Return the anchors that clients are to trust now."""

@@ -7,12 +7,12 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from proxy.interception.contexts import create_server_context
-from proxy.interception.names import wildcard_over
+from proxy.interception.names import split_hosts, wildcard_over
 from proxy.workers.messages import Leaf, WantLeaf
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from proxy.workers.messages import Message
 
@@ -28,28 +28,31 @@ class RemoteContexts:
 
     Args:
         send: sends a message to control.
-        leaves: by host, as PEM with chain and key: what control sent along at the start.
+        hosts: the routed hosts.
     """
 
-    def __init__(self, send: Callable[[Message], None], leaves: dict[str, str]) -> None:
+    def __init__(self, send: Callable[[Message], None], hosts: Iterable[str]) -> None:
         self._send = send
-        self._ahead: dict[str, _Kept] = {}
-        self._fetched: OrderedDict[str, _Kept] = OrderedDict()
+        self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._waiting: dict[str, list[Callable[[], None]]] = {}
-        self.replace(leaves)
+        self.use(hosts)
 
-    def replace(self, leaves: dict[str, str]) -> None:
-        """Goes over to other leaves; connections that have their context keep it."""
-        self._ahead = {host: _keep(pem) for host, pem in leaves.items()}
-        self._fetched.clear()
+    def use(self, hosts: Iterable[str]) -> None:
+        """Goes over to other hosts; connections that have their context keep it."""
+        literal, self._apexes = split_hosts(hosts)
+        self._literal_hosts = frozenset(literal)
+        self.forget()
+
+    def forget(self) -> None:
+        """Has every leaf fetched again; connections that have their context keep it."""
+        self._kept.clear()
 
     def context_for(self, host: str) -> ssl.SSLContext | None:
         """Returns the context for a host; None while its leaf is still to be fetched."""
-        found = self._ahead.get(host) or self._fetched.get(host)
-        if found is None:
-            # One with a wildcard was fetched for a sibling: control gives none but for what is below a wildcard route.
-            wildcard = wildcard_over(host, (host.partition(".")[2],))
-            found = None if wildcard is None else self._fetched.get(wildcard)
+        found = self._kept.get(host)
+        if found is None and host not in self._literal_hosts:
+            wildcard = wildcard_over(host, self._apexes)
+            found = None if wildcard is None else self._kept.get(wildcard)
         if found is None:
             return None
         context, renew_at = found
@@ -72,12 +75,9 @@ class RemoteContexts:
     def take(self, message: Leaf) -> None:
         """Takes what control answered."""
         if message.pem is not None:
-            if message.name in self._ahead:
-                self._ahead[message.name] = _keep(message.pem)
-            else:
-                self._fetched[message.name] = _keep(message.pem)
-                if len(self._fetched) > _REMEMBERED:
-                    self._fetched.popitem(last=False)
+            self._kept[message.name] = _keep(message.pem)
+            if len(self._kept) > _REMEMBERED:
+                self._kept.popitem(last=False)
         for on_arrival in self._waiting.pop(message.host, []):
             on_arrival()
 

@@ -21,11 +21,11 @@ from proxy.workers.messages import (
     TO_CONTROL,
     Answered,
     Begin,
+    CAChanged,
     Drain,
     Failed,
     Figures,
     Leaf,
-    Leaves,
     Message,
     Rejected,
     Reload,
@@ -177,7 +177,6 @@ class Control:
         ports: the port of each of their listeners, which they share.
         tokens: the sources they draw on.
         mint: returns a leaf certificate for a host; raises `ConfigurationError` for other hosts.
-        literal_hosts: the hosts whose leaves they get at once.
 
     Attributes:
         recent: the newest exchanges of all of them.
@@ -191,12 +190,10 @@ class Control:
         ports: Sequence[int],
         tokens: TokenSources,
         mint: Callable[[str], LeafCertificate],
-        literal_hosts: Sequence[str],
     ) -> None:
         self._settings = settings
         self._ports = tuple(ports)
         self._mint = mint
-        self._literal_hosts = literal_hosts
         self._processes: dict[int, RelayProcess] = {}
         self._retired = WorkerSnapshot()
         self.recent = RecentExchanges()
@@ -229,7 +226,6 @@ class Control:
         settings: Settings,
         tokens: TokenSources,
         mint: Callable[[str], LeafCertificate],
-        literal_hosts: Sequence[str],
     ) -> None:
         """Lets every relay process go over to another configuration with the same listeners.
 
@@ -237,27 +233,25 @@ class Control:
             settings: what they serve from now on.
             tokens: as for a new object.
             mint: as for a new object.
-            literal_hosts: as for a new object.
         """
-        self._settings, self._mint, self._literal_hosts = settings, mint, literal_hosts
+        self._settings, self._mint = settings, mint
         self._take_sources(settings, tokens)
         begin = self._begin(0)
-        message = Reload(settings=begin.settings, leaves=begin.leaves, sources=begin.sources)
+        message = Reload(settings=begin.settings, sources=begin.sources)
         for process in self._processes.values():
             process.channel.send(message)
         for source in self._sources:
             self._share(source)
 
-    def use_leaves(self, mint: Callable[[str], LeafCertificate]) -> None:
+    def use_ca(self, mint: Callable[[str], LeafCertificate]) -> None:
         """Lets every relay process show leaves of another CA from now on.
 
         Args:
             mint: as for a new object, for the same hosts.
         """
         self._mint = mint
-        message = Leaves(leaves=self._leaves_ahead())
         for process in self._processes.values():
-            process.channel.send(message)
+            process.channel.send(CAChanged())
 
     async def drain(self) -> None:
         """Lets every relay process finish, and waits for its end."""
@@ -338,13 +332,9 @@ class Control:
         return Begin(
             settings=describe_settings(self._settings),
             ports=self._ports,
-            leaves=self._leaves_ahead(),
             number=number,
             sources=tuple(self._keys),
         )
-
-    def _leaves_ahead(self) -> dict[str, str]:
-        return {host: self._mint(host).pem().decode("ascii") for host in self._literal_hosts}
 
     async def _look_for_tokens(self) -> None:
         while True:

@@ -43,7 +43,6 @@ class Begin(Message):
     Attributes:
         settings: the configuration as `proxy.workers.worker` reads it back.
         ports: of the listeners, in the configuration's order; a free port has been chosen by now.
-        leaves: for each literal routed host, its leaf certificate, chain and key as PEM.
         number: of the relay process, from 0.
         sources: what each token source is for. The list only ever grows; of several alike the last one counts.
     """
@@ -51,7 +50,6 @@ class Begin(Message):
     kind: Literal["begin"] = "begin"
     settings: dict[str, object]
     ports: tuple[int, ...]
-    leaves: dict[str, str]
     number: int
     sources: tuple[SourceKey, ...]
 
@@ -61,7 +59,6 @@ class Reload(Message):
 
     kind: Literal["reload"] = "reload"
     settings: dict[str, object]
-    leaves: dict[str, str]
     sources: tuple[SourceKey, ...]
 
 
@@ -116,11 +113,10 @@ class Leaf(Message):
     pem: str | None = Field(repr=False)
 
 
-class Leaves(Message):
-    """Control → relay: another CA signs from now on. The attribute is that of `Begin`."""
+class CAChanged(Message):
+    """Control → relay: another CA signs from now on, so leaves have to be fetched again."""
 
-    kind: Literal["leaves"] = "leaves"
-    leaves: dict[str, str] = Field(repr=False)
+    kind: Literal["ca_changed"] = "ca_changed"
 
 
 class Drain(Message):
@@ -180,7 +176,7 @@ class Figures(Message):
     records: tuple[ExchangeRecord, ...] = ()
 
 
-ToRelay = Annotated[Begin | Reload | Token | Answered | Failed | Leaf | Leaves | Drain, Field(discriminator="kind")]
+ToRelay = Annotated[Begin | Reload | Token | Answered | Failed | Leaf | CAChanged | Drain, Field(discriminator="kind")]
 ToControl = Annotated[Started | Want | Stale | Rejected | WantLeaf | Figures, Field(discriminator="kind")]
 
 TO_RELAY: Final[TypeAdapter[ToRelay]] = TypeAdapter(ToRelay)

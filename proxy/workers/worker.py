@@ -11,6 +11,7 @@ import socket
 import sys
 from typing import Final
 
+from proxy.config.routed_hosts import routed_hosts
 from proxy.config.settings import Settings
 from proxy.errors import ConfigurationError
 from proxy.event_loop import run
@@ -25,11 +26,11 @@ from proxy.workers.messages import (
     TO_RELAY,
     Answered,
     Begin,
+    CAChanged,
     Drain,
     Failed,
     Figures,
     Leaf,
-    Leaves,
     Reload,
     Started,
     Token,
@@ -64,7 +65,7 @@ class Worker:
         await self._channel.open(end)
         begin = await self._begin
         settings = Settings.model_validate(begin.settings)
-        contexts = self._contexts = RemoteContexts(self._channel.send, begin.leaves)
+        contexts = self._contexts = RemoteContexts(self._channel.send, routed_hosts(settings))
         front = RelayServer(settings, self._sources, contexts.context_for, contexts.fetch)
         await front.start(begin.ports)
         gc.freeze()  # as `run` does
@@ -91,9 +92,10 @@ class Worker:
         """
         message, self._reload = self._reload, None
         if message is not None:
-            plan = front.plan(Settings.model_validate(message.settings), self._sources)
+            settings = Settings.model_validate(message.settings)
+            plan = front.plan(settings, self._sources)
             await front.open(plan)
-            contexts.replace(message.leaves)
+            contexts.use(routed_hosts(settings))
             front.use(plan)
 
     def _report(self, front: RelayServer) -> None:
@@ -119,9 +121,9 @@ class Worker:
             case Leaf():
                 if self._contexts is not None:
                     self._contexts.take(message)
-            case Leaves():
+            case CAChanged():
                 if self._contexts is not None:
-                    self._contexts.replace(message.leaves)
+                    self._contexts.forget()
             case Drain():
                 self.stop()
 

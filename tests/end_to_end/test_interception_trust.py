@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy.interception.contexts import ServerContexts
-from proxy.interception.names import Constraints
+from proxy.interception.names import Constraints, parse_name
 from proxy.interception.organisation import load_organisation_ca
 from proxy.interception.store import load_or_create
 from tests.unit.test_interception_organisation import ROOT, make_ca, write
@@ -46,18 +46,26 @@ ROUTES = {
     "names": ["routed.test", "orders.contoso.test", "*.apis.test"],
     "addresses": ["127.0.0.1", "::1"],
     "both": ["routed.test", "127.0.0.1"],
+    "many": ["routed.test", *(f"orders-{number}.{'long' * 10}.contoso.test" for number in range(50)), "127.0.0.1"],
     "organisation": ["routed.test", "orders.contoso.test", "*.apis.test"],
 }
 MINTED = {
     "names": ["routed.test", "orders.contoso.test", "orders.apis.test"],
     "addresses": ["127.0.0.1", "::1"],
     "both": ["routed.test", "127.0.0.1"],
+    "many": [
+        "routed.test",
+        f"orders-1.{'long' * 10}.contoso.test",
+        f"orders-49.{'long' * 10}.contoso.test",
+        "127.0.0.1",
+    ],
     "organisation": ["routed.test", "orders.contoso.test", "orders.apis.test", "v2.orders.apis.test"],
 }
 STOLEN = {
     "names": ["victim.test", "victimrouted.test", "test", "*.contoso.test", "127.0.0.1", "::1"],
     "addresses": ["victim.test", "127.0.0.2", "::2"],
     "both": ["victim.test", "127.0.0.2", "::1"],
+    "many": ["victim.test", "contoso.test", "127.0.0.2", "::1"],
     "organisation": ["victim.test", "*.contoso.test", "127.0.0.1"],
 }
 
@@ -122,21 +130,24 @@ def _server_context(key: ec.EllipticCurvePrivateKey, chain: list[x509.Certificat
 
 def _stolen(ca: InterceptionCA | OrganisationCA, name: str, directory: Path) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
-    leaf = _sign(key, ca.issuer, ca.key, name=name, common_name="a leaf of the thief")
-    return _server_context(key, [leaf, *ca.chain], directory)
+    signer = ca.choose(parse_name(name.replace("*", "any")), NOW)
+    leaf = _sign(key, signer.issuer, signer.key, name=name, common_name="a leaf of the thief")
+    return _server_context(key, [leaf, *signer.chain], directory)
 
 
 def _stolen_without_san(ca: InterceptionCA | OrganisationCA, name: str, directory: Path) -> ssl.SSLContext:
     key = ec.generate_private_key(ec.SECP256R1())
-    leaf = _sign(key, ca.issuer, ca.key, name=None, common_name=name)
-    return _server_context(key, [leaf, *ca.chain], directory)
+    signer = ca.choose(parse_name(name.replace("*", "any")), NOW)
+    leaf = _sign(key, signer.issuer, signer.key, name=None, common_name=name)
+    return _server_context(key, [leaf, *signer.chain], directory)
 
 
 def _stolen_through_sub_ca(ca: InterceptionCA | OrganisationCA, name: str, directory: Path) -> ssl.SSLContext:
     sub_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    sub_ca = _sign(sub_key, ca.issuer, ca.key, name=None, common_name="a CA of the thief", is_ca=True)
+    signer = ca.choose(parse_name(name.replace("*", "any")), NOW)
+    sub_ca = _sign(sub_key, signer.issuer, signer.key, name=None, common_name="a CA of the thief", is_ca=True)
     leaf = _sign(key, sub_ca, sub_key, name=name, common_name="a leaf of the thief")
-    return _server_context(key, [leaf, sub_ca, *ca.chain], directory)
+    return _server_context(key, [leaf, sub_ca, *signer.chain], directory)
 
 
 # The servers

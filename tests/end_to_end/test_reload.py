@@ -151,7 +151,7 @@ def test_no_request_fails_through_reloads_that_change_everything(
         rewrite(proxy, usual | {"routes": routes["routes"]})
         load.wait_for(40)
     assert set(load.outcomes) == {"200"}, load.outcomes
-    assert load.outcomes["200"] > 160
+    assert load.outcomes["200"] >= 40 * (5 if workers == 1 else 3), "as many as were waited for"
     assert metric(proxy, 'reloads_total{outcome="ok"}') == (4 if workers == 1 else 2)
     assert metric(proxy, "token_requests_total{") <= 2, "one at the start, one for the certificate that was replaced"
 

@@ -14,7 +14,7 @@ from cryptography import x509
 
 from proxy.errors import ConfigurationError
 from proxy.interception.authority import InterceptionCA, issue
-from proxy.interception.contexts import ServerContexts, ServerTLS, make_ahead
+from proxy.interception.contexts import ServerContexts, ServerTLS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,8 +145,12 @@ def test_the_server_remembers_the_name_the_client_asked_for(ca: InterceptionCA, 
     assert server.requested_name == name
 
 
-def test_hosts_known_by_name_are_made_ahead_and_wildcards_are_not(ca: InterceptionCA) -> None:
-    assert len(ServerContexts(ca, HOSTS)) == 2
+def test_a_context_is_made_when_it_is_first_asked_for(ca: InterceptionCA) -> None:
+    """G4: made at the start, those of 2,000 hosts took six seconds and 800 MB."""
+    contexts = ServerContexts(ca, HOSTS)
+    assert len(contexts) == 0
+    contexts.context_for(HOSTS[0])
+    assert len(contexts) == 1
 
 
 def test_a_context_is_made_once_however_the_host_is_spelled(ca: InterceptionCA) -> None:
@@ -244,15 +248,10 @@ def test_another_ca_takes_over_for_every_host(ca: InterceptionCA) -> None:
     contexts.context_for("a.apis.contoso.com")
     hosts = [*HOSTS, "fabrikam.azure-api.net"]
     other = issue(hosts, datetime.now(UTC), reason="re-issued")
-    contexts.use(make_ahead(other, hosts, datetime.now(UTC).timestamp()))
-    assert len(contexts) == 3
+    contexts.use(other, hosts)
+    assert len(contexts) == 0
     for host in (HOSTS[0], "a.apis.contoso.com", "fabrikam.azure-api.net"):
         _handshake(contexts.context_for(host), _client_context(other), host)
-
-
-def test_a_routed_host_the_ca_may_not_sign_for_is_found_at_construction(ca: InterceptionCA) -> None:
-    with pytest.raises(ConfigurationError, match=r"fabrikam\.azure-api\.net"):
-        ServerContexts(ca, ["fabrikam.azure-api.net"])
 
 
 def test_no_key_stays_behind_where_a_file_is_needed(

@@ -48,10 +48,10 @@ def test_a_leaf_says_what_rfc_5280_asks_of_it(ca: InterceptionCA, host: str) -> 
     assert usage.digital_signature
     assert not usage.key_cert_sign
     assert list(extensions.get_extension_for_class(x509.ExtendedKeyUsage).value) == [ExtendedKeyUsageOID.SERVER_AUTH]
-    issuer_key = ca.issuer.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
+    issuer_key = ca.issuers[0].extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest
     assert extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier == issuer_key
     assert extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.digest != issuer_key
-    leaf.certificate.verify_directly_issued_by(ca.issuer)
+    leaf.certificate.verify_directly_issued_by(ca.issuers[0])
 
 
 def test_a_leaf_names_its_host_and_nothing_else(ca: InterceptionCA) -> None:
@@ -102,7 +102,7 @@ def test_a_leaf_lives_a_week_and_never_longer_than_its_ca(ca: InterceptionCA) ->
     assert leaf.not_after == later + timedelta(days=7)
     assert mint(ca, "contoso.azure-api.net", ca.not_after - timedelta(days=1)).not_after == ca.not_after
     first_minute = mint(ca, "contoso.azure-api.net", NOW - timedelta(minutes=30))
-    assert first_minute.certificate.not_valid_before_utc == ca.issuer.not_valid_before_utc
+    assert first_minute.certificate.not_valid_before_utc == ca.issuers[0].not_valid_before_utc
 
 
 def test_nothing_is_minted_after_the_end_of_the_ca(ca: InterceptionCA) -> None:
@@ -121,7 +121,7 @@ def test_nothing_is_minted_for_a_host_that_is_not_routed(ca: InterceptionCA, hos
 def test_a_certificate_without_constraints_is_no_ca_of_ours(ca: InterceptionCA) -> None:
     leaf = mint(ca, "contoso.azure-api.net", NOW)
     with pytest.raises(ConfigurationError, match="name constraints"):
-        mint(InterceptionCA(ca.anchor, leaf.certificate, leaf.key, "created"), "contoso.azure-api.net", NOW)
+        mint(InterceptionCA(ca.anchor, (leaf.certificate,), leaf.key, "created"), "contoso.azure-api.net", NOW)
 
 
 def test_no_repr_shows_the_key(ca: InterceptionCA) -> None:
@@ -132,7 +132,7 @@ def test_no_repr_shows_the_key(ca: InterceptionCA) -> None:
 @pytest.mark.parametrize("host", SIGNED_HOSTS)
 def test_openssl_verifies_every_leaf_strictly(ca: InterceptionCA, host: str, tmp_path: Path) -> None:
     leaf = mint(ca, host, NOW)
-    for name, certificate in (("anchor", ca.anchor), ("issuer", ca.issuer), ("leaf", leaf.certificate)):
+    for name, certificate in (("anchor", ca.anchor), ("issuer", ca.issuers[0]), ("leaf", leaf.certificate)):
         (tmp_path / name).write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
     bare = host.strip("[]")
     flag = "-verify_hostname" if bare[0].isalpha() else "-verify_ip"

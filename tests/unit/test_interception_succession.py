@@ -71,15 +71,15 @@ def test_a_host_is_signed_for_by_the_ca_that_clients_have_trusted_longest(
     ca: InterceptionCA, wider: InterceptionCA
 ) -> None:
     both = Succession(ca, (wider,))
-    assert both.choose(parse_name("contoso.azure-api.net"), NOW) is ca
-    assert both.choose(parse_name("fabrikam.azure-api.net"), NOW) is wider
-    assert both.choose(parse_name("nobody.example"), NOW) is ca
-    assert both.choose(parse_name("10.1.2.3"), NOW) is ca
+    assert both.choose(parse_name("contoso.azure-api.net"), NOW).issuer in ca.issuers
+    assert both.choose(parse_name("fabrikam.azure-api.net"), NOW).issuer in wider.issuers
+    assert both.choose(parse_name("nobody.example"), NOW).issuer in ca.issuers
+    assert both.choose(parse_name("10.1.2.3"), NOW).issuer in ca.issuers
 
 
 def test_a_ca_that_has_ended_signs_nothing(ca: InterceptionCA) -> None:
     later = issue(HOSTS, NOW + timedelta(days=700), reason="prepared")
-    assert Succession(ca, (later,)).choose(parse_name(HOSTS[0]), ca.not_after) is later
+    assert Succession(ca, (later,)).choose(parse_name(HOSTS[0]), ca.not_after).issuer in later.issuers
 
 
 def test_what_is_relieved_stays_trusted_for_the_life_of_a_leaf(ca: InterceptionCA, wider: InterceptionCA) -> None:

@@ -38,13 +38,10 @@ class ControlProcess:
         leaf = self._mint(host)
         return Leaf(host=host, name=leaf.name, pem=leaf.pem().decode())
 
-    def ahead(self) -> dict[str, str]:
-        return {HOSTS[0]: self._mint(HOSTS[0]).pem().decode()}
-
 
 def test_what_was_fetched_for_one_name_serves_its_siblings(ca: InterceptionCA) -> None:
     control = ControlProcess(ca)
-    contexts = RemoteContexts(control.take, control.ahead())
+    contexts = RemoteContexts(control.take, HOSTS)
     arrived: list[str] = []
     assert contexts.context_for("a.apis.contoso.com") is None
     contexts.fetch("a.apis.contoso.com", lambda: arrived.append("a"))
@@ -56,22 +53,32 @@ def test_what_was_fetched_for_one_name_serves_its_siblings(ca: InterceptionCA) -
     assert control.asked == ["a.apis.contoso.com"]
     assert contexts.context_for("a_b.apis.contoso.com") is None, "verifiers disagree about a star in its place"
     assert contexts.context_for("a.b.apis.contoso.com") is None, "a star stands for one label"
-    assert contexts.context_for(HOSTS[0]) is not None
+    contexts.take(control.leaf(HOSTS[0]))
+    assert contexts.context_for(HOSTS[0]) not in (None, shared)
+
+
+def test_a_host_with_a_route_of_its_own_shares_no_context(ca: InterceptionCA) -> None:
+    control = ControlProcess(ca)
+    contexts = RemoteContexts(control.take, [*HOSTS, "own.apis.contoso.com"])
+    contexts.take(control.leaf("a.apis.contoso.com"))
+    assert contexts.context_for("other.apis.contoso.com") is not None
+    assert contexts.context_for("own.apis.contoso.com") is None
 
 
 def test_another_ca_leaves_nothing_of_the_one_before(ca: InterceptionCA) -> None:
     control = ControlProcess(ca)
-    contexts = RemoteContexts(control.take, control.ahead())
-    contexts.take(control.leaf("a.apis.contoso.com"))
-    before = contexts.context_for(HOSTS[0])
-    contexts.replace(ControlProcess(issue(HOSTS, datetime.now(UTC), reason="rotated")).ahead())
-    assert contexts.context_for(HOSTS[0]) not in (None, before)
+    contexts = RemoteContexts(control.take, HOSTS)
+    for host in (HOSTS[0], "a.apis.contoso.com"):
+        contexts.take(control.leaf(host))
+        assert contexts.context_for(host) is not None
+    contexts.forget()
+    assert contexts.context_for(HOSTS[0]) is None
     assert contexts.context_for("a.apis.contoso.com") is None
 
 
 def test_a_host_that_control_does_not_sign_for_is_told_to_who_waits(ca: InterceptionCA) -> None:
     control = ControlProcess(ca)
-    contexts = RemoteContexts(control.take, {})
+    contexts = RemoteContexts(control.take, HOSTS)
     arrived: list[str] = []
     contexts.fetch("other.example", lambda: arrived.append("told"))
     contexts.take(Leaf(host="other.example", name="other.example", pem=None))

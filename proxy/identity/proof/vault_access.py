@@ -10,7 +10,6 @@ from proxy.identity.credential import Target
 from proxy.identity.https_client import HttpsClient
 from proxy.identity.managed_identity import ManagedIdentity, find_endpoint
 from proxy.identity.source import TokenSource
-from proxy.identity.suspension import boottime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -30,7 +29,6 @@ class VaultAccess:
         *,
         environ: Mapping[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
-        boot_clock: Callable[[], float] = boottime,
         wall_clock: Callable[[], float] = time.time,
         dialer: Dialer | None = None,
     ) -> None:
@@ -40,14 +38,12 @@ class VaultAccess:
             find_source: the token source of another credential.
             environ: says where managed identities are; default: the process's.
             clock: monotonic seconds.
-            boot_clock: the like, but counts the time that the machine sleeps.
             wall_clock: Unix seconds.
             dialer: opens connections to vaults; managed identities are on the machine itself and reached directly.
         """
         self._find_source = find_source
         self._environ = os.environ if environ is None else environ
         self._clock = clock
-        self._boot_clock = boot_clock
         self._wall_clock = wall_clock
         self._dialer = dialer
         self._machine: HttpsClient | None = None
@@ -76,22 +72,13 @@ class VaultAccess:
                 find_endpoint(self._environ),
                 self._machine,
                 client_id=settings.managed_identity_client_id,
-                clock=self._boot_clock,
+                clock=self._clock,
                 wall_clock=self._wall_clock,
             )
             self._managed[which] = TokenSource(
-                identity,
-                Target(resource=key.resource),
-                credential_name="managed identity",
-                clock=self._clock,
-                boot_clock=self._boot_clock,
+                identity, Target(resource=key.resource), credential_name="managed identity", clock=self._clock
             )
         return self._managed[which]
-
-    def wake(self) -> None:
-        """Age the machine's own tokens by the time that it slept."""
-        for source in self._managed.values():
-            source.wake()
 
     async def close(self) -> None:
         """Close tokens and connections."""
