@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from proxy.identity.certificate import ClientCertificate, PublicCertificate
+    from proxy.identity.certificate import PublicCertificate
 
 # RFC 7523 §3 asks for a short life; Entra ID's page asks for five to ten minutes.
 LIFETIME_S = 600
@@ -76,23 +76,6 @@ def format_signing_input(header: Mapping[str, object], claims: Mapping[str, obje
 def join_signature(signing_input: bytes, signature: bytes) -> str:
     """Return the assertion in compact form (RFC 7515 §7.1)."""
     return (signing_input + b"." + _base64url(signature)).decode("ascii")
-
-
-def sign_assertion(
-    certificate: ClientCertificate,
-    *,
-    client_id: str,
-    audience: str,
-    now: float,
-    jti: str,
-    options: AssertionOptions | None = None,
-) -> str:
-    """Return a client assertion signed with the certificate's own key; arguments as `format_claims`."""
-    options = options or AssertionOptions()
-    signing_input = format_signing_input(
-        format_header(certificate, options), format_claims(client_id, audience, now, jti)
-    )
-    return join_signature(signing_input, certificate.sign(signing_input, options.algorithm))
 
 
 def _encode(members: Mapping[str, object]) -> bytes:

@@ -21,7 +21,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from proxy import __version__
-from proxy.operations.snapshot import WorkerSnapshot, sum_snapshots, take_snapshot
+from proxy.operations.snapshot import WorkerSnapshot, sum_snapshots
 from proxy.relay.counters import LATENCY_BOUNDS_S
 
 if TYPE_CHECKING:
@@ -29,10 +29,8 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
-    from proxy.identity.sources import IdentityStatistics, TokenSources
-    from proxy.operations.access_log import AccessLog
-    from proxy.operations.loop_lag import LoopLag
-    from proxy.operations.snapshot import HistogramSnapshot, Observed
+    from proxy.identity.sources import IdentityStatistics
+    from proxy.operations.snapshot import HistogramSnapshot
 
 PREFIX: Final = "apim_auth_proxy_"
 _NO_ROUTE: Final = "-"
@@ -130,38 +128,6 @@ class MetricsCollector(Collector):
         identity = self._identity()
         yield from identity_metrics(identity)
         yield _certificate_metric([*credential_certificates(identity), *self._certificates()])
-
-
-class RelayCollector(MetricsCollector):
-    """The metrics of a proxy that is one process.
-
-    Args:
-        relay, tokens: what is watched.
-        access_log, loop_lag: watched too, where given.
-        certificates: as for `MetricsCollector`.
-        events_dropped: returns how many events the event log had to drop.
-    """
-
-    def __init__(
-        self,
-        relay: Observed,
-        tokens: TokenSources,
-        *,
-        access_log: AccessLog | None = None,
-        loop_lag: LoopLag | None = None,
-        certificates: Callable[[], Iterable[CertificateExpiry]] = tuple,
-        events_dropped: Callable[[], int] = int,
-    ) -> None:
-        def take() -> tuple[WorkerSnapshot]:
-            snapshot = take_snapshot(
-                relay,
-                access_log=access_log.statistics() if access_log is not None else None,
-                loop_lag=loop_lag.histogram if loop_lag is not None else None,
-                events_dropped=events_dropped(),
-            )
-            return (snapshot,)
-
-        super().__init__(take, tokens.statistics, certificates)
 
 
 def relay_metrics(snapshot: WorkerSnapshot) -> Iterator[Metric]:

@@ -35,11 +35,6 @@ class TokenBucket:
         self._fill(now)
         return 0 if self._level >= 1.0 else max(1, ceil((1.0 - self._level) / self._per_s))
 
-    def is_full(self, now: float) -> bool:
-        """Whether it is as good as new, so that nothing is lost if it is forgotten."""
-        self._fill(now)
-        return self._level >= self._burst
-
     def _fill(self, now: float) -> None:
         # A clock that goes back, as between processes, gives nothing and takes nothing.
         self._level = min(self._burst, self._level + max(0.0, now - self._filled_at) * self._per_s)

@@ -13,8 +13,6 @@ import httptools
 from proxy.errors import MalformedRequest
 from proxy.relay.head import HOP_BY_HOP
 
-LAST_CHUNK: Final = b"0\r\n\r\n"
-
 _PRIMER: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 _END: Final = b"\r\n\r\n"
 # Sizes, line ends and small extensions of one chunk; what goes beyond counts against _OVERHEAD_BYTES.

@@ -281,10 +281,6 @@ class Control:
         first, *others = [process.snapshot for process in self._processes.values()] or [WorkerSnapshot()]
         return [sum_snapshots((self._retired, first)), *others]
 
-    def pids(self) -> list[int]:
-        """Returns the process ids of the relay processes."""
-        return [one.process.pid for one in self._processes.values() if one.process is not None]
-
     def _all_started(self) -> bool:
         ready = [process for process in self._processes.values() if process.started.is_set()]
         return len(ready) == self._settings.workers

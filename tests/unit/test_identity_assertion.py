@@ -14,7 +14,13 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
-from proxy.identity.assertion import AssertionOptions, format_claims, sign_assertion
+from proxy.identity.assertion import (
+    AssertionOptions,
+    format_claims,
+    format_header,
+    format_signing_input,
+    join_signature,
+)
 from proxy.identity.certificate import ClientCertificate, load_certificate
 from proxy.identity.certificate_creation import create_certificate
 
@@ -38,9 +44,10 @@ def certificate(pem: tuple[bytes, bytes], tmp_path: Path) -> ClientCertificate:
 
 
 def _sign(certificate: ClientCertificate, options: AssertionOptions | None = None) -> str:
-    return sign_assertion(
-        certificate, client_id="the-client", audience=AUDIENCE, now=NOW.timestamp(), jti="one", options=options
-    )
+    options = options or AssertionOptions()
+    claims = format_claims("the-client", AUDIENCE, NOW.timestamp(), "one")
+    signing_input = format_signing_input(format_header(certificate, options), claims)
+    return join_signature(signing_input, certificate.sign(signing_input, options.algorithm))
 
 
 @pytest.mark.parametrize("algorithm", ["PS256", "RS256"])

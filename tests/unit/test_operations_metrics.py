@@ -14,13 +14,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from proxy.config.settings import LimitSettings, TimeoutSettings
 from proxy.identity.credential import CredentialStatistics
 from proxy.identity.source import SourceStatistics
-from proxy.identity.sources import IdentityStatistics, TokenSources
+from proxy.identity.sources import IdentityStatistics
 from proxy.operations.access_log import AccessLogStatistics
 from proxy.operations.loop_lag import LoopLag
 from proxy.operations.metrics import (
     CertificateExpiry,
     MetricsCollector,
-    RelayCollector,
     format_metrics,
     status_class,
 )
@@ -281,11 +280,13 @@ def test_statuses_fall_into_few_classes(status: int, expected: str) -> None:
     assert status_class(status) == expected
 
 
-def test_one_process_is_watched_as_it_is() -> None:
+def test_what_is_watched_is_read_anew_each_time() -> None:
     busy = busy_relay()
     lag = LoopLag()
     lag.histogram.observe(LATENCY_BOUNDS_S[0])
-    collector = RelayCollector(busy, TokenSources({}), loop_lag=lag, events_dropped=lambda: 3)
+    collector = MetricsCollector(
+        lambda: [take_snapshot(busy, loop_lag=lag.histogram, events_dropped=3)], identity_statistics
+    )
     found = samples(format_metrics(collector.collect(), "")[0])
     assert found["apim_auth_proxy_event_loop_lag_seconds_count"] == 1
     assert found["apim_auth_proxy_event_log_dropped_total"] == 3
