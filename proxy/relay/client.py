@@ -80,6 +80,7 @@ class ClientConnection(asyncio.Protocol):
         "_checked",
         "_chunks",
         "_held",
+        "_is_put_off",
         "_remaining",
         "_state",
         "_write_blocked",
@@ -113,6 +114,7 @@ class ClientConnection(asyncio.Protocol):
         self._remaining = 0
         self._chunks: ChunkedReader | None = None
         self._held = False
+        self._is_put_off = False
         self._write_blocked = False
         self._blocked_bytes = 0
         self._asked = False
@@ -134,7 +136,7 @@ class ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes request bytes."""
-        if self._buffer and self._state == _HEAD:
+        if self._buffer and self._state != _PIPELINED:
             data = self._buffer + data
             self._buffer = b""
         try:
@@ -155,6 +157,8 @@ class ClientConnection(asyncio.Protocol):
         """The client has ended sending: it may still read (RFC 9112 §9.6), unless it left a request unfinished."""
         if self.exchange is None and self._state == _HEAD and self._buffer:
             self._read_on()  # a request that came before the end, and whose turn it is now
+        while self._state == _CONTENT and self._buffer:
+            self.data_received(b"")  # nothing more will come to wait for
         if self._state == _LINGERING or (self.exchange is None and not self._write_blocked):
             return False
         if self.exchange is not None and not self.exchange.request_complete:
@@ -288,7 +292,8 @@ class ClientConnection(asyncio.Protocol):
         """Goes on reading the request."""
         if self._held:
             self._held = False
-            self.transport.resume_reading()
+            if not self._is_put_off:
+                self.transport.resume_reading()
             if self._state == _CONTENT:
                 self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
 
@@ -516,7 +521,27 @@ class ClientConnection(asyncio.Protocol):
             exchange.on_request_content(content, chunked=True)
         if chunks.complete:
             self._complete(exchange, chunks.trailers)
-        return rest
+            return rest
+        if rest:
+            self._put_off(rest)
+        return b""
+
+    def _put_off(self, rest: bytes) -> None:
+        """Leaves what takes long for a later turn of the event loop, so that others have theirs."""
+        self._buffer = rest
+        if not self._is_put_off:
+            self._is_put_off = True
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._resume_content)
+
+    def _resume_content(self) -> None:
+        self._is_put_off = False
+        if self.transport.is_closing():
+            return
+        if self._state == _CONTENT and self._buffer:
+            self.data_received(b"")
+        if not (self._held or self._is_put_off):
+            self.transport.resume_reading()
 
     def _complete(self, exchange: Exchange, trailers: bytes | None) -> None:
         self._chunks = None

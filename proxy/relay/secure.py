@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _READ_BYTES: Final = 65_536  # more than a TLS record holds, so one read takes a whole record
+# Records read in one turn of the event loop: a millisecond or two. One read from the socket brings 256 KB at the most, which of
+# records of one byte are 11,000.
+RECORDS_AT_ONCE: Final = 512
 
 
 _NOBODY: Final = asyncio.Protocol()
@@ -42,7 +45,9 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         "_closing",
         "_cut",
         "_ended",
+        "_held",
         "_incoming",
+        "_is_behind",
         "_on_failure",
         "_outgoing",
         "_protocol",
@@ -72,6 +77,8 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         self.established = False
         self._closing = False
         self._ended = False
+        self._held = False
+        self._is_behind = False
         self._cut: Exception | None = None
 
     # The protocol below.
@@ -168,11 +175,14 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
 
     def pause_reading(self) -> None:
         """Stops reading."""
+        self._held = True
         self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Goes on reading."""
-        self._transport.resume_reading()
+        self._held = False
+        if not self._is_behind:
+            self._transport.resume_reading()
 
     def get_write_buffer_size(self) -> int:
         """Bytes not yet taken by the kernel."""
@@ -215,7 +225,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         pieces: list[bytes] = []
         end: ssl.SSLError | None = None
         try:
-            while True:
+            for _ in range(RECORDS_AT_ONCE):
                 piece = self.tls.read(_READ_BYTES)
                 if not piece:
                     end = ssl.SSLZeroReturnError()
@@ -223,6 +233,8 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
                 pieces.append(piece)
                 if not self._incoming.pending:
                     break
+            else:
+                self._fall_behind()
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLError as error:
@@ -233,6 +245,21 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
             self._protocol.data_received(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if end is not None and not self._closing:
             self._on_end(end)
+
+    def _fall_behind(self) -> None:
+        """Leaves the records that are still there for a later turn of the event loop, so that others have theirs."""
+        if not self._is_behind:
+            self._is_behind = True
+            self._transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._catch_up)
+
+    def _catch_up(self) -> None:
+        self._is_behind = False
+        if self._transport.is_closing():
+            return
+        self._read()
+        if not (self._held or self._is_behind or self._transport.is_closing()):
+            self._transport.resume_reading()
 
     def _on_end(self, end: ssl.SSLError) -> None:
         if not isinstance(end, ssl.SSLZeroReturnError):

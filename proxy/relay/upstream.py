@@ -53,6 +53,7 @@ class UpstreamConnection(asyncio.Protocol):
         "_checked",
         "_chunks",
         "_interims",
+        "_is_put_off",
         "_is_suspect",
         "_keeps_alive",
         "_mode",
@@ -87,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._checked = 0
         self._remaining = 0
         self._chunks: ChunkedReader | None = None
+        self._is_put_off = False
         self.clean_end = False
         self._keeps_alive = False
         self._is_suspect = False
@@ -139,7 +141,8 @@ class UpstreamConnection(asyncio.Protocol):
         """Goes on reading the response."""
         if self.paused:
             self.paused = False
-            self.transport.resume_reading()
+            if not self._is_put_off:
+                self.transport.resume_reading()
             self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
 
     def data_received(self, data: bytes) -> None:
@@ -154,6 +157,9 @@ class UpstreamConnection(asyncio.Protocol):
             if self._mode == _HEAD:
                 self._read_head(exchange, data)
             else:
+                if self._buffer:
+                    data = self._buffer + data
+                    self._buffer = b""
                 self._read_content(exchange, data, b"")
         except UpstreamProtocolError as error:
             self._spoil(exchange, error)
@@ -162,6 +168,8 @@ class UpstreamConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         """Takes note of a proper end: FIN, or close_notify under TLS."""
+        while self._buffer and self._mode == _CHUNKED and self.exchange is not None:
+            self.data_received(b"")  # nothing more will come to wait for
         self.clean_end = True
         return False
 
@@ -319,4 +327,23 @@ class UpstreamConnection(asyncio.Protocol):
             self._chunks = None
             if rest:
                 self._keeps_alive = False
+        elif rest:
+            self._put_off(rest)
         return chunks.complete
+
+    def _put_off(self, rest: bytes) -> None:
+        """Leaves what takes long for a later turn of the event loop, so that others have theirs."""
+        self._buffer = rest
+        if not self._is_put_off:
+            self._is_put_off = True
+            self.transport.pause_reading()
+            asyncio.get_running_loop().call_soon(self._resume_content)
+
+    def _resume_content(self) -> None:
+        self._is_put_off = False
+        if self.transport.is_closing():
+            return
+        if self._buffer and self.exchange is not None:
+            self.data_received(b"")
+        if not (self.paused or self._is_put_off):
+            self.transport.resume_reading()
