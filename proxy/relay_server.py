@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
 from proxy.dialing.building import build_dialer
-from proxy.dialing.trust import create_tls_context
+from proxy.dialing.route_tls import create_route_context, list_client_files, read_client_certificate
 from proxy.errors import DestinationRefused
 from proxy.identity.credential import Target
+from proxy.identity.rotation import RotationWatch, Watched
+from proxy.keys.fingerprint import read_fingerprint
 from proxy.operations.access_log import AccessLog
 from proxy.operations.heap import HeapTrimmer, find_trim
 from proxy.operations.loop_lag import LoopLag
@@ -37,10 +39,10 @@ if TYPE_CHECKING:
     import socket
     import ssl
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from proxy.config.settings import ClientSettings, ListenerSettings, RouteSettings, Settings
     from proxy.dialing.dialer import Dialer, Permit
+    from proxy.dialing.route_tls import ClientCertificate
     from proxy.policy.authority import Authority
     from proxy.relay.destinations import Destination
     from proxy.relay.entry import Entry
@@ -86,6 +88,8 @@ class Plan:
     doors: list[Door]
     access_log: AccessLog
     dialer: Dialer
+    tokens: Sources
+    client_files: RotationWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +148,7 @@ class RelayServer:
         self.loop_lag = LoopLag()
         self._trimmer = HeapTrimmer(self._count_open, find_trim())
         self._clock: asyncio.Task[None] | None = None
+        self._client_files: asyncio.Task[None] | None = None
 
     async def start(self, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()) -> None:
         """Opens the listeners.
@@ -170,6 +175,8 @@ class RelayServer:
         self._passwords.close()
         if self._clock is not None:
             self._clock.cancel()
+        if self._client_files is not None:
+            self._client_files.cancel()
         self.loop_lag.close()
         self._trimmer.close()
         self.access_log.close()
@@ -181,6 +188,7 @@ class RelayServer:
         Raises:
             ConfigurationError: a file named by the settings cannot be used.
         """
+        client_files = self._watch_client_files(settings)
         destinations = build_destinations(self.relay, settings, tokens)
         dialer = build_dialer(settings)
         admission = build_admission(settings, self._passwords)
@@ -194,7 +202,7 @@ class RelayServer:
         before = self._settings
         is_same_log = (settings.access_log, settings.tracing) == (before.access_log, before.tracing)
         access_log = self.access_log if is_same_log else AccessLog(settings.access_log, tracing=settings.tracing)
-        return Plan(settings, destinations, admission, doors, access_log, dialer)
+        return Plan(settings, destinations, admission, doors, access_log, dialer, tokens, client_files)
 
     async def open(
         self, plan: Plan, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()
@@ -257,6 +265,11 @@ class RelayServer:
         self.addresses[:] = [door.address for door in plan.doors]
         relay.dialer = plan.dialer
         relay.dialer.own_addresses = frozenset(self.addresses) | _admin_addresses(plan.settings)
+        if self._client_files is not None:
+            self._client_files.cancel()
+        self._client_files = asyncio.create_task(
+            keep_going(plan.client_files.run, "watching client certificates"), name="client certificates"
+        )
         if before is plan:
             return
         for door in before.doors:
@@ -280,6 +293,33 @@ class RelayServer:
             loop_lag=self.loop_lag.histogram,
             events_dropped=events_dropped,
         )
+
+    def _watch_client_files(self, settings: Settings) -> RotationWatch:
+        """Returns what looks at the routes' client certificates, from how their files are now: before they are read."""
+        return RotationWatch(
+            Watched(
+                route.hosts[0],
+                list_client_files(route),
+                functools.partial(_load_client_certificate, route),
+                lambda _: self._renew(),
+                read_fingerprint(list_client_files(route)),
+                "route",
+            )
+            for route in settings.routes
+            if route.client_certificate is not None
+        )
+
+    def _renew(self) -> None:
+        """Goes over to the same configuration with files as they are now; connections that wait are not used again.
+
+        Raises:
+            ConfigurationError: another file that the configuration names cannot be used; everything is as it was.
+        """
+        plan = self.plan(self._settings, self._plan.tokens)
+        for door in plan.doors:
+            known = self._doors[door.key]
+            door.server, door.address = known.server, known.address
+        self.use(plan)
 
     def _count_open(self) -> int:
         relay = self.relay
@@ -414,19 +454,19 @@ def build_destinations(relay: Relay, settings: Settings, tokens: Sources) -> Des
     """Returns where requests may go, by the routes of the settings.
 
     Raises:
-        ConfigurationError: a route's ca_file cannot be used.
+        ConfigurationError: a route's ca_file or client certificate cannot be used.
     """
-    contexts: dict[Path | None, ssl.SSLContext] = {}
-    routes = []
-    for route in settings.routes:
-        if route.ca_file not in contexts:
-            contexts[route.ca_file] = create_tls_context(route.ca_file)
-        routes.append(_build_route(route, contexts[route.ca_file], tokens))
+    routes = [_build_route(route, create_route_context(route), tokens) for route in settings.routes]
     table = RouteTable(
         (parse_host_pattern(text), index) for index, route in enumerate(settings.routes) for text in route.hosts
     )
     permit = build_permit(settings) if settings.other_hosts == "tunnel" else None
     return Destinations(relay, table, routes, permit)
+
+
+def _load_client_certificate(route: RouteSettings) -> list[ClientCertificate]:
+    found = read_client_certificate(route)
+    return [] if found is None else [found]
 
 
 def _build_route(route: RouteSettings, context: ssl.SSLContext, tokens: Sources) -> Route:

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Final
 from proxy.config.addresses import parse_listen_address
 from proxy.config.routed_hosts import routed_hosts
 from proxy.dialing.http_library import import_aiohttp
+from proxy.dialing.route_tls import ClientCertificates
 from proxy.errors import ConfigurationError
+from proxy.identity.rotation import ExpiryWarnings, warn_of_expiry
 from proxy.identity.sources import TokenSources
 from proxy.interception.contexts import ServerContexts
 from proxy.interception.leaf import mint
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("proxy.interception")
 
+_RENEW: Final = "have a new one issued, and put it in the place of the old one"
 # Between two looks at the CA's files.
 _LOOK_S: Final = 1.0
 # Of the hosts of one credential, in a sentence.
@@ -84,6 +87,7 @@ class Server:
         self._last_reload_ok = True
         self._retired: dict[asyncio.Task[None], TokenSources] = {}
         self._hosts = routed_hosts(settings)
+        self._client_certificates = ClientCertificates(settings)
         self._ca_watch = AuthorityWatch(authority_files(settings), time.monotonic())
         self._ca = open_authority(settings, self._hosts, datetime.now(UTC))
         self.front: RelayServer | None = None
@@ -98,6 +102,7 @@ class Server:
         self._reserved: list[socket.socket] = []
         self._warm_up: asyncio.Task[None] | None = None
         self._ca_task: asyncio.Task[None] | None = None
+        self._expiry_task: asyncio.Task[None] | None = None
         self._is_draining = False
         self._on_quit = on_quit
         self._is_cut = asyncio.Event()
@@ -138,6 +143,13 @@ class Server:
         if opened is not None:
             self._admin, self.admin_address = opened
         self._warm_up = asyncio.create_task(self.tokens.warm_up(), name="warm-up")
+        self._expiry_task = asyncio.create_task(
+            keep_going(
+                lambda: warn_of_expiry(self._client_certificate_ends, ExpiryWarnings(_RENEW)),
+                "watching the ends of client certificates",
+            ),
+            name="client certificate expiry",
+        )
         self._ca_task = asyncio.create_task(
             keep_going(self._follow_ca, "following the interception CA"), name="interception CA"
         )
@@ -161,7 +173,7 @@ class Server:
             await self.control.drain()
         if self._admin is not None:
             await self._admin.close()
-        for background in (self._warm_up, self._ca_task):
+        for background in (self._warm_up, self._ca_task, self._expiry_task):
             if background is not None:
                 background.cancel()
                 await asyncio.gather(background, return_exceptions=True)
@@ -207,6 +219,7 @@ class Server:
         """Builds everything first, in an order in which each step can still be given up; then uses it at once."""
         hosts = routed_hosts(settings)
         await self.tokens.look_at_files()
+        client_certificates = ClientCertificates(settings)
         tokens = TokenSources.from_settings(settings, patience_s=_patience_s(settings))
         tokens.adopt(self.tokens, unchanged_credentials(self._settings, settings))
         async with contextlib.AsyncExitStack() as undo:
@@ -223,7 +236,7 @@ class Server:
             ca = await asyncio.to_thread(open_authority, settings, hosts, datetime.now(UTC))
             undo.pop_all()
         before, self._settings, self._hosts, self._ca = self._settings, settings, hosts, ca
-        self._ca_watch = watch
+        self._ca_watch, self._client_certificates = watch, client_certificates
         if self._contexts is not None:
             self._contexts.use(ca, hosts)
         retired, self.tokens = self.tokens, tokens
@@ -377,7 +390,16 @@ class Server:
         """Returns the certificates beside the credentials' own."""
         from proxy.operations.metrics import CertificateExpiry  # noqa: PLC0415  # see `_open_admin`
 
-        return [CertificateExpiry("interception_ca", "", "", self._ca.not_after.timestamp())]
+        return [
+            CertificateExpiry("interception_ca", "", "", self._ca.not_after.timestamp()),
+            *(
+                CertificateExpiry("client_certificate", one.route, one.subject, one.not_after.timestamp())
+                for one in self._client_certificates.look()
+            ),
+        ]
+
+    def _client_certificate_ends(self) -> dict[str, datetime]:
+        return self._client_certificates.ends()
 
     def _summarise_routes(self) -> list[RouteSummary]:
         from proxy.operations.overview import RouteSummary  # noqa: PLC0415  # see `_open_admin`

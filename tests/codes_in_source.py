@@ -28,6 +28,7 @@ PASSED_ON: Final = {
     "error.proxy_status": "the error tree, which has a test of its own",
     "members.get('error')": "OAuth errors, which the token endpoint sends",
     "_outcome(error)": "a label of one metric",
+    "failure.code": "the table of proxy/dialing/handshake.py",
     "note": "notes on a token response",
 }
 _EVENT: Final = re.compile(r'"event":"(\w+)"')

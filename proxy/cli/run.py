@@ -19,7 +19,7 @@ from proxy.cli.service_manager import notify, notify_reloading, take_sockets, wa
 from proxy.config.loading import load_settings
 from proxy.errors import AddressTaken, ConfigurationError
 from proxy.hardening import harden_process, raise_file_limit
-from proxy.identity.rotation import read_fingerprint
+from proxy.keys.fingerprint import read_fingerprint
 from proxy.server import Server
 from proxy.tasks import log_fault
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import Settings
     from proxy.config.source import Source
-    from proxy.identity.rotation import Fingerprint
+    from proxy.keys.fingerprint import Fingerprint
 
 # Between two looks at the file; a mounted one that is replaced takes longer to arrive.
 _LOOK_S: Final = 1.0

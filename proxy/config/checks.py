@@ -153,6 +153,9 @@ def _check_routes(root: Section) -> Iterator[Finding]:
         return
     for path, route in sections(root, "routes"):
         yield from check_target(path, route)
+        for key in ("client_private_key", "client_password_file"):
+            if route.get(key) is not None and route.get("client_certificate") is None:
+                yield (*path, key), "it belongs to client_certificate, which is not there; add that, or remove this key"
         name = route.get("credential")
         if not isinstance(name, str):
             continue

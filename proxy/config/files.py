@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _CREDENTIAL_FILES = ("certificate", "private_key", "password_file", "federated_token_file", "ca_file")
 _CERTIFICATE_FILES = ("certificate", "private_key", "password_file")
-_ROUTE_FILES = ("ca_file",)
+_ROUTE_FILES = ("ca_file", "client_certificate", "client_private_key", "client_password_file")
 _LISTENER_TLS_FILES = ("certificate", "private_key", "password_file", "client_ca")
 _SECRET_FILES = ("private_key", "password_file")
 # With one of these, the key is not in the certificate's file.
@@ -38,6 +38,8 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
         for path, section in sections(root, key):
             for name in names:
                 yield from _check_file((*path, name), section.get(name), surroundings)
+    for path, route in sections(root, "routes"):
+        yield from _check_client_secrets(path, route, surroundings)
     for path, credential in sections(root, "credentials"):
         yield from _check_secrets(path, credential, surroundings)
         for inner, section in sections(credential, "certificates"):
@@ -45,11 +47,7 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
                 yield from _check_file((*path, *inner, name), section.get(name), surroundings)
             yield from _check_secrets((*path, *inner), section, surroundings)
     for path, listener in sections(root, "listeners"):
-        tls = listener.get("tls")
-        if isinstance(tls, dict):
-            for name in _LISTENER_TLS_FILES:
-                yield from _check_file((*path, "tls", name), tls.get(name), surroundings)
-            yield from _check_secrets((*path, "tls"), tls, surroundings)
+        yield from _check_listener((*path, "tls"), listener.get("tls"), surroundings)
     upstream_proxy = root.get("upstream_proxy")
     if isinstance(upstream_proxy, dict):
         yield from _check_file(("upstream_proxy", "ca_file"), upstream_proxy.get("ca_file"), surroundings)
@@ -58,6 +56,13 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
     log = root.get("access_log")
     if isinstance(log, dict):
         yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)
+
+
+def _check_listener(path: KeyPath, tls: Value, surroundings: Surroundings) -> Iterator[Finding]:
+    if isinstance(tls, dict):
+        for name in _LISTENER_TLS_FILES:
+            yield from _check_file((*path, name), tls.get(name), surroundings)
+        yield from _check_secrets(path, tls, surroundings)
 
 
 def _located(text: object, surroundings: Surroundings) -> Path | None:
@@ -91,9 +96,17 @@ def _check_secrets(path: KeyPath, section: Section, surroundings: Surroundings) 
         yield from _check_key_inside((*path, "certificate"), section.get("certificate"), surroundings)
 
 
+def _check_client_secrets(path: KeyPath, route: Section, surroundings: Surroundings) -> Iterator[Finding]:
+    for name in ("client_private_key", "client_password_file"):
+        yield from _check_secret_file((*path, name), route.get(name), surroundings)
+    if route.get("client_private_key") is None:
+        yield from _check_key_inside((*path, "client_certificate"), route.get("client_certificate"), surroundings)
+
+
 def _check_key_inside(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
     """Yield whether others can read a certificate's file, where a private key may be in it, too."""
     file = _located(text, surroundings)
+    # Opened only where its mode matters: what is in a pipe can be read once.
     if file is not None and is_open_to_others(file) and may_hold_key(file):
         yield from _check_secret_file(path, text, surroundings)
 

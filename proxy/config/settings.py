@@ -190,6 +190,11 @@ class RouteSettings(Model):
     dial: DialText | None = None
     """``host:port`` to connect to instead; Host, SNI and verification stay the route's."""
     ca_file: LocatedPath | None = None
+    client_certificate: LocatedPath | None = None
+    """Shown to the upstream where it asks for one: PEM (with the key, unless ``client_private_key`` is given) or PFX."""
+    client_private_key: LocatedPath | None = None
+    client_password_file: LocatedPath | None = None
+    """For an encrypted key or PFX."""
 
 
 class AdminSettings(Model):

@@ -9,10 +9,13 @@ from __future__ import annotations
 import ssl
 import threading
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
 from proxy.keys.trusted import read_trusted
+
+if TYPE_CHECKING:
+    from proxy.keys.trusted import TrustedCertificates
 
 _File = tuple[int, int, int, int] | None
 _Fingerprint = tuple[_File, _File, bytes | None]
@@ -39,13 +42,27 @@ def create_tls_context(ca_file: Path | None, key: str = "ca_file") -> ssl.SSLCon
         fingerprint = (*_fingerprint_system(), content)
         context = _contexts.get(fingerprint)
         if context is None:
-            context = ssl.create_default_context()
-            context.minimum_version = ssl.TLSVersion.TLSv1_2
-            context.set_alpn_protocols(["http/1.1"])
-            if trusted is not None:
-                trusted.add_to(context)
+            context = _make_context(trusted)
             if fingerprint == (*_fingerprint_system(), content):  # else it may be of what came in between
                 _contexts[fingerprint] = context
+    return context
+
+
+def create_own_tls_context(ca_file: Path | None, key: str = "ca_file") -> ssl.SSLContext:
+    """Return a context like `create_tls_context`'s, which is shared with nobody and may be changed.
+
+    Raises:
+        ConfigurationError: as `create_tls_context`.
+    """
+    return _make_context(None if ca_file is None else read_trusted(ca_file, key))
+
+
+def _make_context(trusted: TrustedCertificates | None) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if trusted is not None:
+        trusted.add_to(context)
     return context
 
 

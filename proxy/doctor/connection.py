@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 
 from proxy.dialing.dialer import Dialer
+from proxy.dialing.handshake import judge_handshake
 from proxy.errors import ProxyError
 from proxy.policy.authority import HTTPS_PORT
 
@@ -30,6 +31,7 @@ _NOT_YET_VALID: Final = 9
 _EXPIRED: Final = 10
 _NAME_MISMATCH: Final = frozenset({62, 64})
 _NAMES_SHOWN: Final = 6
+_BLOCK_BYTES: Final = 65_536
 
 
 class ProbeFailed(Exception):  # noqa: N818  # what happened, as everywhere in the error tree
@@ -99,7 +101,11 @@ async def open_connection(
     except ssl.SSLCertVerificationError as refusal:
         writer.transport.abort()
         raise await _describe_distrust(authority, target, refusal, dialer) from None
-    except (TimeoutError, OSError, ssl.SSLError):
+    except ssl.SSLError as failed:
+        writer.transport.abort()
+        failure = judge_handshake(failed, await _repeat_handshake(authority, target, context, dialer))
+        raise ProbeFailed(f"{target} {failure.reason}.", failure.advice) from None
+    except (TimeoutError, OSError):
         writer.transport.abort()
         raise ProbeFailed(
             f"{target} accepts the connection, and does not complete a TLS handshake.",
@@ -217,6 +223,33 @@ async def _read_certificate(authority: Authority, target: Authority, dialer: Dia
             writer.transport.abort()
         return x509.load_der_x509_certificate(der) if der else None
     except (OSError, ValueError, TimeoutError, ProxyError):
+        return None
+
+
+async def _repeat_handshake(
+    authority: Authority, target: Authority, context: ssl.SSLContext, dialer: Dialer
+) -> ssl.SSLObject | None:
+    """Return a TLS object that has got as far as the one before; asyncio gives away none whose handshake failed."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    tls = context.wrap_bio(incoming, outgoing, server_hostname=authority.host)
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            with await dialer.connect(target.host, target.port, name=authority.host) as connected:
+                while True:
+                    try:
+                        tls.do_handshake()
+                    except ssl.SSLWantReadError:
+                        await loop.sock_sendall(connected, outgoing.read())
+                    else:
+                        return tls
+                    received = await loop.sock_recv(connected, _BLOCK_BYTES)
+                    if not received:
+                        return tls
+                    incoming.write(received)
+    except ssl.SSLError:
+        return tls
+    except (OSError, TimeoutError, ProxyError):
         return None
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import httptools
 
 from proxy import __version__
+from proxy.dialing.handshake import judge_handshake
 from proxy.doctor.connection import ProbeFailed
 
 if TYPE_CHECKING:
@@ -69,6 +71,9 @@ async def get(connection: Connection, host_field: bytes, target: str, fields: Ma
             f"It does not answer a request within {RESPONSE_S:g} s.",
             "Name a quicker path with --path, or ask its operator.",
         ) from None
+    except ssl.SSLError as refused:  # a TLS 1.3 server judges our certificate behind the handshake
+        failure = judge_handshake(refused, connection.writer.get_extra_info("ssl_object"))
+        raise ProbeFailed(f"It {failure.reason}.", failure.advice) from None
     except (OSError, httptools.HttpParserError):
         raise _no_response() from None
     if not reading.has_head:

@@ -61,7 +61,7 @@ def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> It
     """
     for name, credential in settings.credentials.items():
         yield from check_credential(name, credential, now)
-    yield from check_routes(settings)
+    yield from check_routes(settings, now)
     yield from check_upstream_proxy(settings)
     yield from check_interception(settings, hosts, now)
     yield from check_listeners(settings, now)

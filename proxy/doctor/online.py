@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from proxy.dialing.building import build_dialer
+from proxy.dialing.route_tls import create_route_context
 from proxy.dialing.trust import create_tls_context
 from proxy.doctor.claims import decode_access_token, judge_claims
 from proxy.doctor.connection import ProbeFailed, describe_port, open_connection
@@ -154,7 +155,7 @@ async def _check_route(
     settings: Settings, route: RouteSettings, access_token: str | None, path: str, now: datetime, dialer: Dialer
 ) -> AsyncIterator[Finding]:
     try:
-        context = create_tls_context(route.ca_file)
+        context = create_route_context(route)
     except ConfigurationError:
         return
     is_entra = settings.credentials[route.credential].tenant_id is not None

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.doctor.credentials import check_ca_file
-from proxy.doctor.findings import ok, warning
+from proxy.dialing.route_tls import create_route_context, list_client_files, read_client_certificate
+from proxy.doctor.credentials import check_ca_file, judge_end
+from proxy.doctor.findings import error, ok, warning
+from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from proxy.config.settings import RouteSettings, Settings
     from proxy.doctor.findings import Finding
@@ -23,8 +26,13 @@ def describe_target(route: RouteSettings) -> str:
     return f"scope {route.scope}" if route.scope is not None else f"resource {route.resource}"
 
 
-def check_routes(settings: Settings) -> Iterator[Finding]:
-    """Yield what there is to say about the routes without calling anyone."""
+def check_routes(settings: Settings, now: datetime) -> Iterator[Finding]:
+    """Yield what there is to say about the routes without calling anyone.
+
+    Args:
+        settings: as loaded.
+        now: aware.
+    """
     for index, route in enumerate(settings.routes):
         fields = f", sets {', '.join(route.set_headers)}" if route.set_headers else ""
         dial = f", dials {route.dial}" if route.dial else ""
@@ -37,6 +45,7 @@ def check_routes(settings: Settings) -> Iterator[Finding]:
         )
         if route.ca_file is not None and route.ca_file.is_file():
             yield check_ca_file(f"routes[{index}]", route.ca_file)
+        yield from _check_client_certificate(f"routes[{index}]", route, now)
     used = {route.credential for route in settings.routes}
     used |= {one.key_vault_credential for one in settings.credentials.values() if one.key_vault_credential is not None}
     for name in settings.credentials:
@@ -52,3 +61,20 @@ def check_routes(settings: Settings) -> Iterator[Finding]:
             "destinations.allow is set, and nothing uses it.",
             "It counts with `other_hosts: tunnel` only; set that, or remove it.",
         )
+
+
+def _check_client_certificate(subject: str, route: RouteSettings, now: datetime) -> Iterator[Finding]:
+    files = list_client_files(route)
+    if not files or not all(file.is_file() for file in files):
+        return
+    try:
+        create_route_context(route)
+        found = read_client_certificate(route)
+    except ConfigurationError as problem:
+        yield error(subject, problem.detail)
+        return
+    if found is not None:
+        yield ok(
+            subject, f"Where the upstream asks for a client certificate, it is shown {found.subject}; the key fits."
+        )
+        yield judge_end(subject, found.not_after, now, "Have a new one issued, and put it in the place of the old one.")

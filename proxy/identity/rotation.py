@@ -1,4 +1,4 @@
-"""Watches the files of proofs: loads, checks and puts to use a new pair, without a restart. Reads files, in a thread.
+"""Watches the files of key pairs: loads, checks and puts to use a new one, without a restart. Reads files, in a thread.
 
 Invariants: a pair that cannot be used is reported once and changes nothing; cached tokens stay; a file that is replaced
 piece by piece is read again when its last piece is there.
@@ -10,15 +10,14 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from proxy.errors import ConfigurationError
+from proxy.keys.fingerprint import Fingerprint, read_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
-
-    from proxy.identity.proof.interface import Proof
 
 logger = logging.getLogger("proxy.identity")
 
@@ -27,34 +26,46 @@ POLL_S = 5.0
 # Days before a certificate's end at which to warn.
 EXPIRY_WARNINGS = (30, 14, 7, 1)
 
-Fingerprint = tuple[tuple[int, int, int] | None, ...]
+
+class Named(Protocol):
+    """What can be told in the log."""
+
+    @property
+    def name(self) -> str:
+        """Without a secret."""
+        ...
+
+
+_Loaded = TypeVar("_Loaded", bound=Named)
 
 
 @dataclass(slots=True)
-class Watched:
-    """One credential's files and what to do when they change.
+class Watched(Generic[_Loaded]):
+    """The files of one credential, or of one route's client certificate, and what to do when they change.
 
     Attributes:
-        name: of the credential.
+        name: of the credential or the route.
         files: looked at for changes.
         load: reads them anew; runs in a thread.
-        use: puts the new proofs to use; runs on the event loop.
+        use: puts what was read to use; runs on the event loop.
         in_use: how the files were right before what is in use was read: what changed meanwhile is read again.
+        kind: what is named.
     """
 
     name: str
     files: tuple[Path, ...]
-    load: Callable[[], Sequence[Proof]]
-    use: Callable[[Sequence[Proof]], None]
+    load: Callable[[], Sequence[_Loaded]]
+    use: Callable[[Sequence[_Loaded]], None]
     in_use: Fingerprint
+    kind: str = "credential"
     seen: Fingerprint = ()
     reported: str = field(default="", repr=False)
 
 
 class RotationWatch:
-    """Watches any number of credentials."""
+    """Watches the files of any number of key pairs."""
 
-    def __init__(self, watched: Iterable[Watched], *, poll_s: float = POLL_S) -> None:
+    def __init__(self, watched: Iterable[Watched[Any]], *, poll_s: float = POLL_S) -> None:
         """Begin with what is in use."""
         self._watched = [one for one in watched if one.files]
         self._poll_s = poll_s
@@ -81,43 +92,33 @@ class RotationWatch:
             for one in self._watched:
                 await self._reload(one, await asyncio.to_thread(read_fingerprint, one.files))
 
-    async def _reload(self, one: Watched, fingerprint: Fingerprint) -> None:
+    async def _reload(self, one: Watched[Any], fingerprint: Fingerprint) -> None:
         settled, one.seen = fingerprint == one.seen, fingerprint
         try:
             proofs = await asyncio.to_thread(one.load)
+            one.use(proofs)
         except ConfigurationError as error:
             # Half of a pair may be on its way: only what stays wrong until the next look is worth a word, and one word.
             if settled and one.reported != error.detail:
                 one.reported = error.detail
-                logger.error("credential %s: the new files are not used, the old ones stay. %s", one.name, error.detail)  # noqa: TRY400 -- no traceback: the sentence says it all
+                what = f"{one.kind} {one.name}"
+                logger.error("%s: the new files are not used, the old ones stay. %s", what, error.detail)  # noqa: TRY400 -- no traceback: the sentence says it all
             return
         one.in_use, one.reported = fingerprint, ""
-        one.use(proofs)
         names = ", ".join(proof.name for proof in proofs)
-        logger.info("credential %s: the new files are in use: %s", one.name, names)
-
-
-def read_fingerprint(files: Iterable[Path]) -> Fingerprint:
-    """Return what changes when a file is replaced or rewritten: modification time, inode and size; None if it is gone.
-
-    Links are followed, so that a mounted secret whose link is switched has changed.
-    """
-    fingerprint: list[tuple[int, int, int] | None] = []
-    for file in files:
-        try:
-            status = file.stat()
-        except OSError:
-            fingerprint.append(None)
-        else:
-            fingerprint.append((status.st_mtime_ns, status.st_ino, status.st_size))
-    return tuple(fingerprint)
+        logger.info("%s %s: the new files are in use: %s", one.kind, one.name, names)
 
 
 class ExpiryWarnings:
-    """Warns of each certificate's end once at 30, 14, 7 and 1 days before it, and once after it."""
+    """Warns of each certificate's end once at 30, 14, 7 and 1 days before it, and once after it.
 
-    def __init__(self) -> None:
+    Args:
+        advice: what to do about it.
+    """
+
+    def __init__(self, advice: str = "make and upload a new one (`apim-auth-proxy cert new`)") -> None:
         self._warned: dict[str, int] = {}
+        self._advice = advice
 
     def check(self, ends: Mapping[str, datetime], now: datetime) -> list[str]:
         """Return the warnings that are due.
@@ -132,7 +133,7 @@ class ExpiryWarnings:
             if threshold is not None and threshold != self._warned.get(name):
                 self._warned[name] = threshold
                 when = f"expires on {end:%Y-%m-%d %H:%M} UTC" if threshold else f"expired on {end:%Y-%m-%d %H:%M} UTC"
-                warnings.append(f"{name} {when}; make and upload a new one (`apim-auth-proxy cert new`)")
+                warnings.append(f"{name} {when}; {self._advice}")
         return warnings
 
 
@@ -144,9 +145,10 @@ def expiry_threshold(left: timedelta) -> int | None:
     return None
 
 
-async def warn_of_expiry(ends: Callable[[], Mapping[str, datetime]], *, interval_s: float = 3_600.0) -> None:
-    """Log what `ExpiryWarnings` says, now and every hour, until cancelled."""
-    warnings = ExpiryWarnings()
+async def warn_of_expiry(
+    ends: Callable[[], Mapping[str, datetime]], warnings: ExpiryWarnings, *, interval_s: float = 3_600.0
+) -> None:
+    """Log what is to be warned of, now and every hour, until cancelled."""
     while True:
         for warning in warnings.check(ends(), datetime.now(UTC)):
             logger.warning("%s", warning)

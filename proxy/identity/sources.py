@@ -22,10 +22,11 @@ from proxy.identity.clouds import AUTHORITIES
 from proxy.identity.credential import Credential, CredentialStatistics, Target
 from proxy.identity.proof.building import create_proofs, list_proof_files
 from proxy.identity.proof.vault_access import VaultAccess
-from proxy.identity.rotation import POLL_S, RotationWatch, Watched, read_fingerprint, warn_of_expiry
+from proxy.identity.rotation import POLL_S, ExpiryWarnings, RotationWatch, Watched, warn_of_expiry
 from proxy.identity.source import SourceStatistics, TokenSource
 from proxy.identity.suspension import watch_suspension
 from proxy.identity.token_endpoint import TokenEndpoint
+from proxy.keys.fingerprint import read_fingerprint
 from proxy.tasks import keep_going
 
 if TYPE_CHECKING:
@@ -213,7 +214,9 @@ class TokenSources:
                     keep_going(self._watch.run, "watching certificate files"), name="certificate files"
                 ),
                 asyncio.create_task(
-                    keep_going(lambda: warn_of_expiry(self._expirations), "watching the ends of certificates"),
+                    keep_going(
+                        lambda: warn_of_expiry(self._expirations, ExpiryWarnings()), "watching the ends of certificates"
+                    ),
                     name="certificate expiry",
                 ),
                 asyncio.create_task(

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.identity.rotation import read_fingerprint
 from proxy.interception.organisation import load_organisation_ca
 from proxy.interception.store import load_or_create, state_files
+from proxy.keys.fingerprint import read_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

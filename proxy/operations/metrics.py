@@ -85,9 +85,9 @@ class CertificateExpiry(NamedTuple):
     """When a certificate ends.
 
     Attributes:
-        kind: ``credential`` or ``interception_ca``.
-        name: of the credential; empty for the CA.
-        proof: which of the credential's proofs; empty for the CA.
+        kind: ``credential``, ``client_certificate`` or ``interception_ca``.
+        name: of the credential, or of the route that shows the certificate; empty for the CA.
+        proof: which of the credential's proofs, or the client certificate's subject; empty for the CA.
         not_after_at: Unix seconds.
     """
 

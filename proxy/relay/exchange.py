@@ -479,6 +479,12 @@ class Exchange:
             self.client.relay.counters.count_abort("upstream")
             self._abort("aborted_upstream", "response_incomplete" if connection.clean_end else "connection_reset")
 
+    def on_upstream_refused(self, error: ProxyError) -> None:
+        """The upstream has judged our client certificate, and read nothing of the request: another try would end the same."""
+        self.upstream = None
+        self._held = None
+        self.fail(error)
+
     def on_upstream_silent(self) -> None:
         """The upstream kept still for too long; its connection is cut already."""
         self.upstream = None

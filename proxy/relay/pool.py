@@ -8,6 +8,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from proxy.dialing.handshake import judge_handshake
 from proxy.errors import Overloaded, UpstreamClosed, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
 from proxy.relay.secure import SecureTransport
 from proxy.relay.upstream import UpstreamConnection
@@ -32,6 +33,7 @@ class UpstreamPool:
         permit: asked for each address before it is dialled; None where the configuration names the upstream.
 
     Attributes:
+        dial: where connections lead.
         idle: connections that wait for an exchange, the most recently used last.
         size: connections open or being opened.
     """
@@ -47,7 +49,7 @@ class UpstreamPool:
         self.relay = relay
         self.idle: list[UpstreamConnection] = []
         self.size = 0
-        self._dial = dial
+        self.dial = dial
         self._server_name = server_name
         self._context = context
         self._permit = permit
@@ -154,7 +156,7 @@ class UpstreamPool:
         except TimeoutError:
             self._leave(waiter)
             raise Overloaded(
-                f"All {self.relay.limits.upstream_connections} connections to {self._dial} are in use "
+                f"All {self.relay.limits.upstream_connections} connections to {self.dial} are in use "
                 "(limits.upstream_connections).",
                 retry_after_s=1,
             ) from None
@@ -185,10 +187,10 @@ class UpstreamPool:
         except TimeoutError:
             self._give_up()
             way = self.relay.dialer.describe_way(
-                self._dial.host, self._dial.port, self._server_name, is_plain=self._context is None
+                self.dial.host, self.dial.port, self._server_name, is_plain=self._context is None
             )
             raise UpstreamTimeout(
-                f"{self._dial}{way} did not complete a connection within {self.relay.timeouts.connect_s:g} s "
+                f"{self.dial}{way} did not complete a connection within {self.relay.timeouts.connect_s:g} s "
                 "(timeouts.connect_s)."
             ) from None
         except BaseException:
@@ -196,7 +198,7 @@ class UpstreamPool:
             raise
         if connection.transport.is_closing():
             self._give_up()
-            raise UpstreamClosed(f"{self._dial} closed the connection as soon as it was open.")
+            raise UpstreamClosed(f"{self.dial} closed the connection as soon as it was open.")
         connection.opened = True
         self.relay.upstreams.add(connection)
         self.relay.counters.upstream_connections += 1
@@ -209,7 +211,7 @@ class UpstreamPool:
     async def _connect(self, connection: UpstreamConnection) -> None:
         loop = asyncio.get_running_loop()
         connected = await self.relay.dialer.connect(
-            self._dial.host, self._dial.port, self._permit, name=self._server_name, is_plain=self._context is None
+            self.dial.host, self.dial.port, self._permit, name=self._server_name, is_plain=self._context is None
         )
         established: asyncio.Future[None] = loop.create_future()
 
@@ -223,6 +225,7 @@ class UpstreamPool:
 
         connection.on_connected = succeed
         bottom: asyncio.Protocol = connection
+        secure: SecureTransport | None = None
         if self._context is not None:
             bottom = secure = SecureTransport(self._context, connection, fail, server_hostname=self._server_name)
             if self._session is not None:
@@ -235,11 +238,12 @@ class UpstreamPool:
         try:
             await established
         except ssl.SSLCertVerificationError as error:
-            raise UpstreamUntrusted(_describe_distrust(error.verify_code, self._dial, self._server_name)) from None
+            raise UpstreamUntrusted(_describe_distrust(error.verify_code, self.dial, self._server_name)) from None
         except ssl.SSLError as error:
-            raise UpstreamUnreachable(_describe_handshake(str(error), self._dial)) from None
+            failure = judge_handshake(error, secure.tls if secure is not None else None)
+            raise UpstreamUnreachable(failure.describe(self.dial), code=failure.code) from None
         except OSError:
-            raise UpstreamUnreachable(f"{self._dial} closed the connection during the TLS handshake.") from None
+            raise UpstreamUnreachable(f"{self.dial} closed the connection during the TLS handshake.") from None
         except BaseException:
             transport.abort()
             raise
@@ -247,13 +251,6 @@ class UpstreamPool:
 
 class _PlaceGiven(Exception):  # noqa: N818  # a signal to one waiter, never an error
     """A connection has closed, and its place belongs to a waiter, who opens another in it."""
-
-
-def _describe_handshake(told: str, dial: Authority) -> str:
-    # RFC 7301 §3.2. Python has a name for this alert only in some versions; OpenSSL's own words are always there.
-    if "no application protocol" in told.lower().replace("_", " "):
-        return f"{dial} does not speak HTTP/1.1, the only version this proxy speaks to upstreams; perhaps it has HTTP/2 only."
-    return f"{dial} did not complete a TLS 1.2 or 1.3 handshake; is it a TLS port?"
 
 
 # X509_V_ERR_* of OpenSSL's x509_vfy.h, in words that say what to do.

@@ -7,12 +7,15 @@ it is closed and never used again, so that no response can reach another request
 from __future__ import annotations
 
 import asyncio
+import ssl
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import MalformedRequest, UpstreamProtocolError
+from proxy.dialing.handshake import is_about_client_certificate, judge_handshake
+from proxy.errors import MalformedRequest, UpstreamProtocolError, UpstreamUnreachable
 from proxy.relay.chunked import ChunkedReader
 from proxy.relay.head import check_partial_response, parse_response_head
+from proxy.relay.secure import SecureTransport
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,6 +184,13 @@ class UpstreamConnection(asyncio.Protocol):
         exchange, self.exchange = self.exchange, None
         if exchange is None:
             return
+        if isinstance(exc, ssl.SSLError) and not self.answered and isinstance(self.transport, SecureTransport):
+            # A TLS 1.3 server judges our certificate behind the handshake (RFC 8446 §4.4.2.4).
+            failure = judge_handshake(exc, self.transport.tls)
+            if is_about_client_certificate(failure):
+                refusal = UpstreamUnreachable(failure.describe(self.pool.dial), code=failure.code)
+                exchange.on_upstream_refused(refusal)
+                return
         if self._mode == _UNTIL_CLOSE and self.clean_end and exc is None:
             exchange.on_response_end(self, fit=False)
         else:

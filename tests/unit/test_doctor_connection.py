@@ -96,7 +96,7 @@ async def test_a_certificate_that_does_not_hold_is_described_and_gets_nothing(
 @pytest.mark.asyncio
 async def test_a_port_without_tls_is_told_from_one_that_is_closed(ca: trustme.CA) -> None:
     async with _server(None, b"SSH-2.0-OpenSSH\r\n", []) as authority:
-        with pytest.raises(ProbeFailed, match="does not complete a TLS handshake"):
+        with pytest.raises(ProbeFailed, match="answered with something that is not TLS"):
             await open_connection(authority, None, _trusting(ca))
     with pytest.raises(ProbeFailed, match="refuses the connection"):
         await open_connection(authority, None, _trusting(ca))

@@ -133,14 +133,16 @@ def test_a_ca_file_that_holds_nothing_is_an_error(tmp_path: Path, pair: tuple[by
 def test_a_credential_that_no_route_uses_is_a_warning(tmp_path: Path) -> None:
     entry = {"tenant_id": "contoso.example", "client_id": "c", "certificate": "c.pem"}
     settings = load(tmp_path, credentials={"a": entry, "b": entry})
-    (finding,) = [finding for finding in check_routes(settings) if finding.level is not Level.OK]
+    (finding,) = [finding for finding in check_routes(settings, NOW) if finding.level is not Level.OK]
     assert (finding.level, finding.subject) == (Level.WARNING, "credential b")
 
 
 def test_ranges_that_nothing_uses_are_a_warning(tmp_path: Path) -> None:
     settings = load(tmp_path, destinations={"allow": ["10.0.0.0/8"]})
-    assert unlike_ok(check_routes(settings))[0][0] is Level.WARNING
-    assert unlike_ok(check_routes(load(tmp_path, destinations={"allow": ["10.0.0.0/8"]}, other_hosts="tunnel"))) == []
+    assert unlike_ok(check_routes(settings, NOW))[0][0] is Level.WARNING
+    assert (
+        unlike_ok(check_routes(load(tmp_path, destinations={"allow": ["10.0.0.0/8"]}, other_hosts="tunnel"), NOW)) == []
+    )
 
 
 # The interception CA

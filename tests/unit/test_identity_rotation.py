@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.errors import ConfigurationError
-from proxy.identity.rotation import ExpiryWarnings, RotationWatch, Watched, expiry_threshold, read_fingerprint
+from proxy.identity.rotation import ExpiryWarnings, RotationWatch, Watched, expiry_threshold
+from proxy.keys.fingerprint import read_fingerprint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
