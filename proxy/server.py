@@ -298,8 +298,11 @@ class Server:
     def readiness(self) -> tuple[bool, list[str]]:
         """Whether a request of at least one route can be served, and what cannot be. Never speaks of the API's health."""
         reasons = ["draining"] if self._is_draining else []
+        serves = self.control is None or self.control.is_serving
+        if not serves:
+            reasons.append("no relay process is running; the log says why")
         reasons += [self._describe_failing(one) for one in self.tokens.failing()]
-        return self.tokens.ready and not self._is_draining, reasons
+        return serves and self.tokens.ready and not self._is_draining, reasons
 
     def _describe_failing(self, failing: Failing) -> str:
         hosts = [

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import functools
 import itertools
 import logging
 import os
@@ -16,6 +18,7 @@ from proxy.hardening import own_program
 from proxy.identity.credential import Target
 from proxy.operations.access_log import is_own_error
 from proxy.operations.snapshot import WorkerSnapshot, parse_snapshot, sum_snapshots
+from proxy.tasks import keep_going
 from proxy.workers.channel import Channel
 from proxy.workers.messages import (
     TO_CONTROL,
@@ -155,18 +158,37 @@ class RelayProcess:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Starts the process, with one end of a socket pair and nothing else of ours."""
+        """Starts the process, with one end of a socket pair and nothing else of ours.
+
+        Raises:
+            OSError: the system lets us have no socket or no process; nothing is left of the attempt.
+        """
         ours, theirs = socket.socketpair()
-        with theirs:
-            self.process = await asyncio.create_subprocess_exec(
-                *own_program("proxy.workers.worker"),
-                pass_fds=(theirs.fileno(),),
-                stdin=asyncio.subprocess.DEVNULL,
-                env={**os.environ, CHANNEL_VARIABLE: str(theirs.fileno())},
-                start_new_session=True,  # a terminal's Ctrl-C is for control, which passes it on as a drain
-            )
-        ours.setblocking(False)
-        await self.channel.open(ours)
+        try:
+            with theirs:
+                self.process = await asyncio.create_subprocess_exec(
+                    *own_program("proxy.workers.worker"),
+                    pass_fds=(theirs.fileno(),),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env={**os.environ, CHANNEL_VARIABLE: str(theirs.fileno())},
+                    start_new_session=True,  # a terminal's Ctrl-C is for control, which passes it on as a drain
+                )
+            ours.setblocking(False)
+            await self.channel.open(ours)
+        except BaseException:
+            ours.close()
+            self.kill()
+            raise
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether its listeners are open, and it has not ended."""
+        return self.started.is_set() and self.process is not None and self.process.returncode is None
+
+    def kill(self) -> None:
+        """Ends it at once."""
+        if self.process is not None and self.process.returncode is None:
+            self.process.kill()
 
 
 class Control:
@@ -212,7 +234,9 @@ class Control:
         """
         self._spawn(self._look_for_tokens())
         for number in range(self._settings.workers):
-            self._spawn(self._keep_running(number))
+            self._spawn(
+                keep_going(functools.partial(self._keep_running, number), f"keeping relay process {number} running")
+            )
         give_up_at = time.monotonic() + _START_LIMIT_S
         while not self._all_started():
             if time.monotonic() > give_up_at:
@@ -273,8 +297,12 @@ class Control:
         """Ends every relay process at once; no other takes its place."""
         self.is_draining = True  # a second signal may come before the drain has begun
         for process in self._processes.values():
-            if process.process is not None and process.process.returncode is None:
-                process.process.kill()
+            process.kill()
+
+    @property
+    def is_serving(self) -> bool:
+        """Whether any relay process takes connections."""
+        return any(process.is_serving for process in self._processes.values())
 
     def snapshots(self) -> list[WorkerSnapshot]:
         """Returns what each relay process has counted; what those that have ended had is the first one's."""
@@ -294,25 +322,41 @@ class Control:
         delay_s = _RESTART_S
         while True:
             process = self._processes[number] = RelayProcess(number, self._on_message)
+            status = None if self.is_draining else await self._run(process, delay_s)
+            if self.is_draining:
+                return
+            lived = status is not None and time.monotonic() - process.born_at_mono > _LIVED_S
+            if status is not None:
+                self.restarts += 1
+                logger.error("relay process %d ended (status %d); another takes its place", number, status)
+            await asyncio.sleep(0.0 if lived else delay_s)
+            delay_s = _RESTART_S if lived else min(delay_s * 2, _RESTART_LIMIT_S)
+
+    async def _run(self, process: RelayProcess, delay_s: float) -> int | None:
+        """Runs a relay process to its end and returns its status; None where it could not be started."""
+        try:
             await process.start()
-            process.channel.send(self._begin(number))
+        except OSError as error:
+            logger.error(  # noqa: TRY400  # the reason in our words says it all
+                "relay process %d could not be started: %s. It is tried again in %g s.",
+                process.number,
+                _describe_start(error.errno),
+                delay_s,
+            )
+        if process.process is None or process.process.returncode is not None:
+            return None
+        try:
+            process.channel.send(self._begin(process.number))
             for source in self._sources:
                 if source.message is not None:
                     process.channel.send(source.message)
-            if process.process is None:
-                return
             status = await process.process.wait()
+        finally:
+            process.kill()
             process.channel.close()
-            self._retired = sum_snapshots((self._retired, process.snapshot.retired()))
-            process.snapshot = WorkerSnapshot()
-            if self.is_draining:
-                return
-            lived = time.monotonic() - process.born_at_mono > _LIVED_S
-            delay_s = 0.0 if lived else min(delay_s * 2, _RESTART_LIMIT_S)
-            self.restarts += 1
-            logger.error("relay process %d ended (status %d); another takes its place", number, status)
-            await asyncio.sleep(delay_s)
-            delay_s = max(delay_s, _RESTART_S)
+        self._retired = sum_snapshots((self._retired, process.snapshot.retired()))
+        process.snapshot = WorkerSnapshot()
+        return status
 
     def _take_sources(self, settings: Settings, tokens: TokenSources) -> None:
         """Numbers the sources of a configuration that have no number yet. Numbers are never used again for something else."""
@@ -386,6 +430,19 @@ class Control:
             process.channel.send(Leaf(host=message.host, name=message.host, pem=None))
         else:
             process.channel.send(Leaf(host=message.host, name=leaf.name, pem=leaf.pem().decode("ascii")))
+
+
+def _describe_start(number: int | None) -> str:
+    """Says why the system gave us no process, and what to do."""
+    if number == errno.EMFILE:
+        return "this process has no file descriptor left; raise its limit (LimitNOFILE, ulimit -n)"
+    if number == errno.ENFILE:
+        return "the system has no file descriptor left (fs.file-max)"
+    if number == errno.EAGAIN:
+        return "no more processes may be started; raise the limit of this user or container (ulimit -u, pids.max)"
+    if number == errno.ENOMEM:
+        return "there is no memory for it"
+    return f"the system refused it ({errno.errorcode.get(number or 0, 'no reason given')})"
 
 
 def target_of(scope: str | None, resource: str | None) -> Target:

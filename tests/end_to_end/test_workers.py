@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import re
+import resource
 import signal
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
@@ -137,6 +140,42 @@ def test_a_dead_relay_process_is_replaced_and_the_other_goes_on(
     )
 
 
+def test_relay_processes_that_cannot_be_started_are_tried_again_for_ever(
+    several: ProxyProgram, place: Place, curl: Curl
+) -> None:
+    """A6: no descriptor is left while every relay process dies; not ready meanwhile, and serving again by itself."""
+    line = next(line for line in several.lines if "health and metrics on" in line)
+    admin = urlsplit(line.rpartition(" ")[2])
+    asking = http.client.HTTPConnection(admin.hostname or "", admin.port, timeout=PATIENCE_S)
+
+    def ask() -> tuple[int, str]:
+        asking.request("GET", "/readyz")
+        response = asking.getresponse()
+        return response.status, response.read().decode()
+
+    with contextlib.closing(asking):
+        # On one connection, which needs no further descriptor.
+        wait_until(lambda: ask()[0] == 200, "never ready")
+        pid = several.process.pid
+        _, most = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (3, most))
+        for worker in relay_processes(several):
+            os.kill(worker, signal.SIGKILL)
+        for number in (0, 1):
+            several.wait_for_line(
+                f"relay process {number} could not be started: this process has no file descriptor left"
+            )
+        status, content = ask()
+        assert status == 503
+        assert "no relay process is running" in content
+        several.wait_for(lambda lines: sum("could not be started" in line for line in lines) >= 4)
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most, most))
+        wait_until(lambda: ask()[0] == 200, "not ready again although relay processes can be started")
+        host = place.api_url.removeprefix("https://")
+        assert curl("--proxy", several.forward, f"http://{host}/orders").status == 200
+        wait_until(lambda: len(relay_processes(several)) == 2, "one relay process is lost for good")
+
+
 def test_a_drain_lets_every_relay_process_finish(place: Place, start_proxy: StartProxy) -> None:
     """SIGTERM to the control process: exchanges in flight get their responses, then all processes are gone."""
     several = start_proxy(configuration(place, workers=2, timeouts={"drain_s": 120}))
@@ -195,5 +234,5 @@ def test_a_port_in_use_is_an_error_although_processes_share_it(
 ) -> None:
     taken = several.address("forward")
     settings = configuration(place) | {"workers": 2, "listeners": [{"address": taken, "mode": "forward"}]}
-    with pytest.raises(AssertionError, match="another program listens there already"):
+    with pytest.raises(AssertionError, match="A proxy runs already and listens on"):
         start_proxy(settings)
