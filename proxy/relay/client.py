@@ -27,9 +27,10 @@ from proxy.policy.access import PasswordClaim
 from proxy.relay.abort import abort_visibly
 from proxy.relay.admission import PendingCheck
 from proxy.relay.answers import format_answer
+from proxy.relay.asked import describe_head, describe_raw
 from proxy.relay.chunked import ChunkedReader
 from proxy.relay.connect import TunnelRequest, begin_tunnel
-from proxy.relay.entry import describe_target
+from proxy.relay.entry import FixedEntry
 from proxy.relay.exchange import Exchange
 from proxy.relay.head import check_partial_request, parse_request_head
 from proxy.relay.presence import QUESTION, is_gone, watch_presence
@@ -151,7 +152,7 @@ class ClientConnection(asyncio.Protocol):
                 else:
                     return
         except ProxyError as error:
-            self._refuse(error)
+            self._refuse(error, raw=data)
 
     def eof_received(self) -> bool:
         """The client has ended sending: it may still read (RFC 9112 §9.6), unless it left a request unfinished."""
@@ -228,7 +229,9 @@ class ClientConnection(asyncio.Protocol):
                 return
             exchange.fail(RequestTimeout("The request's content stopped arriving (timeouts.body_idle_s)."))
         elif self._state == _HEAD and self._buffer:
-            self._refuse(RequestTimeout("The request's head did not arrive in time (timeouts.head_s)."))
+            self._refuse(
+                RequestTimeout("The request's head did not arrive in time (timeouts.head_s)."), raw=self._buffer
+            )
         elif self.transport.is_closing():
             self.transport.abort()
         else:
@@ -418,7 +421,7 @@ class ClientConnection(asyncio.Protocol):
         """Goes on with a request whose sender has been found out, or refuses it."""
         self.exchange = None
         if isinstance(verdict, ProxyError):
-            self._refuse(verdict)
+            self._refuse(verdict, head)
             return
         self.known = verdict
         data, self._buffer = self._buffer, b""
@@ -434,7 +437,7 @@ class ClientConnection(asyncio.Protocol):
             self.release_reading()
             rest = self._serve(head, data)
         except ProxyError as error:
-            self._refuse(error)
+            self._refuse(error, head)
             return
         if rest:
             self.data_received(rest)
@@ -553,27 +556,31 @@ class ClientConnection(asyncio.Protocol):
 
     # Ending.
 
-    def _refuse(self, error: ProxyError, head: RequestHead | None = None) -> None:
+    def _refuse(self, error: ProxyError, head: RequestHead | None = None, raw: bytes = b"") -> None:
         """Answers a request that cannot be passed on, and ends the connection.
 
         Args:
             error: why.
             head: the request, where it could be read.
+            raw: what came of it, where it could not.
         """
         exchange = self.exchange
         if exchange is not None:
             exchange.fail(error)
             return
+        asked = describe_raw(raw) if head is None else describe_head(head)
         if error.code != probe.CODE:
             self.relay.counters.count_error(error.proxy_status)
-            self._record_refusal(error, head)
-        with_content = head is None or head.method != b"HEAD"
-        self.write(format_answer(error, with_content=with_content, close=True))
+            self._record_refusal(error, head, *asked)
+        self.write(format_answer(error, with_content=asked[0] != b"HEAD", close=True))
         self._close(linger=True)
 
-    def _record_refusal(self, error: ProxyError, head: RequestHead | None) -> None:
+    def _record_refusal(
+        self, error: ProxyError, head: RequestHead | None, method: bytes, authority: str, target: bytes
+    ) -> None:
         relay = self.relay
-        method, authority, target = (b"", "", b"") if head is None else describe_target(head)
+        if method and not authority and isinstance(self.entry, FixedEntry):
+            authority = str(self.entry.authority)
         key = ("", error.status)
         relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
         if relay.observe is not None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ClientRefused, ProxyError, ProxyUsageError
 from proxy.policy.access import certificate_names
 from proxy.relay.answers import format_answer
+from proxy.relay.asked import describe_raw
 from proxy.relay.client import ClientConnection
 from proxy.relay.record import ExchangeRecord
 from proxy.relay.seats import peer_user
@@ -106,7 +107,7 @@ class Doorway(asyncio.Protocol):
         if self._transport.is_closing() or self._guard.context is None:
             return
         if data[0] != _TLS_HANDSHAKE:
-            self._refuse(ProxyUsageError("This port takes TLS only. Use https:// in the proxy's own URL."))
+            self._refuse(ProxyUsageError("This port takes TLS only. Use https:// in the proxy's own URL."), data)
             return
         secure = SecureTransport(self._guard.context, self, self._on_failed_handshake, server_side=True)
         self._transport.set_protocol(secure)
@@ -163,11 +164,17 @@ class Doorway(asyncio.Protocol):
         connection.connection_made(transport)
         connection.peer = self._peer
 
-    def _refuse(self, error: ProxyError) -> None:
-        """Says why, where the client can read it: inside TLS that was never established it cannot."""
-        self._record(error.status, error.proxy_status, error.code)
+    def _refuse(self, error: ProxyError, raw: bytes = b"") -> None:
+        """Says why, where the client can read it: inside TLS that was never established it cannot.
+
+        Args:
+            error: why.
+            raw: what the client has sent.
+        """
+        asked = describe_raw(raw)
+        self._record(error.status, error.proxy_status, error.code, asked)
         if self._guard.context is None or isinstance(error, ProxyUsageError):
-            self._transport.write(format_answer(error, with_content=True, close=True))
+            self._transport.write(format_answer(error, with_content=asked[0] != b"HEAD", close=True))
             self._transport.close()
         else:
             self._transport.abort()
@@ -183,12 +190,12 @@ class Doorway(asyncio.Protocol):
         self._relay.tunnel_ends.discard(self)
         self._seat.leave()
 
-    def _record(self, status: int, outcome: str, code: str) -> None:
+    def _record(self, status: int, outcome: str, code: str, asked: tuple[bytes, str, bytes] = (b"", "", b"")) -> None:
         relay = self._relay
         relay.counters.count_error(outcome)
         if relay.observe is not None:
             record = ExchangeRecord(
-                relay.wall_offset + time.monotonic(), self._peer, self._entry.mode, b"", "", b"", status, 0, 0, 0.0,
+                relay.wall_offset + time.monotonic(), self._peer, self._entry.mode, *asked, status, 0, 0, 0.0,
                 None, "", None, False, outcome, code,
             )  # fmt: skip
             relay.observe(record)

@@ -173,22 +173,6 @@ def split_absolute_form(head: RequestHead) -> tuple[bytes, bytes, bytes]:
     return scheme, raw, path
 
 
-def describe_target(head: RequestHead) -> tuple[bytes, str, bytes]:
-    """Returns method, authority and path of a request that was refused, for the access log: no user information, no query."""
-    target = head.target
-    if head.method == b"CONNECT":
-        return head.method, _without_user(target), b""
-    match = _ABSOLUTE_FORM.fullmatch(target)
-    authority = ""
-    if match is not None:
-        authority, target = _without_user(match[2]), match[3]
-    return head.method, authority, target.partition(b"?")[0]
-
-
-def _without_user(raw: bytes) -> str:
-    return raw.rpartition(b"@")[2].decode("latin-1")
-
-
 USAGE: Final = (
     "The request came without a destination: it looks as if this proxy was addressed like a web server. "
     "Set it as the proxy of your program instead, for example `curl -x http://127.0.0.1:8080 http://api.example.com/path` or "

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
+from proxy.policy.access import Client
+from proxy.policy.passwords import parse_password_hash
+from proxy.relay.admission import Admission
+from proxy.relay.doorway import Doorway, Guard
+from proxy.relay.entry import ForwardEntry
+from proxy.relay.passwords import PasswordChecker
+from tests.security.boundary import light_hash
 from tests.wire.corpus_refused import REFUSED_BODIES, REFUSED_HEADS, Refused
 from tests.wire.messages import Head, split_head
-from tests.wire.rig import HOST, Mode, Peer, Rig, Wire, address_form
+from tests.wire.rig import HOST, Mode, Peer, Rig, Wire, address_form, eventually
 
 HEADS = [pytest.param(case, mode, id=f"{case.name}-{mode}") for case in REFUSED_HEADS for mode in case.modes]
 BODIES = [pytest.param(case, mode, id=f"{case.name}-{mode}") for case in REFUSED_BODIES for mode in case.modes]
@@ -98,3 +106,88 @@ async def send_in_pieces(client: Peer, data: bytes) -> None:
             return
         client.send(data[start : start + 997])
         await client.send_split(b"")
+
+
+# What was asked for is in the access line, and the answer to HEAD has no content, wherever it is refused (C6).
+
+API = "http://" + HOST
+ASKED = {
+    "no route": (b"HEAD http://other.example/a?q HTTP/1.1\r\nHost: other.example\r\n\r\n", 403, "other.example", b"/a"),
+    "fields": (b"HEAD %b/a?q HTTP/1.1\r\nHost: x\r\n" % API.encode() + b"X: 1\r\n" * 300 + b"\r\n", 431, HOST, b"/a"),
+    "framing": (b"HEAD %b/a HTTP/1.1\r\nHost: x\r\nContent-Length: z\r\n\r\n" % API.encode(), 400, HOST, b"/a"),
+    "no Host": (b"HEAD %b/a HTTP/1.1\r\n\r\n" % API.encode(), 400, HOST, b"/a"),
+    "version": (b"HEAD %b/a HTTP/3.0\r\nHost: x\r\n\r\n" % API.encode(), 400, HOST, b"/a"),
+    "blank": (b"HEAD %b/a b HTTP/1.1\r\nHost: x\r\n\r\n" % API.encode(), 400, HOST, b"/a b"),
+    "origin-form": (b"HEAD /a?q HTTP/1.1\r\nHost: x\r\n\r\n", 400, "", b"/a"),
+    "too long": (b"HEAD %b/" % API.encode() + b"a" * 20_000, 414, HOST, b"/a"),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_the_access_line_says_what_was_asked_and_the_answer_to_head_has_no_content(uv_wire: Wire, name: str) -> None:
+    request, status, authority, path = ASKED[name]
+
+    async def work(rig: Rig) -> None:
+        client = await rig.client("forward")
+        client.send(request)
+        head, content = split_head(await client.read_to_end())
+        assert (head.status, content) == (status, b"")
+        assert int(head.values(b"content-length")[0]) > 100, "the length of what GET would have got"
+        [record] = rig.records
+        assert (record.method, record.authority, record.status) == (b"HEAD", authority, status)
+        assert record.target.startswith(path)
+        assert b"?" not in record.target
+
+    uv_wire.run(work)
+
+
+def test_a_head_that_stops_says_what_it_asked_for(uv_wire: Wire) -> None:
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        client.send(b"HEAD /a?q HTTP/1.1\r\nHost:")
+        await eventually(lambda: any(one._buffer for one in rig.relay.clients))  # nothing announces it
+        rig.later(rig.timeouts.head_s + 1)
+        head, content = split_head(await client.read_to_end())
+        assert (head.status, content) == (408, b"")
+        [record] = rig.records
+        assert (record.method, record.authority, record.target) == (b"HEAD", f"{HOST}:443", b"/a")
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize("said", [b"", b"Proxy-Authorization: Basic d29ya2VyOndyb25n\r\n"], ids=["nothing", "wrong"])
+def test_a_client_that_is_not_known_is_told_so_without_content_for_head(uv_wire: Wire, said: bytes) -> None:
+    async def work(rig: Rig) -> None:
+        entry = Client("worker", password=parse_password_hash(light_hash("right")))
+        rig.relay.admission = Admission([entry], None, PasswordChecker())
+        try:
+            client = await rig.client("forward")
+            client.send(b"HEAD %b/a?q HTTP/1.1\r\nHost: x\r\n%b\r\n" % (API.encode(), said))
+            head, content = split_head(await client.read_to_end())
+        finally:
+            rig.relay.admission.passwords.close()
+            rig.relay.admission = None
+        assert (head.status, content) == (407, b"")
+        [record] = rig.records
+        assert (record.method, record.authority, record.target) == (b"HEAD", HOST, b"/a")
+
+    uv_wire.run(work)
+
+
+def test_a_port_that_takes_tls_only_answers_head_without_content(uv_wire: Wire) -> None:
+    async def work(rig: Rig) -> None:
+        guard = Guard(context=rig.trust.upstream_context)
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Doorway(rig.relay, ForwardEntry(), guard), "127.0.0.1", 0)
+        try:
+            _, client = await loop.create_connection(Peer, *server.sockets[0].getsockname())
+            client.send(b"HEAD %b/a HTTP/1.1\r\nHost: x\r\n\r\n" % API.encode())
+            head, content = split_head(await client.read_to_end())
+            client.close()
+        finally:
+            server.close()
+        assert (head.status, content) == (400, b"")
+        [record] = rig.records
+        assert (record.method, record.authority, record.target) == (b"HEAD", HOST, b"/a")
+
+    uv_wire.run(work)
