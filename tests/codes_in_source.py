@@ -24,6 +24,7 @@ PASSED_ON: Final = {
     "last.code": "likewise",
     "message.code": "likewise, from another process",
     "record.code": "likewise, in an access line",
+    "distrust.code": "found by the same way in proxy/dialing/distrust.py",
     "source.failure_code": "likewise, of a token",
     "error.proxy_status": "the error tree, which has a test of its own",
     "members.get('error')": "OAuth errors, which the token endpoint sends",

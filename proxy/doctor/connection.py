@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 
 from proxy.dialing.dialer import Dialer
+from proxy.dialing.distrust import explain_distrust
 from proxy.dialing.handshake import judge_handshake
 from proxy.errors import ProxyError
 from proxy.policy.authority import HTTPS_PORT
@@ -26,10 +27,6 @@ if TYPE_CHECKING:
 TIMEOUT_S: Final = 10.0
 """For each of the three steps."""
 
-# OpenSSL's X509_V_ERR_*; Python names none of them.
-_NOT_YET_VALID: Final = 9
-_EXPIRED: Final = 10
-_NAME_MISMATCH: Final = frozenset({62, 64})
 _NAMES_SHOWN: Final = 6
 _BLOCK_BYTES: Final = 65_536
 
@@ -185,25 +182,15 @@ async def _describe_distrust(
     authority: Authority, target: Authority, refusal: ssl.SSLCertVerificationError, dialer: Dialer
 ) -> ProbeFailed:
     shown = await _read_certificate(authority, target, dialer)
-    if refusal.verify_code == _EXPIRED:
-        return ProbeFailed(
-            f"The certificate of {authority} has expired{_describe_end(shown)}.",
-            "Its operator has to renew it; if it has not expired, correct this machine's clock.",
-        )
-    if refusal.verify_code == _NOT_YET_VALID:
-        return ProbeFailed(
-            f"The certificate of {authority} is not valid yet by this machine's clock.",
-            "Correct this machine's clock (NTP).",
-        )
-    if refusal.verify_code in _NAME_MISMATCH:
-        return ProbeFailed(
-            f"The server at {target} shows a certificate for other names than {authority.host}{_describe_names(shown)}.",
-            "Check the host's spelling and DNS entry, and `dial`: another server may answer there.",
-        )
-    return ProbeFailed(
-        f"The certificate of {authority} is not trusted{_describe_issuer(shown)}.",
-        "If that is your organisation's own CA, or a device that inspects TLS, name its certificate in `ca_file`.",
-    )
+    distrust = explain_distrust(refusal.verify_code)
+    if distrust.code == "tls_expired":
+        detail = _describe_end(shown)
+    elif distrust.code == "tls_wrong_name":
+        detail = f" than {authority.host}{_describe_names(shown)}"
+    else:
+        detail = _describe_issuer(shown) if distrust.code == "tls_untrusted" else ""
+    advice = f"{distrust.advice} Check `dial`, too." if distrust.code == "tls_wrong_name" else distrust.advice
+    return ProbeFailed(f"The certificate of {authority} {distrust.what}{detail}.", advice)
 
 
 async def _read_certificate(authority: Authority, target: Authority, dialer: Dialer) -> x509.Certificate | None:

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 _CODE = re.compile(r"(?:AADSTS)?(\d{4,8})\Z", re.IGNORECASE | re.ASCII)
 _CODE_IN_TEXT = re.compile(r"AADSTS(\d{4,8})(?!\d)", re.ASCII)
@@ -98,6 +102,7 @@ _LASTING: tuple[tuple[int, str, str], ...] = (
         "Remove `send_certificate_chain: true` and upload the certificate itself: subject-name trust is for Microsoft's own applications.",
     ),
     (50012, "The client assertion was not accepted; this is Entra ID's older, general code for that.", _UPLOAD),
+    (70002, "The client's proof was not accepted; this is Entra ID's older, general code for that.", _UPLOAD),
     (50032, "The certificate's RSA key is shorter than 2048 bits.", _ROTATE),
     (
         5002738,
@@ -165,6 +170,11 @@ _LASTING: tuple[tuple[int, str, str], ...] = (
     (50194, "The shared endpoint /common was used for an application of a single tenant.", _TENANT),
     (90124, "This grant is not allowed on the shared endpoints /common and /consumers.", _TENANT),
     (9001023, "This grant is not allowed on the shared endpoints /common and /consumers.", _TENANT),
+    (
+        5000225,
+        "The tenant is blocked, because it has been inactive.",
+        "Its administrator can ask Microsoft to reactivate it, within twenty days of the block through Microsoft's support.",
+    ),
     (90038, "The tenant lives in another national cloud.", _CLOUD),
     (900382, "A confidential client cannot be used across clouds.", _CLOUD),
     (900432, "A confidential client cannot be used across clouds.", _CLOUD),
@@ -221,6 +231,31 @@ _LASTING: tuple[tuple[int, str, str], ...] = (
         "Registration > API permissions > Grant admin consent, or `az ad app permission admin-consent --id CLIENT_ID`.",
     ),
     (
+        650052,
+        "The API has no service principal in this tenant: the tenant has not subscribed to its service, or has not enabled it.",
+        "Compare the scope with the API registration's Application ID URI; `az ad sp create --id API_CLIENT_ID` makes the service principal.",
+    ),
+    (
+        650056,
+        "The registration is incomplete: it lists no permission of the API, or nobody has consented to it in this tenant.",
+        "Registration > API permissions: add an application permission of the API and grant admin consent.",
+    ),
+    (
+        500014,
+        "The API's service principal is disabled in this tenant: an administrator has disabled it, or the subscription behind it has lapsed.",
+        "Entra ID > Enterprise applications > the API > Properties: 'Enabled for users to sign in' = Yes.",
+    ),
+    (
+        90094,
+        "The permission that is asked for needs the consent of an administrator.",
+        "Registration > API permissions > Grant admin consent, or `az ad app permission admin-consent --id CLIENT_ID`.",
+    ),
+    (
+        50105,
+        "The API demands an assignment, and whoever asks has none. This is the form for users; applications normally get AADSTS501051.",
+        "Assign an app role of the API to the client: API permissions > application permission > admin consent.",
+    ),
+    (
         501051,
         "The API demands an assignment, and this client has no app role on it.",
         "Assign an app role of the API to the client: API permissions > application permission > admin consent.",
@@ -275,11 +310,17 @@ _EXPLANATIONS: dict[int, Explanation] = {
     **{code: Explanation(code, cause, _WAIT, passing=True) for code, cause in _PASSING},
 }
 
-# AADSTS700027 covers several faults that its text tells apart; the first whose words all occur is taken.
+# These cover several faults that their text tells apart: "[Reason - The key used is expired., Thumbprint of …, Found key
+# 'Start=…, End=…', Please visit …]". Only the reason's own sentence counts; what follows it names keys and addresses.
+_ASSERTION_CODES = frozenset({700027, 50012, 70002})
+_REASON = re.compile(r"\[Reason\s*-(.*?)(?:Thumbprint of|Found key|Configured keys|Please visit|\]|\Z)", re.DOTALL)
+# Older answers name a general code beside the one that says what is wrong.
+_UMBRELLAS = frozenset({70002, 50012})
+# The first whose words all occur is taken.
 _ASSERTION_REASONS: tuple[tuple[tuple[str, ...], str, str], ...] = (
     (("expired",), "The certificate has expired by Entra ID's clock.", _ROTATE),
     (
-        ("start",),
+        ("start", "future"),
         "The certificate is not valid yet by Entra ID's clock.",
         "Check this machine's clock, or wait until the certificate's start.",
     ),
@@ -302,11 +343,11 @@ def explain(code: int, description: str = "") -> Explanation | None:
 
     Args:
         code: the number.
-        description: the platform's own ``error_description``, which tells the variants of AADSTS700027 apart.
+        description: the platform's own ``error_description``, which tells apart what was wrong with an assertion.
     """
     found = _EXPLANATIONS.get(code)
-    if code == 700027 and (bracketed := re.search(r"\[Reason\s*-([^\]]*)", description)):
-        words = bracketed.group(1).lower()
+    if code in _ASSERTION_CODES and (reason := _REASON.search(description)) is not None:
+        words = reason.group(1).lower()
         for wanted, cause, fix in _ASSERTION_REASONS:
             if all(word in words for word in wanted):
                 return Explanation(code, cause, fix)
@@ -325,6 +366,14 @@ def parse_code(text: str) -> int | None:
 
 
 def find_code(text: str) -> int | None:
-    """Return the first AADSTS code mentioned anywhere in the text, or None."""
-    found = _CODE_IN_TEXT.search(text)
-    return int(found.group(1)) if found else None
+    """Return the code that says most of those mentioned anywhere in the text, or None."""
+    return choose_code([int(number) for number in _CODE_IN_TEXT.findall(text)])
+
+
+def choose_code(codes: Sequence[int]) -> int | None:
+    """Return the most specific of several codes, or None of none.
+
+    A code of the table says more than another one, and any more than an older, general code; of several that are left,
+    the longer one is the more specific.
+    """
+    return max(codes, key=lambda code: (code not in _UMBRELLAS, code in _EXPLANATIONS, code), default=None)

@@ -6,11 +6,14 @@ call, bounded in time; no error carries a library's text. Repeating is for the c
 
 from __future__ import annotations
 
+import ssl
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from proxy import __version__
 from proxy.dialing.dialer import Dialer
+from proxy.dialing.distrust import explain_distrust
+from proxy.dialing.handshake import judge_handshake
 from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.trust import create_tls_context
 from proxy.errors import IdentityPlatformUnavailable, LoopDetected, UpstreamError
@@ -96,14 +99,13 @@ class HttpsClient:
                 return Answer(
                     response.status, bytes(received), response.headers.get("Retry-After"), response.headers.get("Date")
                 )
-        except aiohttp.ClientConnectorCertificateError:
-            raise self._unavailable(
-                host,
-                "tls_untrusted",
-                "shows a certificate that is not trusted for its name; with a private CA, set `ca_file`",
-            ) from None
-        except aiohttp.ClientSSLError:
-            raise self._unavailable(host, "tls_failed", "does not complete the TLS handshake") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise self._distrusted(host, error.certificate_error) from None
+        except aiohttp.ClientConnectorSSLError as error:
+            reason = judge_handshake(error.os_error, None).reason if isinstance(error.os_error, ssl.SSLError) else ""
+            what = reason or "does not complete the TLS handshake"
+            what += "; check its host and port in the configuration, and whether a proxy or firewall stands between"
+            raise self._unavailable(host, "tls_failed", what) from None
         except TimeoutError:
             parts = urlsplit(url)
             way = self._dialer.describe_way(host, parts.port or 443, is_plain=parts.scheme == "http")
@@ -141,7 +143,15 @@ class HttpsClient:
             )
         return self._session
 
+    def _distrusted(self, host: str, error: Exception) -> IdentityPlatformUnavailable:
+        distrust = explain_distrust(getattr(error, "verify_code", 0))
+        return IdentityPlatformUnavailable(
+            f"The certificate of the {self._role} at {host} {distrust.what}. {distrust.advice} The proxy tries again by itself.",
+            code=distrust.code,
+        )
+
     def _unavailable(self, host: str, code: str, what: str) -> IdentityPlatformUnavailable:
         return IdentityPlatformUnavailable(
-            f"The {self._role} at {host} {what}. The proxy tries again by itself.", code=code
+            f"The {self._role} at {host} {what}. The proxy tries again by itself.",
+            code=code,
         )

@@ -16,7 +16,7 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
-from proxy.identity.aadsts import explain, find_code
+from proxy.identity.aadsts import choose_code, explain, find_code
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -239,9 +239,10 @@ def _parse_refusal(
             retry_after_s=retry_after_s,
             code=reason,
         )
-    if answer.status < 300:
+    # RFC 6749 §5.2 wants 400 for an error; some servers say 200, and mean it all the same.
+    if answer.status < 300 and not error:
         return _unusable("malformed_answer", f"{answer.status} and something that is not a token response")
-    if answer.status < 400:
+    if 300 <= answer.status < 400:
         return _unusable("redirected", f"{answer.status}, a redirect, which is never followed with a credential")
     detail = _format_rejection(answer.status, error, code, text, secrets)
     trace_id = members.get("trace_id")
@@ -252,12 +253,9 @@ def _parse_refusal(
 
 
 def _choose_code(codes: object, text: str) -> int | None:
-    """Return the most specific code: an answer may hold an umbrella code beside the real one, which has more digits."""
+    """Return the most specific code: an answer may hold an older, general code beside the real one."""
     numbers = [one for one in codes if isinstance(one, int) and 0 < one < 10**8] if isinstance(codes, list) else []
-    known = [one for one in numbers if explain(one) is not None]
-    if known or numbers:
-        return max(known or numbers)
-    return find_code(text)
+    return choose_code(numbers) or find_code(text)
 
 
 def _format_rejection(status: int, error: str, code: int | None, text: str, secrets: tuple[str, ...]) -> str:

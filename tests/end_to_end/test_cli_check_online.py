@@ -151,7 +151,7 @@ MISCONFIGURATIONS = {
     "API of a private CA": Misconfiguration(_route(ca_file=None), ("not trusted", "sandbox CA", "ca_file")),
     "API that nothing listens on": Misconfiguration(_closed_dial, ("refuses the connection", "dial")),
     "API under another name": Misconfiguration(
-        _wrong_name, ("certificate for other names than orders.example", "localhost")
+        _wrong_name, ("is for other names than orders.example", "localhost")
     ),
     "subscription key missing": Misconfiguration(
         _route(set_headers=None), ("wants a subscription key", "set_headers", "not looked at the token")

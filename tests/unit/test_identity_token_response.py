@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
 from proxy.identity.token_response import (
     Answer,
+    ClientThrottled,
+    EndpointOverloaded,
     ProofRejected,
     TokenResponse,
     parse_answer,
@@ -104,7 +106,6 @@ def test_refresh_in_is_taken_where_it_is_a_positive_number(refresh_in: object, e
         pytest.param(b"\xff\xfe", "malformed_answer", id="not_utf8"),
         pytest.param(b"[" * 100_000, "malformed_answer", id="deep"),
         pytest.param([1], "malformed_answer", id="list"),
-        pytest.param({"error": "invalid_client"}, "malformed_answer", id="error_under_200"),
     ],
 )
 def test_a_success_that_cannot_be_used_is_the_platforms_fault(content: object, code: str) -> None:
@@ -209,9 +210,7 @@ def _entra(code: int, error: str, text: str | None = None, codes: list[int] | No
         pytest.param(
             _answer({"error": "a\r\nb"}, 400), CredentialRejected, "http_400", "without", id="error_not_a_name"
         ),
-        pytest.param(
-            _answer(b"Too Many Requests", 429), IdentityPlatformUnavailable, "too_many_requests", "429", id="throttled"
-        ),
+        pytest.param(_answer(b"Too Many Requests", 429), ClientThrottled, "too_many_requests", "429", id="throttled"),
         pytest.param(
             _answer(_entra(90055, "temporarily_unavailable"), 400),
             IdentityPlatformUnavailable,
@@ -221,7 +220,7 @@ def _entra(code: int, error: str, text: str | None = None, codes: list[int] | No
         ),
         pytest.param(
             _answer(_entra(90033, "server_error"), 503),
-            IdentityPlatformUnavailable,
+            EndpointOverloaded,
             "AADSTS90033",
             "passing",
             id="passing_503",
@@ -234,7 +233,24 @@ def _entra(code: int, error: str, text: str | None = None, codes: list[int] | No
             id="passing_name",
         ),
         pytest.param(_answer(b"", 502), IdentityPlatformUnavailable, "http_502", "502", id="empty_502"),
-        pytest.param(_answer(b"", 503), IdentityPlatformUnavailable, "http_503", "503", id="empty_503"),
+        pytest.param(_answer(b"", 503), EndpointOverloaded, "http_503", "503", id="empty_503"),
+        pytest.param(
+            _answer(_entra(700016, "unauthorized_client"), 200),
+            CredentialRejected,
+            "AADSTS700016",
+            "client id is not known",
+            id="error_of_entra_under_200",
+        ),
+        pytest.param(
+            _answer({"error": "invalid_client"}, 200), ProofRejected, "invalid_client", "200", id="error_under_200"
+        ),
+        pytest.param(
+            _answer({"error": "temporarily_unavailable"}, 200),
+            IdentityPlatformUnavailable,
+            "temporarily_unavailable",
+            "200",
+            id="passing_under_200",
+        ),
         pytest.param(_answer(b"", 302), IdentityPlatformUnavailable, "redirected", "never followed", id="redirect"),
         pytest.param(_answer(GOOD, 201), IdentityPlatformUnavailable, "malformed_answer", "201", id="created"),
     ],
@@ -242,6 +258,7 @@ def _entra(code: int, error: str, text: str | None = None, codes: list[int] | No
 def test_a_refusal_is_told_from_a_fault_and_explained(
     answer: Answer, kind: type[IdentityError], code: str, words: str
 ) -> None:
+    """D8: an OAuth error keeps its code under every status."""
     with pytest.raises(IdentityError) as caught:
         _parse(answer)
 

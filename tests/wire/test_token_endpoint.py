@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
@@ -63,9 +63,15 @@ def ca_file(ca: trustme.CA, tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def _serve(ca: trustme.CA, reply: Reply, name: str = "localhost") -> AsyncIterator[RawServer]:
+async def _serve(
+    ca: trustme.CA,
+    reply: Reply,
+    name: str = "localhost",
+    not_before: datetime | None = None,
+    not_after: datetime | None = None,
+) -> AsyncIterator[RawServer]:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    ca.issue_cert(name).configure_cert(context)
+    ca.issue_cert(name, not_before=not_before, not_after=not_after).configure_cert(context)
     server = RawServer("")
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -205,20 +211,49 @@ async def test_a_compressed_answer_is_understood(ca: trustme.CA, ca_file: Path) 
         assert await _request(TokenEndpoint(server.url, ca_file=ca_file)) == "the-token"
 
 
-@pytest.mark.asyncio
-async def test_a_certificate_that_is_not_trusted_gets_no_credential(ca: trustme.CA, ca_file: Path) -> None:
-    async with (
-        _serve(ca, _bytes(_response(TOKEN))) as unknown_ca,
-        _serve(ca, _bytes(_response(TOKEN)), "other.example") as wrong,
-    ):
-        for endpoint in (TokenEndpoint(unknown_ca.url), TokenEndpoint(wrong.url, ca_file=ca_file)):
-            with pytest.raises(IdentityPlatformUnavailable) as caught:
-                await _request(endpoint)
-            assert caught.value.code == "tls_untrusted"
-            assert "ca_file" in caught.value.detail
+TODAY = datetime.now(UTC)
 
-    assert unknown_ca.requests == []
-    assert wrong.requests == []
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("name", "from_day", "to_day", "is_trusted", "code", "words"),
+    [
+        pytest.param("localhost", -9, 9, False, "tls_untrusted", "`ca_file`", id="issuer"),
+        pytest.param("other.example", -9, 9, True, "tls_wrong_name", "is for other names", id="name"),
+        pytest.param("localhost", -9, -2, True, "tls_expired", "has expired", id="expired"),
+        pytest.param("localhost", 2, 9, True, "tls_not_yet_valid", "not valid yet", id="not yet valid"),
+    ],
+)
+async def test_a_certificate_that_does_not_hold_gets_no_credential_and_is_told_by_its_fault(
+    name: str, from_day: int, to_day: int, is_trusted: bool, code: str, words: str, ca: trustme.CA, ca_file: Path
+) -> None:
+    """D8: as `check --online` tells them."""
+    dates = [TODAY + timedelta(days=days) for days in (from_day, to_day)]
+    async with _serve(ca, _bytes(_response(TOKEN)), name, *dates) as server:
+        with pytest.raises(IdentityPlatformUnavailable) as caught:
+            await _request(TokenEndpoint(server.url, ca_file=ca_file if is_trusted else None))
+
+    assert caught.value.code == code
+    assert words in caught.value.detail
+    assert server.requests == []
+
+
+@pytest.mark.asyncio
+async def test_a_port_without_tls_is_told() -> None:
+    """D8: the fifth cause."""
+
+    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"SSH-2.0-OpenSSH\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"https://localhost:{server.sockets[0].getsockname()[1]}/token"
+        with pytest.raises(IdentityPlatformUnavailable) as caught:
+            await _request(TokenEndpoint(url))
+
+    assert caught.value.code == "tls_failed"
+    assert "something that is not TLS" in caught.value.detail
 
 
 @pytest.mark.asyncio
