@@ -148,6 +148,8 @@ class TunnelEnd(asyncio.Protocol):
         """Reads nothing more until there is a leaf certificate, or it is clear that there will be none."""
         relay, transport = self._client.relay, self._client.transport
         if self._fetched or relay.fetch_context is None:
+            self._record("proxy_internal_error", "NO_CERTIFICATE")
+            self._leave()
             transport.abort()
             return
         self._fetched = True

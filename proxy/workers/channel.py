@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 logger = logging.getLogger("proxy.workers")
+
+# Two of the largest frames; what is usual is a few hundred bytes. A process that leaves this much unread does not read at all.
+_UNREAD_BYTES: Final = 8_388_608
 
 _Incoming = TypeVar("_Incoming")
 
@@ -59,10 +62,17 @@ class Channel(asyncio.Protocol, Generic[_Incoming]):
         self._transport = None
         self._on_closed()
 
-    def send(self, message: Message) -> None:
-        """Sends a message; one to a process that is gone is dropped."""
+    def send(self, message: Message) -> bool:
+        """Sends a message; one to a process that is gone is dropped.
+
+        Returns:
+            False where the other process is so far behind with reading that the message was not taken.
+        """
         if self._transport is not None:
+            if self._transport.get_write_buffer_size() > _UNREAD_BYTES:
+                return False
             self._transport.write(format_frame(message))
+        return True
 
     def close(self) -> None:
         """Closes this end."""

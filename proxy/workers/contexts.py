@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 # A leaf lives for seven days; see `proxy.interception.leaf`.
 _RENEW_AFTER_S: Final = 3 * 86_400
 _REMEMBERED: Final = 1_024
+# Connections that may wait for leaves at a time; as many as come in the moment that control takes to sign.
+_WAITING: Final = 4_096
 
 _Kept: TypeAlias = "tuple[ssl.SSLContext, float]"
 
@@ -27,14 +29,15 @@ class RemoteContexts:
     """The contexts of one relay process.
 
     Args:
-        send: sends a message to control.
+        send: sends a message to control; returns False where control takes no more.
         hosts: the routed hosts.
     """
 
-    def __init__(self, send: Callable[[Message], None], hosts: Iterable[str]) -> None:
+    def __init__(self, send: Callable[[Message], bool], hosts: Iterable[str]) -> None:
         self._send = send
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
         self._waiting: dict[str, list[Callable[[], None]]] = {}
+        self._waiting_count = 0
         self.use(hosts)
 
     def use(self, hosts: Iterable[str]) -> None:
@@ -57,7 +60,7 @@ class RemoteContexts:
             return None
         context, renew_at = found
         if time.monotonic() > renew_at:
-            self.fetch(host, lambda: None)
+            self._want(host)
         return context
 
     def fetch(self, host: str, on_arrival: Callable[[], None]) -> None:
@@ -65,12 +68,21 @@ class RemoteContexts:
 
         Args:
             host: in canonical form.
-            on_arrival: called when it is there, or when there will be none.
+            on_arrival: called when it is there, or when there will be none: at once where too many wait already.
         """
-        waiting = self._waiting.setdefault(host, [])
-        waiting.append(on_arrival)
-        if len(waiting) == 1:
-            self._send(WantLeaf(host=host))
+        if self._waiting_count >= _WAITING or not self._want(host):
+            on_arrival()
+            return
+        self._waiting[host].append(on_arrival)
+        self._waiting_count += 1
+
+    def _want(self, host: str) -> bool:
+        """Asks control, once until it has answered; returns whether an answer is to come."""
+        if host not in self._waiting:
+            if len(self._waiting) >= _WAITING or not self._send(WantLeaf(host=host)):
+                return False
+            self._waiting[host] = []
+        return True
 
     def take(self, message: Leaf) -> None:
         """Takes what control answered."""
@@ -78,7 +90,9 @@ class RemoteContexts:
             self._kept[message.name] = _keep(message.pem)
             if len(self._kept) > _REMEMBERED:
                 self._kept.popitem(last=False)
-        for on_arrival in self._waiting.pop(message.host, []):
+        waiting = self._waiting.pop(message.host, [])
+        self._waiting_count -= len(waiting)
+        for on_arrival in waiting:
             on_arrival()
 
 

@@ -180,6 +180,12 @@ class RelayProcess:
             self.kill()
             raise
 
+    def send(self, message: Message) -> None:
+        """Sends a message; a process that has stopped reading is ended, and another takes its place."""
+        if not self.channel.send(message) and self.process is not None and self.process.returncode is None:
+            logger.error("relay process %d reads nothing any more; it is ended", self.number)
+            self.kill()
+
     @property
     def is_serving(self) -> bool:
         """Whether its listeners are open, and it has not ended."""
@@ -263,7 +269,7 @@ class Control:
         begin = self._begin(0)
         message = Reload(settings=begin.settings, sources=begin.sources)
         for process in self._processes.values():
-            process.channel.send(message)
+            process.send(message)
         for source in self._sources:
             self._share(source)
 
@@ -275,14 +281,14 @@ class Control:
         """
         self._mint = mint
         for process in self._processes.values():
-            process.channel.send(CAChanged())
+            process.send(CAChanged())
 
     async def drain(self) -> None:
         """Lets every relay process finish, and waits for its end."""
         self.is_draining = True
         ends = []
         for process in self._processes.values():
-            process.channel.send(Drain())
+            process.send(Drain())
             if process.process is not None:
                 ends.append(asyncio.create_task(process.process.wait()))
         if ends:
@@ -346,10 +352,10 @@ class Control:
         if process.process is None or process.process.returncode is not None:
             return None
         try:
-            process.channel.send(self._begin(process.number))
+            process.send(self._begin(process.number))
             for source in self._sources:
                 if source.message is not None:
-                    process.channel.send(source.message)
+                    process.send(source.message)
             status = await process.process.wait()
         finally:
             process.kill()
@@ -385,7 +391,7 @@ class Control:
     def _share(self, source: SharedSource) -> None:
         if source.look(time.monotonic()) and source.message is not None:
             for process in self._processes.values():
-                process.channel.send(source.message)
+                process.send(source.message)
 
     def _on_message(self, process: RelayProcess, message: ToControl) -> None:
         match message:
@@ -419,17 +425,17 @@ class Control:
         else:
             self._share(source)
             if source.message is not None:
-                process.channel.send(source.message)
+                process.send(source.message)
             answer = Answered(request=request)
-        process.channel.send(answer)
+        process.send(answer)
 
     def _give_leaf(self, process: RelayProcess, message: WantLeaf) -> None:
         try:
             leaf = self._mint(message.host)
         except ConfigurationError:
-            process.channel.send(Leaf(host=message.host, name=message.host, pem=None))
+            process.send(Leaf(host=message.host, name=message.host, pem=None))
         else:
-            process.channel.send(Leaf(host=message.host, name=leaf.name, pem=leaf.pem().decode("ascii")))
+            process.send(Leaf(host=message.host, name=leaf.name, pem=leaf.pem().decode("ascii")))
 
 
 def _describe_start(number: int | None) -> str:

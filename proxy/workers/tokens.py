@@ -36,24 +36,29 @@ class RemoteSource:
         self._token: AccessToken | None = None
         self._serial = -1
         self._stale_reported = -1
+        self._asked: asyncio.Future[None] | None = None
 
     def peek(self, now_mono: float) -> AccessToken | None:
         """See `proxy.identity.source.TokenSource.peek`."""
         token = self._token
         if token is None or now_mono >= token.usable_until_mono:
             return None
-        if now_mono >= token.refresh_at_mono and self._stale_reported != self._serial:
+        is_news = now_mono >= token.refresh_at_mono and self._stale_reported != self._serial
+        if is_news and self._owner.send(Stale(source=self._index)):
             self._stale_reported = self._serial
-            self._owner.send(Stale(source=self._index))
         return token
 
     async def acquire(self) -> AccessToken:
         """See `proxy.identity.source.TokenSource.acquire`. Control has the flights; here is only the waiting.
 
+        Control is asked once, however many wait.
+
         Raises:
             IdentityError: control says why.
         """
-        await self._owner.ask(lambda request: Want(source=self._index, request=request))
+        if self._asked is None or self._asked.done():
+            self._asked = self._owner.ask(lambda request: Want(source=self._index, request=request))
+        await asyncio.shield(self._asked)
         if self._token is None:
             raise IdentityPlatformUnavailable("No access token is to be had now.", retry_after_s=1)
         return self._token
@@ -95,10 +100,10 @@ class RemoteSources:
     """All sources, numbered as control numbers them: by the routes, each (credential, target) once.
 
     Args:
-        send: sends a message to control.
+        send: sends a message to control; returns False where control takes no more.
     """
 
-    def __init__(self, send: Callable[[Message], None]) -> None:
+    def __init__(self, send: Callable[[Message], bool]) -> None:
         self.send = send
         self._by_target: dict[tuple[str, Target], RemoteSource] = {}
         self._by_index: list[RemoteSource] = []
@@ -120,19 +125,23 @@ class RemoteSources:
         """Returns the source of a (credential, target); see `proxy.identity.sources.TokenSources.source_for`."""
         return self._by_target[credential, target]
 
-    async def ask(self, make: Callable[[int], Message]) -> None:
-        """Sends a request and waits until control has answered it.
-
-        Raises:
-            IdentityError: the request failed.
-        """
+    def ask(self, make: Callable[[int], Message]) -> asyncio.Future[None]:
+        """Sends a request; returns what is done once control has answered it, with an `IdentityError` where it failed."""
         request = next(self._requests)
-        answered = self._waiting[request] = asyncio.get_running_loop().create_future()
-        self.send(make(request))
-        try:
-            await answered
-        finally:
-            self._waiting.pop(request, None)
+        answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        answered.add_done_callback(lambda _: self._forget(request))
+        if self.send(make(request)):
+            self._waiting[request] = answered
+        else:
+            answered.set_exception(
+                IdentityPlatformUnavailable("The proxy's control process is behind.", retry_after_s=1)
+            )
+        return answered
+
+    def _forget(self, request: int) -> None:
+        answered = self._waiting.pop(request, None)
+        if answered is not None and not answered.cancelled():
+            answered.exception()  # those who waited may have gone
 
     def take_token(self, message: Token) -> None:
         """Takes a token."""

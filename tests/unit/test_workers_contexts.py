@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ import pytest
 
 from proxy.interception.authority import InterceptionCA, issue
 from proxy.server import LeafMint
-from proxy.workers.contexts import RemoteContexts
+from proxy.workers.contexts import _WAITING, RemoteContexts
 from proxy.workers.messages import Leaf, WantLeaf
 
 if TYPE_CHECKING:
@@ -29,10 +30,12 @@ class ControlProcess:
     def __init__(self, ca: InterceptionCA) -> None:
         self._mint = LeafMint(ca, HOSTS)
         self.asked: list[str] = []
+        self.takes = True
 
-    def take(self, message: Message) -> None:
+    def take(self, message: Message) -> bool:
         assert isinstance(message, WantLeaf)
         self.asked.append(message.host)
+        return self.takes
 
     def leaf(self, host: str) -> Leaf:
         leaf = self._mint(host)
@@ -84,3 +87,44 @@ def test_a_host_that_control_does_not_sign_for_is_told_to_who_waits(ca: Intercep
     contexts.take(Leaf(host="other.example", name="other.example", pem=None))
     assert arrived == ["told"]
     assert contexts.context_for("other.example") is None
+
+
+def test_those_who_wait_for_a_leaf_are_bounded_and_the_others_hear_at_once(ca: InterceptionCA) -> None:
+    """A11: each CONNECT adds one until control answers, and control may not."""
+    control = ControlProcess(ca)
+    contexts = RemoteContexts(control.take, HOSTS)
+    arrived: list[int] = []
+    for number in range(_WAITING + 10):
+        contexts.fetch(HOSTS[0], lambda number=number: arrived.append(number))  # type: ignore[misc]  # mypy knows no defaults of lambdas
+    assert arrived == list(range(_WAITING, _WAITING + 10))
+    assert control.asked == [HOSTS[0]]
+    contexts.take(control.leaf(HOSTS[0]))
+    assert sorted(arrived) == list(range(_WAITING + 10))
+    contexts.fetch("a.apis.contoso.com", lambda: arrived.append(-1))
+    assert arrived[-1] == _WAITING - 1, "there is room again"
+
+
+def test_who_asks_while_control_takes_no_more_hears_at_once_and_may_ask_again(ca: InterceptionCA) -> None:
+    control = ControlProcess(ca)
+    control.takes = False
+    contexts = RemoteContexts(control.take, HOSTS)
+    arrived: list[str] = []
+    contexts.fetch(HOSTS[0], lambda: arrived.append("refused"))
+    assert arrived == ["refused"]
+    control.takes = True
+    contexts.fetch(HOSTS[0], lambda: arrived.append("served"))
+    contexts.take(control.leaf(HOSTS[0]))
+    assert arrived == ["refused", "served"]
+    assert control.asked == [HOSTS[0]] * 2
+
+
+def test_a_renewal_is_asked_for_once(ca: InterceptionCA, monkeypatch: pytest.MonkeyPatch) -> None:
+    control = ControlProcess(ca)
+    contexts = RemoteContexts(control.take, HOSTS)
+    contexts.take(control.leaf(HOSTS[0]))
+    now = time.monotonic() + 4 * 86_400
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for _ in range(100):
+        assert contexts.context_for(HOSTS[0]) is not None
+    assert control.asked == [HOSTS[0]]
+    assert contexts._waiting == {HOSTS[0]: []}
