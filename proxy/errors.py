@@ -47,17 +47,19 @@ class ProxyError(Exception):
         detail: what happened here and what to do next, for a person.
         retry_after_s: seconds after which trying again makes sense; None where it does not.
         code: a short machine-readable reason, e.g. ``AADSTS700027``; empty where the token says it all.
+        default_code: the code where none is given: of classes that share status and token with another.
     """
 
     status: ClassVar[int] = 500
     proxy_status: ClassVar[str] = "proxy_internal_error"
     title: ClassVar[str] = "The proxy failed"
+    default_code: ClassVar[str] = ""
 
     def __init__(self, detail: str, *, retry_after_s: int | None = None, code: str = "") -> None:
         super().__init__(detail)
         self.detail = detail
         self.retry_after_s = retry_after_s
-        self.code = code
+        self.code = code or self.default_code
 
 
 class ConfigurationError(ProxyError):
@@ -99,6 +101,7 @@ class ProxyUsageError(ClientError):
     """A sound request, sent to a forward proxy in a form that names no destination."""
 
     title = "This is a proxy, not an origin server"
+    default_code = "not_a_proxy_request"
 
 
 class DestinationRefused(ClientError):
@@ -107,6 +110,7 @@ class DestinationRefused(ClientError):
     status = 403
     proxy_status = "http_request_denied"
     title = "This proxy does not pass on requests to that host"
+    default_code = "host_refused"
 
 
 class ClientRefused(ClientError):

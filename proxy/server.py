@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from proxy.operations.admin import AdminSite
     from proxy.operations.metrics import CertificateExpiry
     from proxy.operations.overview import RouteSummary
+    from proxy.operations.own_errors import ErrorCount
     from proxy.operations.server_metrics import ServerFigures
     from proxy.operations.snapshot import WorkerSnapshot
     from proxy.relay.record import ExchangeRecord
@@ -417,9 +418,9 @@ class Server:
             return self.front.access_log.tail(after)
         return self.control.recent.tail(after) if self.control is not None else (0, [])
 
-    def _errors(self) -> list[ExchangeRecord]:
+    def _errors(self) -> list[ErrorCount]:
         if self.front is not None:
-            return self.front.access_log.recent_errors()
+            return self.front.access_log.errors()
         return self.control.recent.errors() if self.control is not None else []
 
 

@@ -47,6 +47,7 @@ def test_every_code_is_written_where_it_can_be_found() -> None:
 def test_every_error_token_and_status_of_our_own_has_an_explanation() -> None:
     seen = {kind for kind in kinds() if not issubclass(kind, ConfigurationError)}
     assert {kind.proxy_status for kind in seen} <= set(CODES)
+    assert {kind.default_code for kind in seen} - {""} <= set(CODES)
     assert {str(kind.status) for kind in seen} <= set(STATUSES)
 
 
@@ -63,7 +64,7 @@ def test_no_code_is_explained_twice() -> None:
 
 def test_no_entry_outlives_its_code() -> None:
     """An entry whose code nothing prints any more goes, too."""
-    tokens = {kind.proxy_status for kind in kinds()}
+    tokens = {word for kind in kinds() for word in (kind.proxy_status, kind.default_code)}
     elsewhere = {*_OAUTH_ERRORS, *_PASSING_ERRORS, "expires_in_clamped", "other"}
     idle = [
         code

@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.operations.log_lines import JsonFormat, LineFormat, TextFormat
 from proxy.operations.log_output import LogOutput
+from proxy.operations.own_errors import ErrorTally
 
 if TYPE_CHECKING:
     from proxy.config.settings import AccessLogSettings, TracingSettings
+    from proxy.operations.own_errors import ErrorCount
     from proxy.operations.tracing import Tracing
     from proxy.relay.record import ExchangeRecord
 
@@ -34,7 +36,6 @@ _TARGET_BYTES: Final = 1_024
 _BURST: Final = 64
 _PAUSE_S: Final = 0.00005
 _RECENT: Final = 200
-_RECENT_ERRORS: Final = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +91,7 @@ class AccessLog:
         self._dropped_told = 0
         self._observed = 0
         self._recent: deque[ExchangeRecord] = deque(maxlen=_RECENT)
-        self._errors: deque[ExchangeRecord] = deque(maxlen=_RECENT_ERRORS)
+        self._errors = ErrorTally()
         self._memory_lock = threading.Lock()
         self._reopen = False
         endpoint = None if tracing is None else tracing.endpoint
@@ -123,10 +124,10 @@ class AccessLog:
             new = min(self._observed - after, len(self._recent))
             return self._observed, list(self._recent)[-new:] if new > 0 else []
 
-    def recent_errors(self) -> list[ExchangeRecord]:
-        """Returns the newest exchanges that this proxy answered with an error of its own, the oldest of them first."""
+    def errors(self) -> list[ErrorCount]:
+        """Returns the kinds of errors that this proxy answered with, the one that came last at the end."""
         with self._memory_lock:
-            return list(self._errors)
+            return self._errors.counts()
 
     def statistics(self) -> AccessLogStatistics:
         """Returns a snapshot."""
@@ -197,7 +198,7 @@ class AccessLog:
         with self._memory_lock:
             self._observed += len(records)
             self._recent.extend(records)
-            self._errors.extend(record for record in records if is_own_error(record))
+            self._errors.add(records)
 
 
 def _start_tracing(endpoint: str) -> Tracing:
@@ -211,8 +212,3 @@ def create_format(name: str, *, is_terminal: bool) -> LineFormat:
     if name == "text" or (name == "auto" and is_terminal):
         return TextFormat(terminal=is_terminal, colour=is_terminal)
     return JsonFormat()
-
-
-def is_own_error(record: ExchangeRecord) -> bool:
-    """Whether the proxy answered in its own name, rather than passed on a response or had it cut."""
-    return record.outcome != "ok" and not record.outcome.startswith("aborted_")

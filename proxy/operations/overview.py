@@ -5,15 +5,12 @@ Invariant: nothing in here is, or is made from, a token, an assertion, a key or 
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from proxy import __version__
-from proxy.errors import ProxyError
-from proxy.identity.aadsts import explain, parse_code
-from proxy.operations.log_lines import escape, escape_text
 from proxy.operations.metrics import count_exchanges
+from proxy.operations.own_errors import Json, describe_errors, explain_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,10 +19,8 @@ if TYPE_CHECKING:
     from proxy.identity.sources import IdentityStatistics
     from proxy.operations.history import Sample
     from proxy.operations.metrics import CertificateExpiry
+    from proxy.operations.own_errors import ErrorCount
     from proxy.operations.snapshot import WorkerSnapshot
-    from proxy.relay.record import ExchangeRecord
-
-Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
 _DAY_S: Final = 86_400
 
@@ -58,7 +53,7 @@ class Overview:
         workers: number of relay processes.
         total: all of them as one.
         identity, certificates, routes, samples: as their types say.
-        errors: the newest exchanges answered with an error of our own, the oldest first.
+        errors: the kinds of errors that the proxy answered with.
     """
 
     at: float
@@ -71,7 +66,7 @@ class Overview:
     certificates: Sequence[CertificateExpiry]
     routes: Sequence[RouteSummary]
     samples: Sequence[Sample]
-    errors: Sequence[ExchangeRecord]
+    errors: Sequence[ErrorCount]
 
 
 def describe_overview(overview: Overview) -> dict[str, Json]:
@@ -100,7 +95,7 @@ def describe_overview(overview: Overview) -> dict[str, Json]:
         "tokens": [_describe_token(source) for source in overview.identity.sources],
         "certificates": [_describe_certificate(one, overview.at) for one in overview.certificates],
         "samples": [_describe_sample(sample) for sample in overview.samples],
-        "errors": _describe_errors(overview.errors),
+        "errors": describe_errors(overview.errors),
     }
 
 
@@ -137,7 +132,7 @@ def _describe_token(source: SourceStatistics) -> dict[str, Json]:
         "failures": source.failures,
         "rejections": source.rejections,
         "code": source.failure_code,
-        **_explain_code(source.failure_code),
+        **explain_code(source.failure_code),
     }
 
 
@@ -164,52 +159,3 @@ def _describe_sample(sample: Sample) -> dict[str, Json]:
 
 def _milliseconds(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds * 1000, 2)
-
-
-def _describe_errors(records: Sequence[ExchangeRecord]) -> list[Json]:
-    """Returns one entry for each kind of error, the newest kind first, with its newest exchange and how many there were."""
-    counts = Counter(map(_kind_of, records))
-    newest = {_kind_of(record): record for record in records}
-    by_time = sorted(newest.items(), key=lambda item: item[1].ended_at, reverse=True)
-    return [_describe_error(record, counts[kind]) for kind, record in by_time]
-
-
-def _kind_of(record: ExchangeRecord) -> tuple[int, str, str]:
-    return record.status, record.outcome, record.code
-
-
-def _describe_error(record: ExchangeRecord, count: int) -> dict[str, Json]:
-    return {
-        "at": record.ended_at,
-        "count": count,
-        "status": record.status,
-        "error": record.outcome,
-        "code": record.code,
-        "client": record.client,
-        "method": escape(record.method),
-        "what": escape_text(record.authority) + escape(record.target),
-        "title": _TITLES.get((record.status, record.outcome), "The proxy answered in its own name"),
-        **_explain_code(record.code),
-    }
-
-
-def _explain_code(code: str) -> dict[str, Json]:
-    number = parse_code(code)
-    explanation = None if number is None else explain(number)
-    if explanation is None:
-        return {"cause": None, "fix": None}
-    return {"cause": explanation.cause, "fix": explanation.fix}
-
-
-def _collect_titles() -> dict[tuple[int, str], str]:
-    """Returns the title of each status and error type; where classes share both, the more general one's."""
-    titles: dict[tuple[int, str], str] = {}
-    waiting: deque[type[ProxyError]] = deque((ProxyError,))
-    while waiting:
-        kind = waiting.popleft()
-        titles.setdefault((kind.status, kind.proxy_status), kind.title)
-        waiting.extend(kind.__subclasses__())
-    return titles
-
-
-_TITLES: Final = _collect_titles()

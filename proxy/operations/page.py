@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from proxy.identity.sources import IdentityStatistics
     from proxy.operations.metrics import CertificateExpiry
     from proxy.operations.overview import RouteSummary
+    from proxy.operations.own_errors import ErrorCount
     from proxy.operations.snapshot import WorkerSnapshot
     from proxy.relay.record import ExchangeRecord
 
@@ -66,7 +67,7 @@ class PageSources:
         certificates: those beside the credentials' own.
         routes: those of the configuration.
         tail: as `AccessLog.tail`.
-        errors: as `AccessLog.recent_errors`.
+        errors: as `AccessLog.errors`.
     """
 
     readiness: Callable[[], tuple[bool, Sequence[str]]]
@@ -75,7 +76,7 @@ class PageSources:
     certificates: Callable[[], Iterable[CertificateExpiry]]
     routes: Callable[[], Sequence[RouteSummary]]
     tail: Callable[[int], tuple[int, list[ExchangeRecord]]]
-    errors: Callable[[], Sequence[ExchangeRecord]]
+    errors: Callable[[], Sequence[ErrorCount]]
 
 
 class Page:

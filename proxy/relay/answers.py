@@ -57,7 +57,7 @@ def format_problem(error: ProxyError) -> bytes:
 
 def format_proxy_status(error: ProxyError) -> str:
     """Returns the Proxy-Status value: an RFC 8941 list with one item, ours."""
-    details = error.code or error.title
+    details = error.title if error.code == error.default_code else error.code
     escaped = "".join(c if " " <= c <= "~" else "?" for c in details).replace("\\", "\\\\").replace('"', '\\"')
     return f'{NAME}; error={error.proxy_status}; details="{escaped}"'
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.hardening import own_program
 from proxy.identity.credential import Target
-from proxy.operations.access_log import is_own_error
+from proxy.operations.own_errors import ErrorTally
 from proxy.operations.snapshot import WorkerSnapshot, parse_snapshot, sum_snapshots
 from proxy.tasks import keep_going
 from proxy.workers.channel import Channel
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from proxy.identity.source import TokenSource
     from proxy.identity.sources import TokenSources
     from proxy.interception.leaf import Leaf as LeafCertificate
+    from proxy.operations.own_errors import ErrorCount
     from proxy.relay.record import ExchangeRecord
 
 logger = logging.getLogger("proxy.workers")
@@ -65,7 +66,6 @@ _LIVED_S: Final = 10.0
 _START_LIMIT_S: Final = 30.0
 # What the page shows.
 _RECENT: Final = 200
-_RECENT_ERRORS: Final = 50
 # Tokens a relay process may still complain about.
 _REMEMBERED: Final = 16
 
@@ -119,22 +119,22 @@ class RecentExchanges:
     def __init__(self) -> None:
         self._count = 0
         self._recent: deque[ExchangeRecord] = deque(maxlen=_RECENT)
-        self._errors: deque[ExchangeRecord] = deque(maxlen=_RECENT_ERRORS)
+        self._errors = ErrorTally()
 
     def add(self, records: Sequence[ExchangeRecord]) -> None:
         """Remembers some more."""
         self._count += len(records)
         self._recent.extend(records)
-        self._errors.extend(record for record in records if is_own_error(record))
+        self._errors.add(records)
 
     def tail(self, after: int) -> tuple[int, list[ExchangeRecord]]:
         """See `proxy.operations.access_log.AccessLog.tail`."""
         new = min(self._count - after, len(self._recent))
         return self._count, list(self._recent)[-new:] if new > 0 else []
 
-    def errors(self) -> list[ExchangeRecord]:
-        """See `proxy.operations.access_log.AccessLog.recent_errors`."""
-        return list(self._errors)
+    def errors(self) -> list[ErrorCount]:
+        """See `proxy.operations.access_log.AccessLog.errors`."""
+        return self._errors.counts()
 
 
 class RelayProcess:

@@ -88,7 +88,7 @@ async def watched(proxy: Proxy, **look: object) -> AsyncIterator[Tab]:
         certificates=lambda: [CertificateExpiry("interception_ca", "", "", time.time() + 86_400 * 400)],
         routes=lambda: [RouteSummary("contoso.azure-api.net", ("contoso.azure-api.net",), "orders-client", "api://x")],
         tail=proxy.log.tail,
-        errors=proxy.log.recent_errors,
+        errors=proxy.log.errors,
     )
     collector = MetricsCollector(proxy.workers, proxy.identity)
     site = AdminSite("127.0.0.1", 0, sources.readiness, collector, page=Page(sources))
@@ -132,7 +132,7 @@ async def test_the_page_shows_what_happens() -> None:
         assert "12 days left" in await tab.evaluate("document.querySelector('#certificates').innerText")
         assert "Interception CA" in await tab.evaluate("document.querySelector('#certificates').innerText")
         errors = await tab.evaluate("document.querySelector('#errors').innerText")
-        assert "502 No access token could be obtained" in errors
+        assert "502 The identity platform refused the proxy's credential" in errors
         assert "az ad app credential" in errors
         assert await tab.evaluate("document.querySelector('#open').textContent") == "3 in · 0 out"
 
@@ -232,7 +232,7 @@ async def test_a_proxy_that_has_gone_is_said_and_noticed_when_it_is_back() -> No
         certificates=list,
         routes=list,
         tail=proxy.log.tail,
-        errors=proxy.log.recent_errors,
+        errors=proxy.log.errors,
     )
     collector = MetricsCollector(proxy.workers, proxy.identity)
     # Not port 0, which somebody else might get in between.

@@ -12,8 +12,9 @@ import pytest
 
 from proxy.config.settings import AccessLogSettings
 from proxy.errors import ConfigurationError
-from proxy.operations.access_log import AccessLog, is_own_error
+from proxy.operations.access_log import AccessLog
 from proxy.operations.log_output import LogOutput
+from proxy.operations.own_errors import is_own_error
 from proxy.relay.record import ExchangeRecord
 
 if TYPE_CHECKING:
@@ -305,7 +306,8 @@ def test_the_newest_exchanges_and_own_errors_are_kept(tmp_path: Path) -> None:
     log.observe(record(1_001, status=200, outcome="aborted_upstream"))
     log.close()
     assert [one.target for one in log.recent()] == [b"/%d" % number for number in [*range(302, 500), 1_000, 1_001]]
-    assert [(one.target, one.code) for one in log.recent_errors()] == [(b"/1000", "AADSTS700027")]
+    (error,) = log.errors()
+    assert (error.newest.target, error.newest.code, error.count) == (b"/1000", "AADSTS700027", 1)
 
 
 def test_a_tail_goes_on_where_it_was() -> None:

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
+from proxy import errors
 from proxy.errors import ProxyError
 from proxy.identity.credential import CredentialStatistics
 from proxy.identity.source import SourceStatistics
@@ -13,6 +14,7 @@ from proxy.identity.sources import IdentityStatistics
 from proxy.operations.history import History, estimate_quantile
 from proxy.operations.metrics import CertificateExpiry, credential_certificates
 from proxy.operations.overview import Overview, RouteSummary, describe_overview
+from proxy.operations.own_errors import ErrorCount, ErrorTally
 from proxy.operations.snapshot import HistogramSnapshot, WorkerSnapshot
 from proxy.relay.counters import LATENCY_BOUNDS_S
 from proxy.relay.record import ExchangeRecord
@@ -171,21 +173,71 @@ def test_routes_show_their_counts_and_what_no_route_names_comes_after() -> None:
     ]
 
 
+def counted(*records: ExchangeRecord) -> list[ErrorCount]:
+    tally = ErrorTally()
+    tally.add(records)
+    return tally.counts()
+
+
 def test_errors_of_one_kind_are_one_entry_with_its_explanation() -> None:
-    errors = [
+    found = counted(
         REFUSED,
         REFUSED._replace(ended_at=AT + 1, outcome="connection_limit_reached", status=503, code=""),
         REFUSED._replace(ended_at=AT + 2, target=b"/newest\x1b"),
-    ]
-    first, second = describe(errors=errors)["errors"]
+    )
+    first, second = describe(errors=found)["errors"]
     assert (first["count"], first["at"]) == (2, AT + 2)
     assert first["what"] == "contoso.azure-api.net:443/newest\\x1B"
-    assert first["title"] == "No access token could be obtained"
+    assert first["title"] == "The identity platform refused the proxy's credential"
     assert "certificate" in first["cause"]
-    assert (second["count"], second["title"], second["cause"]) == (1, "The proxy is at its limit", None)
+    assert (second["count"], second["title"]) == (1, "The proxy is at its limit")
+    assert "raise the limit" in second["fix"]
 
 
-def test_every_error_the_proxy_answers_with_has_a_title() -> None:
+def test_counts_only_grow_whatever_else_comes() -> None:
+    """F8: they came from a ring of 50, and fell while one looked."""
+    tally = ErrorTally()
+    tally.add([REFUSED] * 3)
+    tally.add([REFUSED._replace(status=403, outcome="http_request_denied", code="host_refused")] * 200)
+    tally.add([REFUSED._replace(status=200, outcome="ok", code="")] * 200)
+    tally.add([REFUSED])
+    assert [(one.newest.status, one.count) for one in tally.counts()] == [(403, 200), (502, 4)]
+
+
+def test_the_kinds_of_errors_are_bounded() -> None:
+    tally = ErrorTally()
+    tally.add([REFUSED] * 2)
+    for number in range(100):
+        tally.add([REFUSED._replace(code=f"AADSTS{number}"), REFUSED])
+    assert len(tally.counts()) == 50
+    assert tally.counts()[-1].count == 102, "what goes on coming is not forgotten"
+
+
+ANSWERS: Final = [
+    (kind, code)
+    for kind, code in {
+        errors.ProxyUsageError: errors.ProxyUsageError("").code,
+        errors.DestinationRefused: errors.DestinationRefused("").code,
+        errors.ClientRefused: "unknown_client",
+        errors.UpstreamProxyRefused: "upstream_proxy_403",
+        errors.UpstreamUnreachable: "upstream_proxy_closed",
+        errors.CredentialOutOfDate: "certificate_expired",
+        errors.CredentialRejected: "invalid_client",
+        errors.IdentityError: "signer_failed",
+    }.items()
+]
+
+
+@pytest.mark.parametrize(("kind", "code"), ANSWERS, ids=lambda part: part if isinstance(part, str) else part.__name__)
+def test_an_error_has_the_title_that_the_client_read_and_advice(kind: type[ProxyError], code: str) -> None:
+    """F8: also where several share a status and a token."""
+    record = REFUSED._replace(status=kind.status, outcome=kind.proxy_status, code=code)
+    (entry,) = describe(errors=counted(record))["errors"]
+    assert entry["title"] == kind.title
+    assert entry["fix"]
+
+
+def test_every_error_the_proxy_answers_with_has_a_title_and_advice() -> None:
     kinds, waiting = [], [ProxyError]
     while waiting:
         kind = waiting.pop()
@@ -193,8 +245,19 @@ def test_every_error_the_proxy_answers_with_has_a_title() -> None:
         waiting.extend(kind.__subclasses__())
     assert len(kinds) > 20
     for kind in kinds:
-        (entry,) = describe(errors=[REFUSED._replace(status=kind.status, outcome=kind.proxy_status)])["errors"]
+        record = REFUSED._replace(status=kind.status, outcome=kind.proxy_status, code=kind.default_code)
+        (entry,) = describe(errors=counted(record))["errors"]
         assert entry["title"] in {one.title for one in kinds if one.status == kind.status}
+        assert entry["fix"]
+
+
+@pytest.mark.parametrize("code", ["CLIENT_DISTRUSTS_CA", "TLS_HANDSHAKE_FAILED", "NO_CLIENT_CERTIFICATE"])
+def test_a_handshake_that_failed_is_told_in_words(code: str) -> None:
+    """F8: it read "0 The proxy answered in its own name"."""
+    (entry,) = describe(errors=counted(REFUSED._replace(status=0, outcome="tls_alert_received", code=code)))["errors"]
+    assert "client" in entry["title"]
+    assert "own name" not in entry["title"]
+    assert entry["fix"]
 
 
 def test_everything_is_named_for_the_page() -> None:

@@ -45,7 +45,7 @@ async def served(log: AccessLog) -> AsyncIterator[tuple[aiohttp.ClientSession, A
         certificates=list,
         routes=list,
         tail=log.tail,
-        errors=log.recent_errors,
+        errors=log.errors,
     )
     site = AdminSite("127.0.0.1", 0, sources.readiness, MetricsCollector(workers, identity), page=Page(sources))
     host, port = await site.start()

@@ -126,11 +126,11 @@ function certificateCard({ kind, name, proof, not_after_at: end, days_left: days
 
 function errorItem({ at, count, status, error, code, client, method, what, title, cause, fix }) {
   const request = [method, what].filter(Boolean).join(" ") || "an unreadable request";
-  const often = count > 1 ? `${count} times, last at` : "at";
+  const often = count > 1 ? `${count.toLocaleString("en")} times since the start, last at` : "at";
   const made = element("div", { className: "error" },
-    element("strong", { className: statusClass(status), textContent: String(status) }), ` ${title}`,
+    element("strong", { className: statusClass(status), textContent: status ? String(status) : "TLS" }), ` ${title}`,
     line(`${often} ${clock(at)} · ${request} · from ${client} · ${[error, code].filter(Boolean).join(" ")}`, "where"));
-  if (cause !== null) made.append(line(cause));
+  if (cause !== null) made.append(advice(cause));
   if (fix !== null) made.append(advice(fix, "fix"));
   return made;
 }
