@@ -12,11 +12,12 @@ from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import ClientRefused, ProxyError, ProxyUsageError
+from proxy.errors import ClientRefused, MalformedRequest, ProxyError, ProxyUsageError
 from proxy.policy.access import certificate_names
 from proxy.relay.answers import format_answer
 from proxy.relay.asked import describe_raw
 from proxy.relay.client import ClientConnection
+from proxy.relay.head import refuse_other_protocol
 from proxy.relay.record import ExchangeRecord
 from proxy.relay.seats import peer_user
 from proxy.relay.secure import SecureTransport
@@ -107,7 +108,9 @@ class Doorway(asyncio.Protocol):
         if self._transport.is_closing() or self._guard.context is None:
             return
         if data[0] != _TLS_HANDSHAKE:
-            self._refuse(ProxyUsageError("This port takes TLS only. Use https:// in the proxy's own URL."), data)
+            usual = ProxyUsageError("This port takes TLS only. Use https:// in the proxy's own URL.")
+            other = refuse_other_protocol(data)
+            self._refuse(other if other is not None and other.code == "proxy_protocol" else usual, data)
             return
         secure = SecureTransport(self._guard.context, self, self._on_failed_handshake, server_side=True)
         self._transport.set_protocol(secure)
@@ -173,7 +176,7 @@ class Doorway(asyncio.Protocol):
         """
         asked = describe_raw(raw)
         self._record(error.status, error.proxy_status, error.code, asked)
-        if self._guard.context is None or isinstance(error, ProxyUsageError):
+        if self._guard.context is None or isinstance(error, ProxyUsageError | MalformedRequest):
             self._transport.write(format_answer(error, with_content=asked[0] != b"HEAD", close=True))
             self._transport.close()
         else:

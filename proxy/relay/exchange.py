@@ -530,7 +530,17 @@ class Exchange:
         words = f"{self._destination.authority} closed the connection before it had answered."
         if connection.reused and not connection.answered:
             method = self.request.method.decode("ascii")
-            words += f" {method} may have been carried out, so it was not sent again; only you can know whether to repeat it."
+            if self.request.method in _IDEMPOTENT and self._kept is None:
+                limit = self.client.relay.limits.replay_bytes
+                words += (
+                    f" The {method} was not sent again, because its content is over {limit} bytes and was not kept "
+                    "(limits.replay_bytes). To repeat it is safe."
+                )
+            else:
+                words += (
+                    f" The {method} may have been carried out, so it was not sent again; only you can know whether to repeat it. "
+                    "If this comes back, set `timeouts.upstream_idle_s` below the upstream's own limit for idle connections."
+                )
         elif not connection.answered and not _has_agreed_on_protocol(connection.transport):
             words += " If it has HTTP/2 only, this proxy cannot call it: to upstreams it speaks HTTP/1.1."
         return words

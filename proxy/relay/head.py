@@ -496,12 +496,37 @@ def _has_bad_bytes(raw: bytes, checked: int) -> bool:
     return bool(_CONTROL.search(new) or _BARE.search(new, 1 if checked > 2 and new[:1] == b"\n" else 0))
 
 
-def refuse_request(raw: bytes) -> MalformedRequest:
-    """Returns the error for bytes that are no request head; its code names another protocol, whose clients cannot read us."""
+def refuse_other_protocol(raw: bytes) -> MalformedRequest | None:
+    """Returns the error for bytes of another protocol than HTTP/1.x, where it is known by its first bytes."""
     for start, code, words in _OTHER_PROTOCOLS:
         if raw.startswith(start):
             return MalformedRequest(words, code=code)
+    return None
+
+
+def refuse_request(raw: bytes) -> MalformedRequest:
+    """Returns the error for bytes that are no request head; its code names another protocol, whose clients cannot read us."""
+    other = refuse_other_protocol(raw)
+    if other is not None:
+        return other
+    fault = _find_unencoded(raw)
+    if fault:
+        return MalformedRequest(fault, code="target_not_encoded")
     return MalformedRequest(diagnose_head(raw, request=True))
+
+
+def _find_unencoded(raw: bytes) -> str:
+    """Says which character of a request target should have been percent-encoded; nothing where that is not the fault."""
+    line, end, _ = raw.partition(b"\r\n")
+    match = _ANY_TARGET.fullmatch(line)
+    if match is None or (end and match[2] is None):
+        return ""
+    target = match[1]
+    if b" " in target or b"\t" in target:
+        return "The URL has a blank in it. Encode it as %20 (RFC 3986 §2.1)."
+    if b"#" in target:
+        return "The URL has a '#' in it. Leave out the fragment, or encode the '#' as %23 if it is part of the path."
+    return ""
 
 
 def diagnose_head(raw: bytes, *, request: bool) -> str:
@@ -516,6 +541,14 @@ def diagnose_head(raw: bytes, *, request: bool) -> str:
     return describe_bad_field(raw.partition(b"\r\n")[2], what)
 
 
+# A request line that is sound but for its target; or, before its end has come, its beginning.
+_ANY_TARGET: Final = re.compile(
+    rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} ((?:/|[A-Za-z][A-Za-z0-9+.\-]*://)[^\x00-\x08\x0a-\x1f\x7f]*?)( HTTP/1\.[01])?"
+)
+_PROXY_PROTOCOL: Final = (
+    "The PROXY protocol came in front of the request, and there is no PROXY protocol here. Switch it off at the load balancer "
+    "for this listener (`send-proxy` in HAProxy, `proxy_protocol` in nginx)."
+)
 _SOCKS: Final = "This is an HTTP proxy, and a SOCKS client has come. Use http:// in place of socks4:// or socks5://."
 _OTHER_PROTOCOLS: Final = (
     (
@@ -526,6 +559,10 @@ _OTHER_PROTOCOLS: Final = (
     (probe.QUESTION, "probe", "This is a listener of apim-auth-proxy."),
     (b"\x05", "socks", _SOCKS),  # RFC 1928 §3
     (b"\x04", "socks", _SOCKS),
+    (b"PROXY TCP", "proxy_protocol", _PROXY_PROTOCOL),
+    (b"PROXY UNKNOWN", "proxy_protocol", _PROXY_PROTOCOL),
+    (b"\x00\r\nQUIT\n", "proxy_protocol", _PROXY_PROTOCOL),  # version 2, whose signature begins with two empty lines
+    (b"\r\n\r\n\x00\r\nQUIT\n", "proxy_protocol", _PROXY_PROTOCOL),
     (b"PRI * HTTP/2.0", "http2", "HTTP/2 is not spoken on this port. Use HTTP/1.1."),  # RFC 9113 §3.4
 )
 _FAULTS: Final = (

@@ -185,10 +185,31 @@ def test_no_other_request_is_sent_twice(wire: Wire, mode: Mode, method: str) -> 
         upstream.cut()
         problem = await read_problem(client, 502, "connection_terminated")
         assert b"may have been carried out" in problem
+        assert b"timeouts.upstream_idle_s" in problem, "E5: how to have it come back less often"
         await settle()
         assert not rig.upstream.heard()
 
     wire.run(work)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_request_too_large_to_be_kept_is_not_sent_twice_and_says_why(uv_wire: Wire, mode: Mode) -> None:
+    """E5: it is idempotent, so what is in the way is `limits.replay_bytes`."""
+
+    async def work(rig: Rig) -> None:
+        client, _ = await keep_one_alive(rig, mode)
+        size = rig.limits.replay_bytes + 1
+        request = b"PUT /x HTTP/1.1\r\nHost: %b\r\nContent-Length: %d\r\n\r\n" % (HOST.encode(), size) + bytes(size)
+        client, upstream = await begin(rig, mode, request, client)
+        await upstream.until(lambda peer: len(peer.received) == size)
+        upstream.cut()
+        problem = await read_problem(client, 502, "connection_terminated")
+        assert b"limits.replay_bytes" in problem
+        assert b"may have been carried out" not in problem
+        await settle()
+        assert not rig.upstream.heard()
+
+    uv_wire.run(work)
 
 
 @pytest.mark.parametrize("mode", MODES)
