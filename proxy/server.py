@@ -24,7 +24,7 @@ from proxy.identity.sources import TokenSources
 from proxy.interception.contexts import ServerContexts
 from proxy.interception.leaf import mint
 from proxy.interception.names import split_hosts
-from proxy.interception.opening import AuthorityWatch, authority_files, open_authority
+from proxy.interception.opening import AuthorityWatch, authority_files, find_date_problem, open_authority
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.relay.listening import cannot_listen
@@ -90,7 +90,7 @@ class Server:
         self._hosts = routed_hosts(settings)
         self._client_certificates = ClientCertificates(settings)
         self._ca_watch = AuthorityWatch(authority_files(settings), time.monotonic())
-        self._ca = open_authority(settings, self._hosts, datetime.now(UTC))
+        self._ca = _open_ca(settings, self._hosts)
         self.front: RelayServer | None = None
         self.control: Control | None = None
         self._contexts: ServerContexts | None = None
@@ -234,7 +234,7 @@ class Server:
             if admin is not None:
                 undo.push_async_callback(admin[0].close)
             watch = AuthorityWatch(authority_files(settings), time.monotonic())
-            ca = await asyncio.to_thread(open_authority, settings, hosts, datetime.now(UTC))
+            ca = await asyncio.to_thread(_open_ca, settings, hosts)
             undo.pop_all()
         before, self._settings, self._hosts, self._ca = self._settings, settings, hosts, ca
         self._ca_watch, self._client_certificates = watch, client_certificates
@@ -263,7 +263,7 @@ class Server:
                 continue
             settings, hosts = self._settings, self._hosts
             try:
-                ca = await asyncio.to_thread(open_authority, settings, hosts, datetime.now(UTC))
+                ca = await asyncio.to_thread(_open_ca, settings, hosts)
                 if ca.identity == self._ca.identity:
                     continue
             except ConfigurationError as error:
@@ -303,6 +303,9 @@ class Server:
         if not serves:
             reasons.append("no relay process is running; the log says why")
         reasons += [self._describe_failing(one) for one in self.tokens.failing()]
+        ca_problem = find_date_problem(self._ca, datetime.now(UTC))
+        if ca_problem is not None:
+            reasons.append(ca_problem)
         return serves and self.tokens.ready and not self._is_draining, reasons
 
     def _describe_failing(self, failing: Failing) -> str:
@@ -437,6 +440,20 @@ def unchanged_credentials(before: Settings, after: Settings) -> list[str]:
         for name, credential in after.credentials.items()
         if before.credentials.get(name) == credential and credential.key_vault_key is None
     ]
+
+
+def _open_ca(settings: Settings, hosts: Sequence[str]) -> Authority:
+    """Returns what signs leaves, and says in the log where clients refuse it for its dates.
+
+    Raises:
+        ConfigurationError: it cannot be used.
+    """
+    now = datetime.now(UTC)
+    ca = open_authority(settings, hosts, now)
+    problem = find_date_problem(ca, now)
+    if problem is not None:
+        logger.error("%s Plain http URLs and reverse listeners are served all the same.", problem)
+    return ca
 
 
 def _patience_s(settings: Settings) -> float:

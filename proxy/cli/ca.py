@@ -267,7 +267,7 @@ def open_ca(config: Source | None, now: datetime) -> OpenedCA | OrganisationCA:
         return OpenedCA(directory, found, found.newest.constraints.listed(), None)
     settings = load_settings(config, os.environ)
     hosts = tuple(routed_hosts(settings))
-    own = load_organisation_ca(settings.interception, hosts, now)
+    own = load_organisation_ca(settings.interception, hosts)
     if own is not None:
         return own
     directory = settings.state_directory

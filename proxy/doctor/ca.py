@@ -32,7 +32,7 @@ def check_interception(settings: Settings, hosts: Sequence[str], now: datetime) 
         yield from check_ca(settings.state_directory, hosts, now)
         return
     try:
-        own = load_organisation_ca(settings.interception, hosts, now)
+        own = load_organisation_ca(settings.interception, hosts)
     except ConfigurationError as problem:
         yield error(_SUBJECT, problem.detail)
         return
@@ -51,7 +51,10 @@ def check_interception(settings: Settings, hosts: Sequence[str], now: datetime) 
             "It has no name constraints, so whoever steals its key can pose as any host towards all who trust your root.",
             "Have one issued with critical nameConstraints that permit the routed hosts alone.",
         )
-    if days <= _WARN_DAYS:
+    date_problem = own.date_problem(now)
+    if date_problem is not None:
+        yield error(_SUBJECT, date_problem)
+    elif days <= _WARN_DAYS:
         yield warning(
             _SUBJECT,
             f"It, or a CA above it, ends on {own.not_after:%Y-%m-%d}, in {days} days.",

@@ -29,6 +29,9 @@ CAPACITY = 1024
 _RENEW_AFTER = 2 / 3
 """The share of a leaf's remaining life after which it is renewed, so that no client meets one about to end."""
 
+_SHORTEST_S = 60.0
+"""A CA that has ended signs no leaf that lasts; signing one for each connection would help nobody."""
+
 
 class ServerTLS(ssl.SSLObject):
     """The server's end of an intercepted TLS connection, which remembers the name the client asked for.
@@ -94,7 +97,7 @@ class ServerContexts:
                 no brackets).
 
         Raises:
-            ConfigurationError: the host is not a name, the CA may not sign for it, or the CA has ended.
+            ConfigurationError: the host is not a name, or the CA may not sign for it.
         """
         now = self._clock()
         name, entry = self._find(host)
@@ -124,7 +127,7 @@ def _canonical(host: str) -> str:
 
 def _make_entry(authority: Authority, host: str, now: float, apexes: Collection[str]) -> tuple[str, _Entry]:
     leaf = mint(authority, host, datetime.fromtimestamp(now, UTC), apexes)
-    renew_at = now + (leaf.not_after.timestamp() - now) * _RENEW_AFTER
+    renew_at = now + max((leaf.not_after.timestamp() - now) * _RENEW_AFTER, _SHORTEST_S)
     return leaf.name, _Entry(create_server_context(leaf.pem()), renew_at)
 
 

@@ -85,7 +85,7 @@ def mint(authority: Authority, host: str, now: datetime, apexes: Collection[str]
         apexes: of the wildcard routes: a host below one of them gets a wildcard leaf, good for its siblings as well.
 
     Raises:
-        ConfigurationError: the host is not a name, the CA may not sign for it, or the CA has ended.
+        ConfigurationError: the host is not a name, or the CA may not sign for it.
 
     Source: RFC 5280 §4.2.1, RFC 9525 §4.
     """
@@ -99,13 +99,9 @@ def mint(authority: Authority, host: str, now: datetime, apexes: Collection[str]
     if isinstance(name, str):
         wildcard = wildcard_over(name, apexes)
         name = wildcard if wildcard is not None and ca.permits(wildcard) else name
-    not_before = max(now - BACKDATE, ca.issuer.not_valid_before_utc)
+    # A CA out of its dates signs all the same: the client then says what is wrong, which nobody else can tell it.
     not_after = min(now + LIFE, ca.not_after)
-    if now >= not_after:
-        raise ConfigurationError(
-            f"The interception CA ended on {not_after:%Y-%m-%d}. Restart the proxy so that another one takes over, "
-            "and let clients trust that."
-        )
+    not_before = min(max(now - BACKDATE, ca.issuer.not_valid_before_utc), not_after)
     key = ec.generate_private_key(ec.SECP256R1())
     builder = (
         x509.CertificateBuilder()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from proxy.interception.organisation import load_organisation_ca
+from proxy.interception.organisation import OrganisationCA, load_organisation_ca
 from proxy.interception.store import load_or_create, state_files
 from proxy.keys.fingerprint import read_fingerprint
 
@@ -28,8 +28,20 @@ def open_authority(settings: Settings, hosts: Sequence[str], now: datetime) -> A
     Raises:
         ConfigurationError: it cannot be used.
     """
-    own = load_organisation_ca(settings.interception, hosts, now)
+    own = load_organisation_ca(settings.interception, hosts)
     return own if own is not None else load_or_create(settings.state_directory, hosts, now)
+
+
+def find_date_problem(authority: Authority, now: datetime) -> str | None:
+    """Return why clients refuse what it signs at that moment, where that is due to dates: no fault of the configuration."""
+    if isinstance(authority, OrganisationCA):
+        return authority.date_problem(now)
+    if now < authority.not_after:
+        return None
+    return (
+        f"The interception CA ended on {authority.not_after:%Y-%m-%d}, so clients refuse what it signs; see that the proxy can"
+        " write to state_directory, restart it so that another one takes over, and let clients trust that."
+    )
 
 
 def authority_files(settings: Settings) -> list[Path]:

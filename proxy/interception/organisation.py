@@ -97,6 +97,22 @@ class OrganisationCA:
         """Return whether no certificate of the chain stands against a leaf of this name."""
         return all(one.permits(name) for one in self._subtrees)
 
+    def date_problem(self, now: datetime) -> str | None:
+        """Return why clients refuse what it signs at that moment, where that is due to dates, and what to do."""
+        for certificate in self.certificates:
+            what = f"The certificate {certificate.subject.rfc4514_string()!r} of the interception CA"
+            if now >= certificate.not_valid_after_utc:
+                return (
+                    f"{what} ended on {certificate.not_valid_after_utc:%Y-%m-%d}, so clients refuse what it signs; have it"
+                    " renewed, and replace the file."
+                )
+            if now < certificate.not_valid_before_utc:
+                return (
+                    f"{what} is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC, so clients refuse"
+                    " what it signs; wait, or correct this machine's clock."
+                )
+        return None
+
     def choose(self, name: Name, now: datetime) -> OrganisationCA:  # noqa: ARG002  # as `Authority` has it
         """Return itself: there is no other."""
         return self
@@ -106,13 +122,12 @@ class OrganisationCA:
         return _pem(self.certificates[-1:])
 
 
-def load_organisation_ca(settings: InterceptionSettings, hosts: Sequence[str], now: datetime) -> OrganisationCA | None:
-    """Read an organisation's intermediate and judge it; None where none is configured.
+def load_organisation_ca(settings: InterceptionSettings, hosts: Sequence[str]) -> OrganisationCA | None:
+    """Read an organisation's intermediate and judge it, but for its dates; None where none is configured.
 
     Args:
         settings: which files.
         hosts: the routed hosts, which it has to be able to sign for.
-        now: aware.
 
     Raises:
         ConfigurationError: it cannot be used, and why.
@@ -125,7 +140,7 @@ def load_organisation_ca(settings: InterceptionSettings, hosts: Sequence[str], n
         pair = read_pair(file, settings.ca_private_key, read_password(settings.ca_password_file), _NAMES)
         certificates = pair.certificates
         for position, certificate in enumerate(certificates):
-            _judge(certificate, position, file, now)
+            _judge(certificate, position, file)
         for below, above in itertools.pairwise(certificates):
             _judge_link(below, above, file)
     except ValueError:  # of a certificate, some things are parsed only when they are looked at
@@ -143,7 +158,7 @@ def load_organisation_ca(settings: InterceptionSettings, hosts: Sequence[str], n
     return ca
 
 
-def _judge(certificate: x509.Certificate, position: int, file: Path, now: datetime) -> None:
+def _judge(certificate: x509.Certificate, position: int, file: Path) -> None:
     """Raise for what RFC 5280 §4.2 and §6.1.4 have verifiers refuse in a CA of this place in a path, 0 the lowest."""
     what = f"The certificate {certificate.subject.rfc4514_string()!r} in {file}"
     basic = _find(certificate, x509.BasicConstraints)
@@ -168,12 +183,6 @@ def _judge(certificate: x509.Certificate, position: int, file: Path, now: dateti
     elif certificate.subject != certificate.issuer and _find(certificate, x509.AuthorityKeyIdentifier) is None:
         problem = (
             "has no authorityKeyIdentifier, which strict clients insist on (RFC 5280 §4.2.1.1); have it issued anew"
-        )
-    elif now >= certificate.not_valid_after_utc:
-        problem = f"ended on {certificate.not_valid_after_utc:%Y-%m-%d}; have it renewed, and replace the file"
-    elif now < certificate.not_valid_before_utc:
-        problem = (
-            f"is not valid before {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} UTC; is this machine's clock right?"
         )
     else:
         return

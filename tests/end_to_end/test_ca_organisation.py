@@ -67,6 +67,34 @@ def test_clients_that_trust_the_root_need_nothing_through_a_renewal(
     assert curl(*request).status == 200
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_one_that_has_ended_keeps_no_other_way_from_being_served(
+    place: Place, tmp_path: Path, start_proxy: StartProxy, curl: Curl, workers: int
+) -> None:
+    """A2: https through the forward listener fails at the client, which says why; http is served; a reload is taken up."""
+    ended = proxies(days=(-10, -1))
+    settings = with_ca(place, tmp_path, ended, ROOT) | {"workers": workers}
+    proxy = start_proxy(settings)
+    root, host = trust_root(tmp_path), place.alias_host
+
+    assert curl("--proxy", proxy.forward, f"http://{host}/orders").status == 200
+    refused = curl("--proxy", proxy.forward, "--cacert", root, f"https://{host}/orders")
+    assert refused.exit_status == 60
+    assert "expired" in refused.complaint
+    reasons = json.loads(proxy.ask_admin("/readyz"))["reasons"]
+    assert len(reasons) == 1
+    assert "'CN=Contoso Proxies' of the interception CA ended on" in reasons[0]
+    proxy.wait_for_line("of the interception CA ended on")
+    checked = run_program([COMMAND, "check", "--config", proxy.config_file])
+    assert checked.status == 1
+    assert b"of the interception CA ended on" in checked.stdout
+    write_configuration(settings | {"timeouts": {"drain_s": 4}}, proxy.config_file.parent)
+    proxy.wait_for_line("apim-auth-proxy: reloaded")
+    write(tmp_path, proxies(), ROOT)
+    proxy.wait_for_line("the interception CA has changed")
+    assert curl("--proxy", proxy.forward, "--cacert", root, f"https://{host}/orders").status == 200
+
+
 def test_the_commands_speak_of_the_organisations_ca(place: Place, tmp_path: Path) -> None:
     authority = proxies()
     config = write_configuration(with_ca(place, tmp_path, authority, ROOT), tmp_path)

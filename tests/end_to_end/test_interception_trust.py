@@ -220,7 +220,7 @@ def _organisations(directory: Path, hosts: list[str]) -> tuple[InterceptionCA | 
     upper = make_ca("Contoso Issuing", ROOT, path_length=1)
     constraints = Constraints.of_hosts(hosts).extension()
     settings = write(directory, make_ca("Contoso Proxies", upper, path_length=0, constraints=constraints), upper, ROOT)
-    ca = load_organisation_ca(settings, hosts, NOW)
+    ca = load_organisation_ca(settings, hosts)
     assert ca is not None
     (directory / "root.pem").write_bytes(ca.trusted_pem())
     return ca, directory / "root.pem"

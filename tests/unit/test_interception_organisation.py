@@ -118,7 +118,7 @@ def write(
 
 
 def load(settings: InterceptionSettings, hosts: list[str] = HOSTS) -> OrganisationCA:
-    found = load_organisation_ca(settings, hosts, NOW)
+    found = load_organisation_ca(settings, hosts)
     assert found is not None
     return found
 
@@ -156,14 +156,14 @@ def test_the_documented_commands_make_one_that_serves(tmp_path: Path) -> None:
     settings = InterceptionSettings(
         ca_certificate=tmp_path / "intermediate.pem", ca_private_key=tmp_path / "intermediate.key"
     )
-    ca = load_organisation_ca(settings, HOSTS, datetime.now(UTC))
+    ca = load_organisation_ca(settings, HOSTS)
     assert ca is not None
     assert ca.is_bounded
     assert ca.root == ROOT.certificate
     for host in ("contoso.azure-api.net", "orders.apis.contoso.com", "v2.orders.apis.contoso.com"):
         assert verify(ca, host, tmp_path).stdout == "leaf: OK\n"
     with pytest.raises(ConfigurationError, match=r"do not permit fabrikam\.example"):
-        load_organisation_ca(settings, [*HOSTS, "fabrikam.example"], datetime.now(UTC))
+        load_organisation_ca(settings, [*HOSTS, "fabrikam.example"])
 
 
 def _kinds() -> Iterator[object]:
@@ -214,8 +214,6 @@ UNFIT = {
     "for mail": ({"purpose": ExtendedKeyUsageOID.EMAIL_PROTECTION}, "no serverAuth"),
     "without a key identifier": ({"has_key_id": False}, "no subjectKeyIdentifier"),
     "without the issuer's": ({"has_issuer_id": False}, "no authorityKeyIdentifier"),
-    "ended": ({"days": (-10, -1)}, "ended on"),
-    "not yet": ({"days": (1, 10)}, "is not valid before"),
 }
 
 
@@ -227,6 +225,21 @@ def test_an_unfit_certificate_is_refused_with_the_reason(tmp_path: Path, what: s
         load(settings)
     assert str(tmp_path) in caught.value.detail
     assert "CN=Contoso Proxies" in caught.value.detail
+
+
+@pytest.mark.parametrize(("days", "words"), [((-10, -1), "ended on"), ((1, 10), "is not valid before")])
+def test_one_out_of_its_dates_is_no_fault_of_the_configuration(
+    tmp_path: Path, days: tuple[int, int], words: str
+) -> None:
+    """A2: what it signs is out of its dates as well, which the client says."""
+    ca = load(write(tmp_path, make_ca("Contoso Proxies", ROOT, days=days)))
+
+    problem = ca.date_problem(NOW)
+    assert problem is not None
+    assert words in problem
+    leaf = mint(ca, "contoso.azure-api.net", NOW)
+    assert not leaf.certificate.not_valid_before_utc <= NOW <= leaf.certificate.not_valid_after_utc
+    assert ca.date_problem(NOW + timedelta(days=days[1]) - timedelta(hours=1)) is None
 
 
 def test_files_that_do_not_belong_together_are_refused(tmp_path: Path) -> None:
