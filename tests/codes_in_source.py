@@ -30,6 +30,7 @@ PASSED_ON: Final = {
     "members.get('error')": "OAuth errors, which the token endpoint sends",
     "_outcome(error)": "a label of one metric",
     "failure.code": "the table of proxy/dialing/handshake.py",
+    "name_cause(error)": "the table in proxy/relay/handshakes.py",
     "note": "notes on a token response",
 }
 _EVENT: Final = re.compile(r'"event":"(\w+)"')

@@ -7,7 +7,6 @@ certificate for the host, or plain HTTP, which some clients send through a tunne
 from __future__ import annotations
 
 import asyncio
-import ssl
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +22,7 @@ from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.answers import CONNECT_ESTABLISHED, format_answer
 from proxy.relay.destinations import Destination, describe_refusal
 from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
+from proxy.relay.handshakes import name_cause
 from proxy.relay.record import ExchangeRecord
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from proxy.relay.upstream import UpstreamConnection
 
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake
-# Alerts by which a client says that it does not know our CA (RFC 8446 §6.2).
-_DISTRUST: Final = ("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "BAD_CERTIFICATE")
 
 
 def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> None:
@@ -204,9 +202,7 @@ class TunnelEnd(asyncio.Protocol):
 
     def _on_failed_handshake(self, error: Exception) -> None:
         self._leave()
-        reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
-        distrusted = any(alert in reason for alert in _DISTRUST)
-        self._record("tls_alert_received", "CLIENT_DISTRUSTS_CA" if distrusted else "TLS_HANDSHAKE_FAILED")
+        self._record("tls_alert_received", name_cause(error))
 
     def _record(self, outcome: str, code: str) -> None:
         relay = self._client.relay

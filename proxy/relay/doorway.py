@@ -17,6 +17,7 @@ from proxy.policy.access import certificate_names
 from proxy.relay.answers import format_answer
 from proxy.relay.asked import describe_raw
 from proxy.relay.client import ClientConnection
+from proxy.relay.handshakes import name_cause
 from proxy.relay.head import refuse_other_protocol
 from proxy.relay.record import ExchangeRecord
 from proxy.relay.seats import peer_user
@@ -185,9 +186,10 @@ class Doorway(asyncio.Protocol):
     def _on_failed_handshake(self, error: Exception) -> None:
         self._leave()
         reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
-        self._record(
-            0, "tls_alert_received", "NO_CLIENT_CERTIFICATE" if "CERTIFICATE" in reason else "TLS_HANDSHAKE_FAILED"
-        )
+        code = name_cause(error)
+        if code == "TLS_HANDSHAKE_FAILED" and "CERTIFICATE" in reason:
+            code = "NO_CLIENT_CERTIFICATE"
+        self._record(0, "tls_alert_received", code)
 
     def _leave(self) -> None:
         self._relay.tunnel_ends.discard(self)
