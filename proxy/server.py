@@ -27,7 +27,7 @@ from proxy.interception.names import split_hosts
 from proxy.interception.opening import AuthorityWatch, authority_files, find_date_problem, open_authority
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
-from proxy.relay.listening import cannot_listen
+from proxy.relay.listening import cannot_listen, find_listener_certificates
 from proxy.relay_server import RelayServer
 from proxy.tasks import keep_going
 
@@ -89,6 +89,7 @@ class Server:
         self._retired: dict[asyncio.Task[None], TokenSources] = {}
         self._hosts = routed_hosts(settings)
         self._client_certificates = ClientCertificates(settings)
+        self._listener_certificates = find_listener_certificates(settings.listeners)
         self._ca_watch = AuthorityWatch(authority_files(settings), time.monotonic())
         self._ca = _open_ca(settings, self._hosts)
         self.front: RelayServer | None = None
@@ -146,10 +147,10 @@ class Server:
         self._warm_up = asyncio.create_task(self.tokens.warm_up(), name="warm-up")
         self._expiry_task = asyncio.create_task(
             keep_going(
-                lambda: warn_of_expiry(self._client_certificate_ends, ExpiryWarnings(_RENEW)),
-                "watching the ends of client certificates",
+                lambda: warn_of_expiry(self._other_ends, ExpiryWarnings(_RENEW)),
+                "watching the ends of listeners' and client certificates",
             ),
-            name="client certificate expiry",
+            name="certificate expiry",
         )
         self._ca_task = asyncio.create_task(
             keep_going(self._follow_ca, "following the interception CA"), name="interception CA"
@@ -221,6 +222,7 @@ class Server:
         hosts = routed_hosts(settings)
         await self.tokens.look_at_files()
         client_certificates = ClientCertificates(settings)
+        listener_certificates = find_listener_certificates(settings.listeners)
         tokens = TokenSources.from_settings(settings, patience_s=_patience_s(settings))
         tokens.adopt(self.tokens, unchanged_credentials(self._settings, settings))
         async with contextlib.AsyncExitStack() as undo:
@@ -238,6 +240,7 @@ class Server:
             undo.pop_all()
         before, self._settings, self._hosts, self._ca = self._settings, settings, hosts, ca
         self._ca_watch, self._client_certificates = watch, client_certificates
+        self._listener_certificates = listener_certificates
         if self._contexts is not None:
             self._contexts.use(ca, hosts)
         retired, self.tokens = self.tokens, tokens
@@ -403,10 +406,18 @@ class Server:
                 CertificateExpiry("client_certificate", one.route, one.subject, one.not_after.timestamp())
                 for one in self._client_certificates.look()
             ),
+            *(
+                CertificateExpiry("listener", address, "", certificate.not_valid_after_utc.timestamp())
+                for address, certificate in self._listener_certificates.items()
+            ),
         ]
 
-    def _client_certificate_ends(self) -> dict[str, datetime]:
-        return self._client_certificates.ends()
+    def _other_ends(self) -> dict[str, datetime]:
+        listeners = {
+            f"listener {address}: the certificate": certificate.not_valid_after_utc
+            for address, certificate in self._listener_certificates.items()
+        }
+        return {**self._client_certificates.ends(), **listeners}
 
     def _summarise_routes(self) -> list[RouteSummary]:
         from proxy.operations.overview import RouteSummary  # noqa: PLC0415  # see `_open_admin`

@@ -23,6 +23,8 @@ from proxy.relay.doorway import Guard
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from cryptography import x509
+
     from proxy.config.settings import ListenerSettings, ListenerTlsSettings
 
 _BACKLOG: Final = 1_024
@@ -89,6 +91,21 @@ def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:
         read_trusted(tls.client_ca, "client_ca").add_to(context)
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def find_listener_certificates(listeners: Iterable[ListenerSettings]) -> dict[str, x509.Certificate]:
+    """Returns the certificate of each listener with TLS, by its address.
+
+    Raises:
+        ConfigurationError: a file cannot be used.
+    """
+    return {
+        listener.address: read_pair(
+            listener.tls.certificate, listener.tls.private_key, read_password(listener.tls.password_file)
+        ).leaf
+        for listener in listeners
+        if listener.tls is not None
+    }
 
 
 def find_users(users: Iterable[str]) -> frozenset[int]:

@@ -203,6 +203,20 @@ async def test_a_reload_is_taken_up_although_a_certificate_has_expired(stage: St
     assert (await stage.ask(proxy)).status == 200
 
 
+async def test_a_listener_whose_certificate_has_expired_is_named_and_the_others_serve(stage: Stage) -> None:
+    """A2: its clients refuse it, unless they were told not to; nobody else notices."""
+    tls = {"certificate": str(stage.expired)}
+    settings = configuration(
+        stage.place, listeners=[{"address": "127.0.0.1:0"}, {"address": "localhost:0", "mode": "forward", "tls": tls}]
+    )
+    proxy = await stage.start(settings)
+
+    assert (await stage.ask(proxy)).status == 200
+    await asyncio.to_thread(proxy.wait_for_line, "listener localhost:0: the certificate expired on")
+    metrics = (await asyncio.to_thread(proxy.ask_admin, "/metrics")).decode()
+    assert '_certificate_expiry_timestamp_seconds{kind="listener",name="localhost:0",proof=""}' in metrics
+
+
 async def test_the_only_credential_may_have_expired_and_is_replaced_without_a_restart(
     stage: Stage, tmp_path: Path
 ) -> None:

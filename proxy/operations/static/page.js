@@ -114,7 +114,7 @@ function routeCard({ name, hosts, credential, target, counts }) {
 }
 
 function certificateCard({ kind, name, proof, not_after_at: end, days_left: days }) {
-  const titles = { interception_ca: "Interception CA", client_certificate: `${name}, client certificate` };
+  const titles = { interception_ca: "Interception CA", client_certificate: `${name}, client certificate`, listener: `Listener ${name}` };
   const title = titles[kind] ?? name;
   const made = card(title, line(proof, "proof"));
   const ends = new Date(end * 1000).toISOString().slice(0, 10);
