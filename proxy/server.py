@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
+from proxy.config.privacy import find_tolerated
 from proxy.config.routed_hosts import routed_hosts
 from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.route_tls import ClientCertificates
@@ -124,6 +125,7 @@ class Server:
             ConfigurationError: an address cannot be bound.
         """
         self._event_log = EventLog()
+        _warn_of_exposed(self._settings)
         if self.front is not None:
             await self.front.start(inherited=inherited)
             self.addresses = self.front.addresses
@@ -204,6 +206,7 @@ class Server:
             self.reloads["refused"] += 1
             self._last_reload_ok = False
             raise
+        _warn_of_exposed(settings)
         self.reloads["ok"] += 1
         self._last_reload_ok = True
 
@@ -470,6 +473,11 @@ def _open_ca(settings: Settings, hosts: Sequence[str]) -> Authority:
 def _patience_s(settings: Settings) -> float:
     """Returns for how long requests wait out failures: a little less than they may, so that they are told the reason."""
     return settings.timeouts.token_s * 0.95
+
+
+def _warn_of_exposed(settings: Settings) -> None:
+    for key, sentence in find_tolerated(settings):
+        logging.getLogger("proxy.config").warning("%s: %s", key, sentence)
 
 
 class LeafMint:

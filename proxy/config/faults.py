@@ -65,19 +65,10 @@ def format_key_path(path: KeyPath) -> str:
 def suggest(word: str, known: Iterable[str]) -> str:
     """Return what is to be said of a word that none of the known ones is: the nearest, or the list of them."""
     choices = sorted(known)
-    nearest = _nearest(word, choices)
+    nearest = difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
     if nearest:
         return f"did you mean '{nearest[0]}'?"
     return f"there are: {', '.join(choices)}" if choices else "there are none"
-
-
-def is_near(word: str, known: Iterable[str]) -> bool:
-    """Return whether a word is probably a misspelling of one of the known ones."""
-    return bool(_nearest(word, sorted(known)))
-
-
-def _nearest(word: str, choices: list[str]) -> list[str]:
-    return difflib.get_close_matches(word, choices, n=1, cutoff=0.6)
 
 
 def as_sentence(text: str) -> str:

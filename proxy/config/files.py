@@ -6,13 +6,10 @@ What is in them is for the rooms to judge that use them.
 from __future__ import annotations
 
 import os
-import shlex
-import stat
 from typing import TYPE_CHECKING
 
+from proxy.config.privacy import Exposure, describe_reader, describe_way_out, judge_file, may_hold_key
 from proxy.config.sections import sections
-from proxy.errors import ConfigurationError
-from proxy.keys.forms import holds_private_key, read_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,7 +80,7 @@ def _check_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iter
         elif file.is_dir():
             yield path, f"{file} is a directory; name the file in it"
         elif not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-            yield path, f"{file} cannot be read; let the user that runs the proxy read it"
+            yield path, f"{file} cannot be read by the user that runs the proxy, {describe_reader()}"
     except OSError:
         yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"
 
@@ -107,7 +104,7 @@ def _check_key_inside(path: KeyPath, text: object, surroundings: Surroundings) -
     """Yield whether others can read a certificate's file, where a private key may be in it, too."""
     file = _located(text, surroundings)
     # Opened only where its mode matters: what is in a pipe can be read once.
-    if file is not None and is_open_to_others(file) and may_hold_key(file):
+    if file is not None and judge_file(file) is Exposure.OPEN and may_hold_key(file):
         yield from _check_secret_file(path, text, surroundings)
 
 
@@ -133,40 +130,11 @@ def _check_admin_token(admin: Value, surroundings: Surroundings) -> Iterator[Fin
 
 def _check_secret_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
     file = _located(text, surroundings)
-    if file is not None and is_open_to_others(file):
+    if file is not None and judge_file(file) is Exposure.OPEN:
         yield (
             path,
-            f"{file} holds a secret, and other users of this machine can read it; run: chmod 600 {shlex.quote(str(file))}",
+            f"{file} holds a secret, and other users of this machine can read it; {describe_way_out(file)}",
         )
-
-
-def may_hold_key(file: Path) -> bool:
-    """Whether there may be a private key in a file; True where that cannot be told."""
-    try:
-        return holds_private_key(read_file(file))
-    except ConfigurationError:
-        return True
-
-
-def is_open_to_others(file: Path) -> bool:
-    """Whether others than the file's owner can read or change it; False where that cannot be told."""
-    if os.name != "posix":
-        return False
-    try:
-        found = file.stat()
-    except OSError:
-        return False
-    return stat.S_ISREG(found.st_mode) and lets_others_in(found.st_mode, found.st_uid, os.geteuid())
-
-
-def lets_others_in(mode: int, owner: int, user: int) -> bool:
-    """Whether a file with this mode is one for more than its owner.
-
-    One exception: the group may read a file of root's where the proxy itself is not root, because then the group is how it
-    gets at the file at all. Kubernetes mounts secrets so (fsGroup), and PostgreSQL takes the same view of its key.
-    """
-    harmless = stat.S_IRGRP if owner == 0 and user != 0 else 0
-    return bool(mode & (stat.S_IRWXG | stat.S_IRWXO) & ~harmless)
 
 
 def _check_log_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:

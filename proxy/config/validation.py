@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
 
-from proxy.config.faults import is_near, suggest
+from proxy.config.faults import suggest
 from proxy.config.settings import Model, Settings
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def _explain_unknown(path: KeyPath) -> str:
         setting = model.model_fields.get(str(part))
         model = model if setting is None else _model_in(setting.annotation) or model
     homes = _homes().get(key, ())
-    if homes and not is_near(key, model.model_fields):
+    if homes:
         return f"there is no such key here; it belongs {' or '.join(homes)}"
     return f"there is no such key; {suggest(key, model.model_fields)}"
 

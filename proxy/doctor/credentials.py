@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proxy.config.files import may_hold_key
 from proxy.dialing.trust import create_tls_context
 from proxy.doctor.findings import days_left, error, ok, warning
 from proxy.errors import ConfigurationError
 from proxy.identity.certificate import (
     load_certificate,
     load_public_certificate,
-    permission_warning,
 )
 from proxy.identity.proof.building import list_certificates
 from proxy.keys.passwords import read_password
@@ -87,18 +85,9 @@ def _check_certificates(subject: str, listed: Sequence[CertificateSettings], now
                 usable += 1
                 findings += [_describe(name, loaded, "and its key fits"), _show_thumbprints(name, loaded)]
                 findings.append(judge_expiry(name, loaded, now))
-        findings += _check_modes(name, entry)
     yield from findings
     for name, detail in out_of_date:
         yield warning(name, detail, "It is left out; the other one is used.") if usable else error(name, detail)
-
-
-def _check_modes(subject: str, entry: CertificateSettings) -> Iterator[Finding]:
-    key_file = entry.private_key or (entry.certificate if may_hold_key(entry.certificate) else None)
-    for file in (key_file, entry.password_file):
-        found = permission_warning(file) if file is not None else None
-        if found is not None:
-            yield warning(subject, found)
 
 
 def _check_public(subject: str, certificate: Path, now: datetime) -> Iterator[Finding]:

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING
 
 from proxy.config.faults import ConfigurationFaults, as_sentence
 from proxy.config.loading import load_settings
+from proxy.config.privacy import find_tolerated
 from proxy.config.source import FileSource
 from proxy.doctor.ca import check_interception
 from proxy.doctor.credentials import check_credential
-from proxy.doctor.findings import error, ok
+from proxy.doctor.findings import error, ok, warning
 from proxy.doctor.listeners import check_listeners
 from proxy.doctor.routes import check_routes
 from proxy.doctor.upstream_proxy import check_upstream_proxy
@@ -61,6 +62,8 @@ def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> It
     """
     for name, credential in settings.credentials.items():
         yield from check_credential(name, credential, now)
+    for key, sentence in find_tolerated(settings):
+        yield warning(key, sentence)
     yield from check_routes(settings, now)
     yield from check_upstream_proxy(settings)
     yield from check_interception(settings, hosts, now)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import shlex
-import stat
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,7 @@ from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey, RSAPublicKey
 
 from proxy.errors import ConfigurationError
-from proxy.keys.forms import read_file, unreadable
+from proxy.keys.forms import read_file
 from proxy.keys.pairs import certificate_damaged, key_damaged, parse_certificates, read_pair
 
 if TYPE_CHECKING:
@@ -158,25 +156,6 @@ def parse_public_certificate(der: bytes) -> PublicCertificate:
     if not isinstance(leaf.public_key(), RSAPublicKey):
         raise ValueError("not an RSA certificate")  # noqa: TRY004 -- one error for whatever is wrong with the bytes
     return _describe(leaf, [leaf], None)
-
-
-def permission_warning(key_file: Path) -> str | None:
-    """Return a warning where others than the owner may read the file with the private key, else None.
-
-    Raises:
-        ConfigurationError: the file cannot be looked at.
-    """
-    try:
-        mode = key_file.stat().st_mode
-    except OSError as error:
-        raise unreadable(key_file, error) from None
-    if not mode & (stat.S_IRGRP | stat.S_IROTH):
-        return None
-    who = "everyone on this machine" if mode & stat.S_IROTH else "its group"
-    return (
-        f"{key_file}: the private key is readable by {who} (mode {stat.S_IMODE(mode):04o}); run"
-        f" `chmod 600 {shlex.quote(str(key_file))}`."
-    )
 
 
 def _not_rsa(file: Path) -> ConfigurationError:

@@ -7,7 +7,6 @@ nothing. So a path length of 0 is what it should have. Every fault is a `Configu
 from __future__ import annotations
 
 import itertools
-import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -16,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from proxy.config.files import is_open_to_others
+from proxy.config.privacy import Exposure, describe_way_out, judge_file
 from proxy.errors import ConfigurationError
 from proxy.interception.names import is_wildcard, parse_name
 from proxy.interception.subtrees import Subtrees
@@ -211,10 +210,10 @@ def _require_hosts(ca: OrganisationCA, hosts: Sequence[str], file: Path) -> None
 
 
 def _refuse_open_key(file: Path) -> None:
-    if is_open_to_others(file):
+    if judge_file(file) is Exposure.OPEN:
         raise ConfigurationError(
-            f"{file} is open to other users of this machine, and whoever has a CA's key can pose as other hosts. Run: chmod 600 "
-            f"{shlex.quote(str(file))}"
+            f"{file} is open to other users of this machine, and whoever has a CA's key can pose as other hosts; "
+            f"{describe_way_out(file)}."
         )
 
 

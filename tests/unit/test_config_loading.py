@@ -214,7 +214,9 @@ def unreadable() -> Iterator[Path]:
 
 
 def test_named_files_have_to_be_readable(unreadable: Path) -> None:
-    with pytest.raises(ConfigurationFaults, match=r"orders\.certificate: .*cannot be read; let"):
+    with pytest.raises(
+        ConfigurationFaults, match=r"orders\.certificate: .*cannot be read by the user that runs the proxy"
+    ):
         load_settings(unreadable / "config.yaml", _ENVIRON)
 
 

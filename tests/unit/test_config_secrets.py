@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.config.faults import ConfigurationFaults
-from proxy.config.files import is_open_to_others, lets_others_in
 from proxy.config.loading import load_settings
+from proxy.config.privacy import Exposure, judge_file, judge_mode
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,26 +85,44 @@ def test_the_key_of_a_listener_is_looked_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("mode", "owner", "user", "is_open"),
+    ("mode", "owner", "user", "exposure"),
     [
-        (0o440, 0, 1_000, False),
-        (0o640, 0, 1_000, False),
-        (0o660, 0, 1_000, True),
-        (0o444, 0, 1_000, True),
-        (0o440, 0, 0, True),
-        (0o440, 1_000, 1_000, True),
-        (0o600, 1_000, 1_000, False),
+        (0o440, 0, 1_000, Exposure.PRIVATE),
+        (0o640, 0, 1_000, Exposure.PRIVATE),
+        (0o660, 0, 1_000, Exposure.OPEN),
+        (0o444, 0, 1_000, Exposure.OPEN),
+        (0o440, 0, 0, Exposure.OPEN),
+        (0o440, 1_000, 1_000, Exposure.OPEN),
+        (0o600, 1_000, 1_000, Exposure.PRIVATE),
     ],
 )
 def test_the_group_may_read_a_file_of_roots_where_the_proxy_is_not_root(
-    mode: int, owner: int, user: int, is_open: bool
+    mode: int, owner: int, user: int, exposure: Exposure
 ) -> None:
     """As Kubernetes mounts secrets with fsGroup: otherwise the proxy could not read it either."""
-    assert lets_others_in(mode, owner, user) is is_open
+    assert judge_mode(mode, owner, user, is_read_only=False) is exposure
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "exposure"),
+    [
+        pytest.param(0o444, 0, Exposure.TOLERATED, id="docker"),
+        pytest.param(0o644, 0, Exposure.TOLERATED, id="kubernetes"),
+        pytest.param(0o755, 0, Exposure.TOLERATED, id="a file system without modes"),
+        pytest.param(0o400, 0, Exposure.PRIVATE, id="defaultMode"),
+        pytest.param(0o666, 0, Exposure.OPEN, id="others can change it where it comes from"),
+        pytest.param(0o644, 1_000, Exposure.OPEN, id="somebody's, who can make it private"),
+    ],
+)
+def test_a_file_of_roots_on_a_read_only_file_system_is_taken_with_a_warning(
+    mode: int, owner: int, exposure: Exposure
+) -> None:
+    """D4."""
+    assert judge_mode(mode, owner, 65532, is_read_only=True) is exposure
 
 
 def test_a_file_that_is_not_there_is_somebody_elses_to_report(tmp_path: Path) -> None:
-    assert not is_open_to_others(tmp_path / "missing")
+    assert judge_file(tmp_path / "missing") is Exposure.PRIVATE
 
 
 def test_the_admin_token_is_looked_at(tmp_path: Path) -> None:

@@ -98,13 +98,6 @@ def test_an_expired_certificate_is_an_error_unless_another_one_serves(
     assert "left out" in sentence
 
 
-def test_a_key_file_open_to_others_is_a_warning_with_the_command(tmp_path: Path, pair: tuple[bytes, bytes]) -> None:
-    write_pair(tmp_path, pair, mode=0o640)
-    ((level, sentence),) = unlike_ok(credential(tmp_path, NOW, certificate="c.pem"))
-    assert level is Level.WARNING
-    assert f"chmod 600 {tmp_path / 'c.pem'}" in sentence
-
-
 def test_a_signers_certificate_needs_no_key_here(tmp_path: Path, pair: tuple[bytes, bytes]) -> None:
     (tmp_path / "c.crt").write_bytes(pair[0])
     findings = credential(tmp_path, NOW, certificate="c.crt", signer_command=["true"])

@@ -23,7 +23,6 @@ from proxy.identity.certificate import (
     ClientCertificate,
     load_certificate,
     load_public_certificate,
-    permission_warning,
 )
 from proxy.identity.certificate_creation import create_certificate
 from proxy.keys.passwords import read_password
@@ -347,21 +346,6 @@ def test_an_empty_password_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="is empty"):
         read_password(file)
     assert read_password(None) is None
-
-
-@pytest.mark.parametrize(
-    ("mode", "warning"),
-    [(0o600, None), (0o400, None), (0o640, "its group (mode 0640)"), (0o644, "everyone on this machine (mode 0644)")],
-    ids=["0600", "0400", "0640", "0644"],
-)
-def test_a_key_file_others_may_read_is_warned_of(mode: int, warning: str | None, tmp_path: Path) -> None:
-    file = tmp_path / "clientapp.key"
-    file.write_bytes(b"x")
-    file.chmod(mode)
-
-    found = permission_warning(file)
-
-    assert (found is None) if warning is None else (found is not None and warning in found and "chmod 600" in found)
 
 
 def test_a_created_pair_is_one_that_openssl_accepts(tmp_path: Path) -> None:
