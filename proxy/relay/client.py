@@ -33,7 +33,7 @@ from proxy.relay.connect import TunnelRequest, begin_tunnel
 from proxy.relay.entry import FixedEntry
 from proxy.relay.exchange import Exchange
 from proxy.relay.head import check_partial_request, parse_request_head
-from proxy.relay.presence import QUESTION, is_gone, watch_presence
+from proxy.relay.presence import is_gone, watch_presence
 from proxy.relay.record import ExchangeRecord, note_trace
 from proxy.relay.standing import DISMISSED
 
@@ -75,7 +75,6 @@ class ClientConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_asked",
         "_blocked_bytes",
         "_buffer",
         "_checked",
@@ -118,7 +117,6 @@ class ClientConnection(asyncio.Protocol):
         self._is_put_off = False
         self._write_blocked = False
         self._blocked_bytes = 0
-        self._asked = False
 
     # The transport's events.
 
@@ -257,11 +255,6 @@ class ClientConnection(asyncio.Protocol):
             self.exchange = None
             exchange.on_client_lost()
             self.transport.abort()
-        elif self._asked or not isinstance(exchange, Exchange):
-            return
-        elif not exchange.response_begun and exchange.request.minor == 1:
-            self._asked = True
-            self.transport.write(QUESTION)
 
     # What the exchange asks for.
 
@@ -319,7 +312,6 @@ class ClientConnection(asyncio.Protocol):
 
     def _await_request(self) -> None:
         self._state = _HEAD
-        self._asked = False
         self.deadline = self.relay.now + self.relay.timeouts.client_idle_s
         self.release_reading()
         if self._buffer:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 import ssl
+import sys
+from typing import TYPE_CHECKING, cast
 
 import pytest
 
+from proxy.relay.presence import is_gone
 from tests.wire.messages import chunked, split_chunked, split_head
-from tests.wire.rig import AUTHORIZATION, HOST, MODES, Mode, Peer, Rig, Wire, address_form, settle
+from tests.wire.rig import AUTHORIZATION, HOST, MODES, Mode, Peer, Rig, Wire, address_form, eventually, settle
+
+if TYPE_CHECKING:
+    import asyncio
 
 HOST_LINE = b"Host: " + HOST.encode() + b"\r\n"
 EXPECTING = b"POST /up HTTP/1.1\r\n" + HOST_LINE + b"Expect: 100-continue\r\nContent-Length: 5\r\n\r\n"
@@ -279,39 +286,30 @@ def test_a_client_that_has_only_ended_sending_gets_its_answer(wire: Wire, mode: 
 
 
 @pytest.mark.parametrize("mode", ["forward", "reverse"])
-def test_a_client_that_has_ended_sending_is_asked_once_whether_it_is_there(wire: Wire, mode: Mode) -> None:
+def test_a_client_that_has_ended_sending_is_sent_nothing_but_its_answer(wire: Wire, mode: Mode) -> None:
+    """C7: it was sent a 100 Continue, which `nc -N` and socat show their user."""
+
     async def work(rig: Rig) -> None:
         client, upstream, _ = await begin(rig, mode, get(b"/slow"))
         await end_sending(client)
         for _ in range(5):
             rig.later(0.5)
             await settle()
+        assert not client.received
         upstream.send(OK)
-        received = await client.read_to_end()
-        assert received == b"HTTP/1.1 100 Continue\r\n\r\n" + OK.replace(
-            b"2\r\n\r\n", b"2\r\nConnection: close\r\n\r\n"
-        )
+        assert await client.read_to_end() == OK.replace(b"2\r\n\r\n", b"2\r\nConnection: close\r\n\r\n")
 
     wire.run(work)
 
 
-@pytest.mark.parametrize("mode", ["forward", "reverse"])
-def test_a_client_of_http_1_0_is_not_asked(uv_wire: Wire, mode: Mode) -> None:
-    async def work(rig: Rig) -> None:
-        client, upstream, _ = await begin(rig, mode, b"GET /slow HTTP/1.0\r\n\r\n")
-        await end_sending(client)
-        rig.later(0.5)
-        await settle()
-        upstream.send(OK)
-        assert (await client.read_to_end()).startswith(b"HTTP/1.1 200 OK\r\n")
-
-    uv_wire.run(work)
-
-
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the kernel's probes tell, minutes later")
 @pytest.mark.parametrize("mode", MODES)
-def test_a_client_that_has_gone_while_it_waited_ends_the_exchange(wire: Wire, mode: Mode) -> None:
+@pytest.mark.parametrize("minor", [0, 1])
+def test_a_client_that_has_gone_while_it_waited_ends_the_exchange(wire: Wire, mode: Mode, minor: int) -> None:
+    """C7: found out without a byte to the client, on this machine."""
+
     async def work(rig: Rig) -> None:
-        client, upstream, _ = await begin(rig, mode, get(b"/slow"))
+        client, upstream, _ = await begin(rig, mode, get(b"/slow").replace(b"HTTP/1.1", b"HTTP/1.%d" % minor))
         client.vanish()
         while not upstream.lost:
             await settle()
@@ -320,6 +318,49 @@ def test_a_client_that_has_gone_while_it_waited_ends_the_exchange(wire: Wire, mo
         assert rig.relay.clients == set()
 
     wire.run(work)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the test looks at Linux' options")
+def test_a_client_that_has_ended_sending_is_watched_by_the_kernel(wire: Wire) -> None:
+    """C7: of a client elsewhere, only its kernel can tell."""
+
+    async def work(rig: Rig) -> None:
+        client, upstream, _ = await begin(rig, "reverse", get(b"/slow"))
+        await end_sending(client)
+        [connection] = rig.relay.clients
+        connected = connection.transport.get_extra_info("socket")
+        await eventually(lambda: connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1)
+        assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 10
+        upstream.send(OK)
+        await client.read_to_end()
+
+    wire.run(work)
+
+
+class Holding:
+    """A transport of a socket, as far as presence asks it."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.connected = connected
+
+    def get_extra_info(self, _name: str) -> socket.socket:
+        return self.connected
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere this cannot be told")
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6, socket.AF_UNIX])
+def test_who_has_gone_is_told_from_who_only_ended_sending(family: socket.AddressFamily) -> None:
+    for is_closed in (False, True):
+        if family == socket.AF_UNIX:
+            here, there = socket.socketpair()
+        else:
+            with socket.create_server(("127.0.0.1" if family == socket.AF_INET else "::1", 0), family=family) as server:
+                there = socket.create_connection(server.getsockname()[:2])
+                here, _ = server.accept()
+        there.close() if is_closed else there.shutdown(socket.SHUT_WR)
+        assert is_gone(cast("asyncio.Transport", Holding(here))) == is_closed
+        here.close()
+        there.close()
 
 
 def test_a_half_close_inside_tls_is_a_half_close(wire: Wire) -> None:
@@ -354,9 +395,7 @@ def test_a_half_close_inside_tls_is_a_half_close(wire: Wire) -> None:
         with contextlib.suppress(ssl.SSLZeroReturnError):
             while piece := tls.read(65_536):
                 received += piece
-        assert received == b"HTTP/1.1 100 Continue\r\n\r\n" + OK.replace(
-            b"2\r\n\r\n", b"2\r\nConnection: close\r\n\r\n"
-        )
+        assert received == OK.replace(b"2\r\n\r\n", b"2\r\nConnection: close\r\n\r\n")
 
     wire.run(work)
 
