@@ -138,6 +138,12 @@ def _check_credentials(root: Section) -> Iterator[Finding]:
     for path, credential in sections(root, "credentials"):
         yield from check_proof(path, credential, names if isinstance(names, dict) else {})
         has_tenant = credential.get("tenant_id") is not None
+        client_id = credential.get("client_id")
+        if has_tenant and isinstance(client_id, str) and " " in client_id.strip():
+            yield (
+                (*path, "client_id"),
+                "Entra ID's client ids are GUIDs, without blanks: 22222222-2222-2222-2222-222222222222",
+            )
         has_endpoint = credential.get("token_endpoint") is not None
         if has_tenant and has_endpoint:
             yield (*path, "token_endpoint"), "tenant_id already says which token endpoint; remove one of the two"

@@ -71,6 +71,9 @@ _OWN_PARAMETERS = {
     "scope",
 }
 _PARAMETER_LIMIT = 32
+_TWO_SCHEMES = (
+    "two schemes stand in one URI; write the API's identifier URI alone, such as api://orders, with nothing in front"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,6 +203,10 @@ def _check_collector_url(text: str) -> str:
 def _check_client_id(text: str) -> str:
     if not _CLIENT_ID.fullmatch(text):
         raise ValueError("a client id has only printable ASCII characters (RFC 6749 §A.1)")
+    if text != text.strip():
+        raise ValueError("the client id begins or ends with a blank; remove it")
+    if text.startswith("{") and text.endswith("}"):
+        raise ValueError("write the client id without braces, such as 22222222-2222-2222-2222-222222222222")
     return text
 
 
@@ -208,12 +215,20 @@ def _check_scope(text: str) -> str:
         raise ValueError(
             "a scope is printable ASCII without quotes and backslashes, one space between two (RFC 6749 §3.3)"
         )
+    if any(one.count("://") > 1 for one in text.split(" ")):
+        raise ValueError(_TWO_SCHEMES)
     return text
 
 
 def _check_resource(text: str) -> str:
     if not _CLIENT_ID.fullmatch(text) or " " in text:
         raise ValueError("a resource is an absolute URI or a client id, printable ASCII without spaces (RFC 8707 §2)")
+    if text.count("://") > 1:
+        raise ValueError(_TWO_SCHEMES)
+    if text.endswith("/.default"):
+        raise ValueError(
+            "/.default belongs to a scope; write the resource without it, or write scope in place of resource"
+        )
     return text
 
 
