@@ -28,7 +28,8 @@ one, and neither does a secret.
     │   ├── UpstreamUntrusted       502  its certificate does not hold
     │   ├── UpstreamProtocolError   502  its response cannot be relayed safely
     │   ├── UpstreamClosed          502  it hung up before a response
-    │   └── UpstreamTimeout         504
+    │   ├── UpstreamTimeout         504
+    │   └── NameTimeout             504  its name did not resolve in time
     └── Overloaded                  503  this proxy has reached a limit of its own
 """
 
@@ -255,6 +256,13 @@ class UpstreamTimeout(UpstreamError):
     status = 504
     proxy_status = "http_response_timeout"
     title = "The upstream did not answer in time"
+
+
+class NameTimeout(UpstreamTimeout):
+    """No name server answered in time (RFC 9209 §2.3.1)."""
+
+    proxy_status = "dns_timeout"
+    title = "The upstream's name did not resolve in time"
 
 
 class Overloaded(ProxyError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
 from proxy.dialing.building import build_dialer
+from proxy.dialing.resolver import Resolver
 from proxy.dialing.route_tls import create_route_context, list_client_files, read_client_certificate
 from proxy.errors import DestinationRefused
 from proxy.identity.credential import Target
@@ -111,6 +112,7 @@ class RelayServer:
         settings: what to serve.
         tokens: where access tokens come from.
         server_context, fetch_context: as for `Relay`.
+        resolver: looks names up; default: one for this relay alone.
 
     Attributes:
         relay: the running relay.
@@ -124,6 +126,7 @@ class RelayServer:
         tokens: Sources,
         server_context: Callable[[str], ssl.SSLContext | None],
         fetch_context: Callable[[str, Callable[[], None]], None] | None = None,
+        resolver: Resolver | None = None,
     ) -> None:
         """Builds everything that can fail for reasons of configuration, before any socket opens.
 
@@ -131,6 +134,7 @@ class RelayServer:
             ConfigurationError: a file named by the settings cannot be used.
         """
         self._settings = settings
+        self._resolver = resolver or Resolver()
         self.access_log = AccessLog(settings.access_log, tracing=settings.tracing)
         self.relay = Relay(
             settings.limits,
@@ -190,7 +194,7 @@ class RelayServer:
         """
         client_files = self._watch_client_files(settings)
         destinations = build_destinations(self.relay, settings, tokens)
-        dialer = build_dialer(settings)
+        dialer = build_dialer(settings, self._resolver)
         admission = build_admission(settings, self._passwords)
         doors: list[Door] = []
         for listener in settings.listeners:
@@ -292,6 +296,7 @@ class RelayServer:
             traces=self.access_log.trace_statistics(),
             loop_lag=self.loop_lag.histogram,
             events_dropped=events_dropped,
+            name_lookups=self._resolver.outcomes,
         )
 
     def _watch_client_files(self, settings: Settings) -> RotationWatch:

@@ -18,6 +18,7 @@ from proxy.config.addresses import parse_listen_address
 from proxy.config.privacy import find_tolerated
 from proxy.config.routed_hosts import routed_hosts
 from proxy.dialing.http_library import import_aiohttp
+from proxy.dialing.resolver import Resolver
 from proxy.dialing.route_tls import ClientCertificates
 from proxy.errors import ConfigurationError
 from proxy.identity.rotation import ExpiryWarnings, warn_of_expiry
@@ -84,7 +85,8 @@ class Server:
         """
         self._settings = settings
         self._event_log: EventLog | None = None
-        self.tokens = TokenSources.from_settings(settings, patience_s=_patience_s(settings))
+        self._resolver = Resolver()
+        self.tokens = TokenSources.from_settings(settings, patience_s=_patience_s(settings), resolver=self._resolver)
         self.reloads = {"ok": 0, "refused": 0}
         self._last_reload_ok = True
         self._retired: dict[asyncio.Task[None], TokenSources] = {}
@@ -98,7 +100,7 @@ class Server:
         self._contexts: ServerContexts | None = None
         if settings.workers == 1:
             self._contexts = ServerContexts(self._ca, self._hosts)
-            self.front = RelayServer(settings, self.tokens, self._contexts.context_for)
+            self.front = RelayServer(settings, self.tokens, self._contexts.context_for, resolver=self._resolver)
         self.addresses: list[tuple[str, int]] = []
         self.admin_address: tuple[str, int] | None = None
         self._admin: AdminSite | None = None
@@ -226,7 +228,7 @@ class Server:
         await self.tokens.look_at_files()
         client_certificates = ClientCertificates(settings)
         listener_certificates = find_listener_certificates(settings.listeners)
-        tokens = TokenSources.from_settings(settings, patience_s=_patience_s(settings))
+        tokens = TokenSources.from_settings(settings, patience_s=_patience_s(settings), resolver=self._resolver)
         tokens.adopt(self.tokens, unchanged_credentials(self._settings, settings))
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(tokens.retire, self.tokens)
@@ -335,6 +337,14 @@ class Server:
             return [self.front.snapshot(events_dropped=dropped)]
         return self.control.snapshots() if self.control is not None else []
 
+    def _counted(self) -> list[WorkerSnapshot]:
+        """Returns the snapshots, and where there are relay processes, the look-ups of this one: those of token endpoints."""
+        if self.front is not None:
+            return self.snapshots()
+        from proxy.operations.snapshot import WorkerSnapshot  # noqa: PLC0415  # see `_open_admin`
+
+        return [WorkerSnapshot(name_lookups=dict(self._resolver.outcomes)), *self.snapshots()]
+
     async def _open_admin(self, settings: Settings) -> tuple[AdminSite, tuple[str, int]] | None:
         """Opens the admin site of a configuration, where it has one that is not open already."""
         if settings.admin is None or (self._admin is not None and settings.admin == self._settings.admin):
@@ -349,7 +359,7 @@ class Server:
         text = settings.admin.address
         address = parse_listen_address(text)
         collector = ServerCollector(
-            self.snapshots, self._identity_statistics, self._other_certificates, figures=self._figures
+            self._counted, self._identity_statistics, self._other_certificates, figures=self._figures
         )
         page = Page(
             PageSources(

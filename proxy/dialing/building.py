@@ -10,10 +10,15 @@ from proxy.policy.upstream_proxy import UpstreamProxies, parse_exemption, parse_
 
 if TYPE_CHECKING:
     from proxy.config.settings import Settings, UpstreamProxySettings
+    from proxy.dialing.resolver import Resolver
 
 
-def build_dialer(settings: Settings) -> Dialer:
+def build_dialer(settings: Settings, resolver: Resolver | None = None) -> Dialer:
     """Return what opens connections as the settings say.
+
+    Args:
+        settings: the configuration.
+        resolver: of this process; default: one for this dialer alone.
 
     Raises:
         ConfigurationError: upstream_proxy.ca_file cannot be used.
@@ -21,7 +26,7 @@ def build_dialer(settings: Settings) -> Dialer:
     proxies = build_proxies(settings.upstream_proxy)
     is_tls = any(proxy is not None and proxy.is_tls for proxy in (proxies.for_tls, proxies.for_plain))
     ca_file = settings.upstream_proxy.ca_file
-    return Dialer(proxies, create_tls_context(ca_file, "upstream_proxy.ca_file") if is_tls else None)
+    return Dialer(proxies, create_tls_context(ca_file, "upstream_proxy.ca_file") if is_tls else None, resolver)
 
 
 def build_proxies(settings: UpstreamProxySettings) -> UpstreamProxies:

@@ -1,4 +1,4 @@
-"""Opens TCP connections: resolves once, checks every address, connects to a checked one; or has a proxy do that. Does I/O.
+"""Opens TCP connections: resolves a name, checks every address, connects to a checked one; or has a proxy do that. Does I/O.
 
 Happy Eyeballs (RFC 8305) is aiohappyeyeballs'. What is dialled is an address this module has seen and approved, never a name that
 could resolve to something else a moment later. An upstream proxy is told the name and resolves it itself: then what this module
@@ -9,21 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from aiohappyeyeballs import start_connection
+from aiohappyeyeballs import addr_to_addr_infos, start_connection
 
 from proxy.dialing.opening import open_tunnel
 from proxy.dialing.proxy_tls import start_tls
-from proxy.errors import LoopDetected, UpstreamUnreachable
+from proxy.dialing.resolver import Resolver
+from proxy.errors import LoopDetected, NameTimeout, Overloaded, UpstreamError, UpstreamUnreachable
 from proxy.policy.authority import Authority
 from proxy.policy.upstream_proxy import UpstreamProxies
 
 if TYPE_CHECKING:
+    import socket
     import ssl
 
+    from aiohappyeyeballs import AddrInfoType
+
+    from proxy.dialing.resolver import Attempt
     from proxy.policy.upstream_proxy import UpstreamProxy
 
 Permit: TypeAlias = Callable[[str, int], None]
@@ -42,12 +46,20 @@ class Dialer:
     Args:
         proxies: which connections go through an upstream proxy.
         proxy_context: verifies the certificate of one that is spoken to over TLS; None where there is none.
+        resolver: looks names up, for all dialers of the process; default: one of its own.
 
     Attributes:
+        resolver: as above.
         own_addresses: (IP address, port) of every listener of this proxy; filled in once they are bound.
     """
 
-    def __init__(self, proxies: UpstreamProxies | None = None, proxy_context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self,
+        proxies: UpstreamProxies | None = None,
+        proxy_context: ssl.SSLContext | None = None,
+        resolver: Resolver | None = None,
+    ) -> None:
+        self.resolver = resolver or Resolver()
         self.own_addresses: frozenset[tuple[str, int]] = frozenset()
         self._proxies = proxies or UpstreamProxies()
         self._proxy_context = proxy_context
@@ -61,6 +73,7 @@ class Dialer:
         name: str | None = None,
         is_plain: bool = False,
         tells: bool = False,
+        attempt: Attempt | None = None,
     ) -> socket.socket:
         """Returns a connected non-blocking socket; the caller closes it.
 
@@ -71,9 +84,12 @@ class Dialer:
             name: whom the connection is for where that is not `host`; either may be exempt from the upstream proxy.
             is_plain: plain http will be spoken.
             tells: the other end may be the first to send.
+            attempt: is told how far this comes.
 
         Raises:
             UpstreamUnreachable: the name does not resolve, or nothing accepts the connection.
+            NameTimeout: no name server answers.
+            Overloaded: too many names are being looked up.
             UpstreamError: the upstream proxy does not open a tunnel.
             DestinationRefused: an address is not permitted.
             LoopDetected: the address is a listener of this very proxy.
@@ -83,10 +99,10 @@ class Dialer:
             permit(_SOME_PUBLIC_ADDRESS, port)
         proxy = self.choose(host, port, name, is_plain=is_plain)
         if proxy is None:
-            return await self._connect(host, port, permit)
+            return await self._connect(host, port, permit, attempt)
         if permit is not None:
-            await _look_ahead(host, port, permit)
-        connected = await self._connect_proxy(proxy)
+            await self._look_ahead(host, port, permit)
+        connected = await self._connect_proxy(proxy, attempt)
         try:
             await open_tunnel(connected, proxy, Authority(host, port), tells=tells)
         except BaseException:
@@ -103,11 +119,12 @@ class Dialer:
         proxy = self.choose(host, port, name, is_plain=is_plain)
         return "" if proxy is None else f", through the upstream proxy {proxy},"
 
-    async def _connect_proxy(self, proxy: UpstreamProxy) -> socket.socket:
+    async def _connect_proxy(self, proxy: UpstreamProxy, attempt: Attempt | None) -> socket.socket:
         try:
-            connected = await self._connect(proxy.authority.host, proxy.authority.port, None)
-        except UpstreamUnreachable as error:
-            raise UpstreamUnreachable(
+            connected = await self._connect(proxy.authority.host, proxy.authority.port, None, attempt)
+        except (UpstreamUnreachable, NameTimeout) as error:
+            kind: type[UpstreamError] = type(error)
+            raise kind(
                 f"The upstream proxy cannot be used. {error.detail} It is named by upstream_proxy.url, or by HTTPS_PROXY in "
                 "the proxy's environment.",
                 code=f"upstream_proxy_{error.code}",
@@ -116,21 +133,29 @@ class Dialer:
             return connected
         return await start_tls(connected, proxy, self._proxy_context)
 
-    async def _connect(self, host: str, port: int, permit: Permit | None) -> socket.socket:
-        loop = asyncio.get_running_loop()
+    async def _look_ahead(self, host: str, port: int, permit: Permit) -> None:
+        """Asks `permit` for what can be known of a destination that an upstream proxy will resolve.
+
+        Many networks with such a proxy resolve no outside name within: then nothing is judged here.
+        """
         try:
-            found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-        except OSError:
-            raise UpstreamUnreachable(
-                f"The name {host} does not resolve. Check its spelling and this machine's DNS.",
-                code="name_not_resolved",
-            ) from None
+            async with asyncio.timeout(_LOOK_AHEAD_S):
+                found = await self.resolver.resolve(host)
+        except (UpstreamError, Overloaded, TimeoutError):
+            return
+        for address in found:
+            permit(address, port)
+
+    async def _connect(self, host: str, port: int, permit: Permit | None, attempt: Attempt | None) -> socket.socket:
+        found = await self.resolver.resolve(host, attempt)
         if permit is not None:
-            for *_, address in found:
-                permit(str(address[0]), port)
+            for address in found:
+                permit(address, port)
+        infos: list[AddrInfoType] = [info for address in found for info in addr_to_addr_infos((address, port)) or ()]
         try:
-            connected = await start_connection(found, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY_S)
+            connected = await start_connection(infos, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY_S)
         except OSError as error:
+            self.resolver.forget(host)  # what answers there may have moved
             raise UpstreamUnreachable(f"{_describe(host, port)} {_cause(error)}.", code="connection_failed") from None
         if self._is_self(connected):
             connected.close()
@@ -152,20 +177,6 @@ class Dialer:
         return wildcard and (
             _plain_address(connected.getsockname()[0]) == peer or ipaddress.ip_address(peer).is_loopback
         )
-
-
-async def _look_ahead(host: str, port: int, permit: Permit) -> None:
-    """Asks `permit` for what can be known of a destination that an upstream proxy will resolve.
-
-    Many networks with such a proxy resolve no outside name within: then nothing is judged here.
-    """
-    try:
-        async with asyncio.timeout(_LOOK_AHEAD_S):
-            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError):
-        return
-    for *_, address in found:
-        permit(str(address[0]), port)
 
 
 def _plain_address(text: str) -> str:

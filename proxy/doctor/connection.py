@@ -6,7 +6,6 @@ Invariant: nothing is ever sent over a connection whose certificate did not veri
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 import time
 from dataclasses import dataclass
@@ -18,10 +17,13 @@ from cryptography import x509
 from proxy.dialing.dialer import Dialer
 from proxy.dialing.distrust import explain_distrust
 from proxy.dialing.handshake import judge_handshake
-from proxy.errors import ProxyError
+from proxy.dialing.resolver import NAME_ADVICE, Attempt
+from proxy.errors import NameTimeout, ProxyError
 from proxy.policy.authority import HTTPS_PORT
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from proxy.policy.authority import Authority
 
 TIMEOUT_S: Final = 10.0
@@ -87,7 +89,7 @@ async def open_connection(
     begun = time.monotonic()
     proxy = dialer.choose(target.host, target.port, authority.host)
     if proxy is None:
-        reader, writer = await _connect(target, await _resolve(target))
+        reader, writer = await _connect(target, await _resolve(target, dialer))
     else:
         reader, writer = await _connect_through(dialer, target, authority)
     connected = time.monotonic()
@@ -126,10 +128,17 @@ async def _connect_through(
     """Return a tunnel through the upstream proxy."""
     proxy = dialer.choose(target.host, target.port, authority.host)
     advice = f"Compare with: curl --proxy {proxy} https://{describe_port(target)}/"
+    attempt = Attempt()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            connected = await dialer.connect(target.host, target.port, name=authority.host)
+            connected = await dialer.connect(target.host, target.port, name=authority.host, attempt=attempt)
     except TimeoutError:
+        if attempt.name:
+            raise ProbeFailed(
+                f"The name {attempt.name} of the upstream proxy does not resolve in time: no name server of this machine "
+                "answers.",
+                NAME_ADVICE,
+            ) from None
         raise ProbeFailed(
             f"The upstream proxy {proxy} opens no tunnel to {target} within {TIMEOUT_S:g} s.", advice
         ) from None
@@ -138,20 +147,22 @@ async def _connect_through(
     return await asyncio.open_connection(sock=connected)
 
 
-async def _resolve(target: Authority) -> list[str]:
-    loop = asyncio.get_running_loop()
+async def _resolve(target: Authority, dialer: Dialer) -> Sequence[str]:
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            found = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
-    except (OSError, TimeoutError):
+            return await dialer.resolver.resolve(target.host)
+    except (TimeoutError, NameTimeout):
+        raise ProbeFailed(
+            f"The name {target.host} does not resolve in time: no name server of this machine answers.", NAME_ADVICE
+        ) from None
+    except ProxyError:
         raise ProbeFailed(
             f"The name {target.host} does not resolve.",
             "Check its spelling and this machine's DNS; for a private endpoint, let `dial` name its address.",
         ) from None
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
-async def _connect(target: Authority, addresses: list[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+async def _connect(target: Authority, addresses: Sequence[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """Return the first connection that opens; all addresses together have `TIMEOUT_S`."""
     refused = False
     try:

@@ -5,10 +5,13 @@ Apart from `https_client`, so that aiohttp is imported where it is used only.
 
 from __future__ import annotations
 
+import asyncio
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from aiohttp import BaseConnector, ClientConnectorCertificateError, ClientConnectorSSLError
+
+from proxy.dialing.resolver import Attempt, describe_name_timeout
 
 if TYPE_CHECKING:
     from aiohttp import ClientRequest, ClientTimeout
@@ -16,6 +19,10 @@ if TYPE_CHECKING:
     from aiohttp.tracing import Trace
 
     from proxy.dialing.dialer import Dialer
+
+
+CONNECT_TIMEOUT_S: Final = 5.0
+"""For the name, TCP and TLS."""
 
 
 class DialingConnector(BaseConnector):
@@ -37,11 +44,27 @@ class DialingConnector(BaseConnector):
         self,
         req: ClientRequest,
         traces: list[Trace],  # noqa: ARG002 -- aiohttp's signature
-        timeout: ClientTimeout,  # noqa: ARG002, ASYNC109 -- as above; the whole of it is bounded by whoever calls this
+        timeout: ClientTimeout,  # noqa: ARG002, ASYNC109 -- as above; ours says what took so long
     ) -> ResponseHandler:
-        """Return a connection; what the dialer raises passes as it is."""
+        """Return a connection; what the dialer raises passes as it is.
+
+        Raises:
+            NameTimeout: the name did not resolve within `CONNECT_TIMEOUT_S`.
+            TimeoutError: the connection was not complete by then.
+        """
+        attempt = Attempt()
+        try:
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                return await self._connect(req, attempt)
+        except TimeoutError:
+            late = describe_name_timeout(attempt, CONNECT_TIMEOUT_S)
+            if late is not None:
+                raise late from None
+            raise
+
+    async def _connect(self, req: ClientRequest, attempt: Attempt) -> ResponseHandler:
         host, port = (req.url.raw_host or "").rstrip("."), req.port or 0
-        connected = await self._dialer.connect(host, port, is_plain=not req.is_ssl())
+        connected = await self._dialer.connect(host, port, is_plain=not req.is_ssl(), attempt=attempt)
         try:
             _, protocol = await self._loop.create_connection(
                 self._factory,

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 CONTENT_LIMIT_BYTES = 1_048_576
 # Entra ID answers in well under a second. Shorter than `timeouts.token_s`, so that a waiting request hears the reason.
 REQUEST_TIMEOUT_S = 10.0
-CONNECT_TIMEOUT_S = 5.0
 _CHUNK_BYTES = 65_536
 
 
@@ -134,7 +133,7 @@ class HttpsClient:
                 connector=connector,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 trust_env=False,
-                timeout=aiohttp.ClientTimeout(total=self._timeout_s, connect=CONNECT_TIMEOUT_S),
+                timeout=aiohttp.ClientTimeout(total=self._timeout_s),
                 headers={
                     "Accept": "application/json",
                     "Accept-Encoding": "identity",

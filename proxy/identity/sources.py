@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import CredentialSettings, Settings
     from proxy.dialing.dialer import Dialer
+    from proxy.dialing.resolver import Resolver
     from proxy.identity.proof.interface import Proof
 
 
@@ -119,6 +120,7 @@ class TokenSources:
         jitter: Callable[[], float] = random.random,
         poll_s: float = POLL_S,
         patience_s: float = 0.0,
+        resolver: Resolver | None = None,
     ) -> TokenSources:
         """Build every credential, and a source for every route.
 
@@ -129,12 +131,13 @@ class TokenSources:
             jitter: 0 to 1.
             poll_s: seconds between two looks at the certificates' files.
             patience_s: as for `TokenSource`; by default what asks hears of each failure at once.
+            resolver: of this process; default: one for these sources alone.
 
         Raises:
             ConfigurationError: a file of a credential cannot be read or used.
         """
         lazy = [name for name, credential in settings.credentials.items() if credential.lazy]
-        dialer = build_dialer(settings)
+        dialer = build_dialer(settings, resolver)
         sources = cls({}, lazy=lazy, clock=clock, jitter=jitter, dialer=dialer, patience_s=patience_s)
         watched = []
         # A credential whose key is in a vault may need another credential to reach it.

@@ -118,7 +118,7 @@ class JsonFormat:
         lines = []
         for record in records:
             ended_at, _, _, _, _, target, status, received_bytes, sent_bytes, duration_s, upstream_s = record[:11]
-            token_age_s = record[12]
+            token_age_s, name_s = record[12], record[20]
             second = int(ended_at)
             if second != self._second:
                 self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
@@ -134,6 +134,7 @@ class JsonFormat:
                 f'"status":{status or "null"},"received_bytes":{received_bytes},"sent_bytes":{sent_bytes},'
                 f'"duration_ms":{durations[int(duration_s * 1e5)]},'
                 f'"upstream_ms":{"null" if upstream_s is None else durations[int(upstream_s * 1e5)]},'
+                f'"name_ms":{"null" if name_s is None else durations[int(name_s * 1e5)]},'
                 f'{routes[record[11:12]]},"token_age_s":{"null" if token_age_s is None else int(token_age_s)},'
                 f"{outcomes[record[13:16]]},{owners[record[16:19]]}}}\n"
             )
@@ -191,6 +192,8 @@ def _details(record: ExchangeRecord) -> list[str]:
     if record.received_bytes:
         details.append(f"sent up {_bytes(record.received_bytes)}")
     details.append(_bytes(record.sent_bytes))
+    if record.name_s is not None:
+        details.append(f"name {_milliseconds(record.name_s)}")
     if record.upstream_s is not None:
         details.append(f"upstream {_milliseconds(record.upstream_s)}")
     if record.token_age_s is not None:

@@ -144,6 +144,7 @@ def relay_metrics(snapshot: WorkerSnapshot) -> Iterator[Metric]:
     yield _labelled(
         "aborts", "Exchanges cut after the response's head, by who is to blame.", "side", snapshot.aborts.items()
     )
+    yield _labelled("name_lookups", "Look-ups of names, by how they ended.", "outcome", snapshot.name_lookups.items())
     for name, meaning, read in _COUNTERS:
         yield CounterMetricFamily(PREFIX + name, meaning, read(snapshot))
     for name, meaning, read in _GAUGES:

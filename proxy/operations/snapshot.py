@@ -66,6 +66,7 @@ class WorkerSnapshot:
         traces: of this process' spans.
         loop_lag: how late its event loop was.
         events_dropped: events that found the event log's queue full.
+        name_lookups: by how they ended, as `proxy.dialing.resolver.Resolver.outcomes`.
 
     The others are named as in `proxy.relay.counters.Counters`.
     """
@@ -94,6 +95,7 @@ class WorkerSnapshot:
     access_log: AccessLogStatistics = dataclasses.field(default_factory=AccessLogStatistics)
     traces: TraceStatistics = dataclasses.field(default_factory=TraceStatistics)
     events_dropped: NonNegativeInt = 0
+    name_lookups: _Counts = dataclasses.field(default_factory=dict)
 
     def retired(self) -> WorkerSnapshot:
         """Returns what goes on being counted of a process that has ended: totals never fall while others still run."""
@@ -162,6 +164,7 @@ def take_snapshot(
     traces: TraceStatistics | None = None,
     loop_lag: Histogram | None = None,
     events_dropped: int = 0,
+    name_lookups: Mapping[str, int] | None = None,
 ) -> WorkerSnapshot:
     """Returns the relay's counters as they are now; for the event loop, which is their only writer."""
     counters = relay.counters
@@ -193,6 +196,7 @@ def take_snapshot(
         access_log=access_log or AccessLogStatistics(),
         traces=traces or TraceStatistics(),
         events_dropped=events_dropped,
+        name_lookups=dict(name_lookups or {}),
     )
 
 
@@ -259,6 +263,7 @@ def _add(one: WorkerSnapshot, other: WorkerSnapshot) -> WorkerSnapshot:
             one.traces.dropped + other.traces.dropped,
         ),
         events_dropped=one.events_dropped + other.events_dropped,
+        name_lookups=_add_counts(one.name_lookups, other.name_lookups),
     )
 
 

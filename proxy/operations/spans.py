@@ -58,8 +58,8 @@ class Span:
 def describe_exchange(record: ExchangeRecord) -> tuple[Span, ...]:
     """Returns the spans of an exchange: the SERVER span first, which is the parent of the others.
 
-    Children are the wait for an access token, where there was one, and the CLIENT span, where the request was sent: of several
-    times, the last.
+    Children are the waits for an access token and for the addresses of a name, where there were any, and the CLIENT span, where
+    the request was sent: of several times, the last.
     """
     start_s = record.ended_at - record.duration_s
     spans = [_server_span(record, start_s)]
@@ -72,6 +72,14 @@ def describe_exchange(record: ExchangeRecord) -> tuple[Span, ...]:
         if failed:
             attributes["error.type"] = record.code or record.outcome
         spans.append(Span("access token", Kind.INTERNAL, _ns(begin_s), _ns(begin_s + wait_s), attributes, failed))
+    if trace is not None and trace.name_wait is not None:
+        after_s, wait_s = trace.name_wait
+        begin_s = start_s + after_s
+        looked_up: dict[str, Attribute] = {}
+        failed = record.outcome.startswith("dns_") or record.code.endswith("name_not_resolved")
+        if failed:
+            looked_up["error.type"] = record.code or record.outcome
+        spans.append(Span("name look-up", Kind.INTERNAL, _ns(begin_s), _ns(begin_s + wait_s), looked_up, failed))
     if trace is not None and trace.sent_after_s is not None:
         spans.append(_client_span(record, _ns(start_s + trace.sent_after_s), trace.sends))
     return tuple(spans)

@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from proxy.dialing.resolver import Attempt, describe_name_timeout
 from proxy.errors import (
     DestinationRefused,
     MalformedRequest,
@@ -222,7 +223,17 @@ class TunnelRequest:
     To the client connection it is what an exchange is: something to tell when the client goes away.
     """
 
-    __slots__ = ("_authority", "_client", "_rest", "_started", "_task", "request", "request_complete", "upstream")
+    __slots__ = (
+        "_attempt",
+        "_authority",
+        "_client",
+        "_rest",
+        "_started",
+        "_task",
+        "request",
+        "request_complete",
+        "upstream",
+    )
 
     def __init__(self, client: ClientConnection, head: RequestHead, authority: Authority, rest: bytes) -> None:
         self._client = client
@@ -230,6 +241,7 @@ class TunnelRequest:
         self._rest = rest
         self._started = time.monotonic()
         self._task: asyncio.Task[None] | None = None
+        self._attempt = Attempt()
         self.request = head
         self.request_complete = True
         self.upstream: UpstreamConnection | None = None
@@ -286,7 +298,7 @@ class TunnelRequest:
         relay, authority = self._client.relay, self._authority
         while True:
             destinations = relay.destinations
-            transport = await _dial(relay, authority)
+            transport = await _dial(relay, authority, self._attempt)
             if relay.destinations is destinations:
                 return transport
             transport.abort()
@@ -307,9 +319,11 @@ class TunnelRequest:
         relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
         if relay.observe is not None:
             now = time.monotonic()
+            wait = self._attempt.name_wait
             record = ExchangeRecord(
                 relay.wall_offset + now, self._client.peer, "tunnel", b"CONNECT", str(self._authority), b"", status, up, down,
                 now - self._started, None, "", None, False, outcome, code, _name(self._client),
+                name_s=None if wait is None else wait[1],
             )  # fmt: skip
             relay.observe(record)
 
@@ -318,12 +332,12 @@ def _name(client: ClientConnection) -> str:
     return "" if client.known is None else client.known.client.name
 
 
-async def _dial(relay: Relay, authority: Authority) -> asyncio.Transport:
+async def _dial(relay: Relay, authority: Authority, attempt: Attempt) -> asyncio.Transport:
     limit_s = relay.timeouts.connect_s
     try:
         async with asyncio.timeout(limit_s):
             connected = await relay.dialer.connect(
-                authority.host, authority.port, relay.destinations.permit, tells=True
+                authority.host, authority.port, relay.destinations.permit, tells=True, attempt=attempt
             )
             try:
                 transport, _ = await asyncio.get_running_loop().create_connection(asyncio.Protocol, sock=connected)
@@ -331,6 +345,9 @@ async def _dial(relay: Relay, authority: Authority) -> asyncio.Transport:
                 connected.close()
                 raise
     except TimeoutError:
+        late = describe_name_timeout(attempt, limit_s, "timeouts.connect_s")
+        if late is not None:
+            raise late from None
         way = relay.dialer.describe_way(authority.host, authority.port)
         raise UpstreamTimeout(
             f"{authority}{way} did not accept a connection within {limit_s:g} s (timeouts.connect_s)."

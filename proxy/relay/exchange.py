@@ -10,6 +10,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final
 
+from proxy.dialing.resolver import Attempt
 from proxy.errors import (
     ClientError,
     IdentityPlatformUnavailable,
@@ -70,6 +71,7 @@ class Exchange:
         "_held_head",
         "_kept",
         "_kept_bytes",
+        "_name_wait",
         "_pending",
         "_pending_bytes",
         "_received_bytes",
@@ -108,6 +110,7 @@ class Exchange:
         self._received_bytes = 0
         self._token: AccessToken | None = None
         self._token_wait: tuple[float, float] | None = None
+        self._name_wait: tuple[float, float] | None = None
         self._task: asyncio.Task[None] | None = None
         self._pending: list[bytes] = []
         self._pending_bytes = 0
@@ -207,7 +210,7 @@ class Exchange:
         tokens, pool = self._destination.tokens, self._destination.pool
         for _ in range(_ROUNDS):
             await self._find_token()
-            connection = await pool.acquire(new=new)
+            connection = await self._find_connection(new=new)
             if tokens is None or (self._token is not None and time.monotonic() < self._token.usable_until_mono):
                 return connection
             pool.release(connection)
@@ -237,6 +240,15 @@ class Exchange:
                 waited_s = time.monotonic() - started
                 self._token_wait = (started - self._started, waited_s)
                 self.client.relay.counters.token_wait.observe(waited_s)
+
+    async def _find_connection(self, *, new: bool) -> UpstreamConnection:
+        attempt = Attempt()
+        try:
+            return await self._destination.pool.acquire(attempt, new=new)
+        finally:
+            if attempt.name_wait is not None:
+                begun, waited_s = attempt.name_wait
+                self._name_wait = (begun - self._started, waited_s)
 
     def _send(self, connection: UpstreamConnection) -> None:
         self.upstream = connection  # first, so that no fault leaves it behind
@@ -611,12 +623,15 @@ class Exchange:
                     destination.credential if token is not None else "",
                     "" if token is None else token.proof,
                     self._note_trace() if relay.traces else None,
+                    None if self._name_wait is None else self._name_wait[1],
                 )
             )
 
     def _note_trace(self) -> TraceNote:
         sent_after_s = self._head_sent_at - self._started if self._attempts else None
-        return note_trace(self.request, self._token_wait, sent_after_s, self._attempts, self._destination.credential)
+        return note_trace(
+            self.request, self._token_wait, sent_after_s, self._attempts, self._destination.credential, self._name_wait
+        )
 
 
 def _has_agreed_on_protocol(transport: asyncio.Transport) -> bool:

@@ -9,6 +9,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final
 
 from proxy.dialing.handshake import judge_handshake
+from proxy.dialing.resolver import Attempt, describe_name_timeout
 from proxy.errors import Overloaded, UpstreamClosed, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
 from proxy.relay.secure import SecureTransport
 from proxy.relay.upstream import UpstreamConnection
@@ -67,10 +68,11 @@ class UpstreamPool:
                 return connection
         return None
 
-    async def acquire(self, *, new: bool = False) -> UpstreamConnection:
+    async def acquire(self, attempt: Attempt | None = None, *, new: bool = False) -> UpstreamConnection:
         """Returns a connection for one exchange: kept alive, newly opened, or given back by another exchange.
 
         Args:
+            attempt: is told how far this comes, where anybody wants to know.
             new: open one in any case.
 
         Raises:
@@ -82,7 +84,7 @@ class UpstreamPool:
             kept = self.take()
             if kept is not None:
                 return kept
-        return await self._await_turn(first=False)
+        return await self._await_turn(attempt or Attempt(), first=False)
 
     def release(self, connection: UpstreamConnection) -> None:
         """Takes back a connection that is fit for another exchange."""
@@ -140,11 +142,11 @@ class UpstreamPool:
                 self.size += 1
                 waiter.set_exception(_PlaceGiven())
 
-    async def _await_turn(self, *, first: bool) -> UpstreamConnection:
+    async def _await_turn(self, attempt: Attempt, *, first: bool) -> UpstreamConnection:
         """Returns a connection as soon as it is this caller's turn: behind all who wait already, or `first` of them."""
         if self.size < self.relay.limits.upstream_connections:
             self.size += 1
-            return await self._open()
+            return await self._open(attempt)
         waiter: asyncio.Future[UpstreamConnection] = asyncio.get_running_loop().create_future()
         if first:
             self._waiters.appendleft(waiter)
@@ -161,12 +163,12 @@ class UpstreamPool:
                 retry_after_s=1,
             ) from None
         except _PlaceGiven:
-            return await self._open()
+            return await self._open(attempt)
         except asyncio.CancelledError:
             self._leave(waiter)
             raise
         # It may have been closed between being handed over and being taken.
-        return await self._await_turn(first=True) if connection.transport.is_closing() else connection
+        return await self._await_turn(attempt, first=True) if connection.transport.is_closing() else connection
 
     def _leave(self, waiter: asyncio.Future[UpstreamConnection]) -> None:
         """Ends a wait, and hands on what reached it in the very turn of the loop in which it was given up."""
@@ -178,14 +180,17 @@ class UpstreamPool:
             else:
                 self._give_up()
 
-    async def _open(self) -> UpstreamConnection:
+    async def _open(self, attempt: Attempt) -> UpstreamConnection:
         """Opens a connection in a place that has been counted already."""
         connection = UpstreamConnection(self)
         try:
             async with asyncio.timeout(self.relay.timeouts.connect_s):
-                await self._connect(connection)
+                await self._connect(connection, attempt)
         except TimeoutError:
             self._give_up()
+            late = describe_name_timeout(attempt, self.relay.timeouts.connect_s, "timeouts.connect_s")
+            if late is not None:
+                raise late from None
             way = self.relay.dialer.describe_way(
                 self.dial.host, self.dial.port, self._server_name, is_plain=self._context is None
             )
@@ -208,10 +213,15 @@ class UpstreamPool:
         self.size -= 1
         self._invite()
 
-    async def _connect(self, connection: UpstreamConnection) -> None:
+    async def _connect(self, connection: UpstreamConnection, attempt: Attempt) -> None:
         loop = asyncio.get_running_loop()
         connected = await self.relay.dialer.connect(
-            self.dial.host, self.dial.port, self._permit, name=self._server_name, is_plain=self._context is None
+            self.dial.host,
+            self.dial.port,
+            self._permit,
+            name=self._server_name,
+            is_plain=self._context is None,
+            attempt=attempt,
         )
         established: asyncio.Future[None] = loop.create_future()
 

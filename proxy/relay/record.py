@@ -21,6 +21,7 @@ class TraceNote(NamedTuple):
             never was.
         sends: how often it was sent.
         credential: whose token was waited for.
+        name_wait: when the last wait for the addresses of a name began and how long it took, as `token_wait`.
     """
 
     traceparent: bytes
@@ -29,6 +30,7 @@ class TraceNote(NamedTuple):
     sent_after_s: float | None = None
     sends: int = 0
     credential: str = ""
+    name_wait: tuple[float, float] | None = None
 
 
 class ExchangeRecord(NamedTuple):
@@ -54,6 +56,7 @@ class ExchangeRecord(NamedTuple):
         credential: whose access token was sent; empty without one.
         proof: what that token was obtained with, such as a certificate's thumbprint; empty where that is not known.
         trace: None where nobody makes spans.
+        name_s: what it waited for the addresses of a name; None where it did not.
     """
 
     ended_at: float
@@ -76,6 +79,7 @@ class ExchangeRecord(NamedTuple):
     credential: str = ""
     proof: str = ""
     trace: TraceNote | None = None
+    name_s: float | None = None
 
 
 def note_trace(
@@ -84,12 +88,13 @@ def note_trace(
     sent_after_s: float | None = None,
     sends: int = 0,
     credential: str = "",
+    name_wait: tuple[float, float] | None = None,
 ) -> TraceNote:
     """Returns the note on an exchange; the arguments behind the request's head are as in `TraceNote`."""
     parents = request.values(b"traceparent")
     traceparent = parents[0] if len(parents) == 1 else b""
     tracestate = b",".join(request.values(b"tracestate"))
-    return TraceNote(traceparent, tracestate, token_wait, sent_after_s, sends, credential)
+    return TraceNote(traceparent, tracestate, token_wait, sent_after_s, sends, credential, name_wait)
 
 
 Observer: TypeAlias = Callable[[ExchangeRecord], None]

@@ -115,7 +115,7 @@ class Program:
         self._lines: list[str] = []
         self._news = threading.Condition()
         self._ended = 0
-        self._is_ours = str(arguments[0]) == COMMAND and str(arguments[1]) not in _SECRET_COMMANDS
+        self._is_ours = COMMAND in arguments and str(arguments[arguments.index(COMMAND) + 1]) not in _SECRET_COMMANDS
         self.logs_own_fault = False
         self.process = subprocess.Popen(
             [str(argument) for argument in arguments],
@@ -215,6 +215,7 @@ class ProxyProgram(Program):
         output: where what it prints and what its admin site says is kept.
         name: tells it apart there.
         environ: as of `Program`.
+        wrapper: a program that runs the proxy in its own place, with its arguments.
 
     Attributes:
         ca_file: the anchor that clients must trust for https URLs.
@@ -228,10 +229,11 @@ class ProxyProgram(Program):
         name: str,
         *,
         environ: Mapping[str, str] | None = None,
+        wrapper: Sequence[str | Path] = (),
     ) -> None:
         self.config_file = write_configuration(configuration, directory)
         self._copies = {"/metrics": output / f"{name}.metrics", "/api/state": output / f"{name}.state"}
-        super().__init__([COMMAND, "run", "--config", self.config_file], output, name, environ=environ)
+        super().__init__([*wrapper, COMMAND, "run", "--config", self.config_file], output, name, environ=environ)
         try:
             self.wait_for_line("apim-auth-proxy: ready")
         except BaseException:

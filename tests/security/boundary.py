@@ -18,8 +18,10 @@ import trustme
 import yaml
 
 from proxy.config.loading import load_settings
+from proxy.dialing.resolver import Resolver
 from proxy.policy.passwords import PasswordHash
 from proxy.relay_server import RelayServer
+from tests.security.names import LoopLookup, NamedLoop
 from tests.wire.rig import FixedTokens, Peer, Upstream
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
     from proxy.identity.credential import Target
     from proxy.relay.record import ExchangeRecord
     from proxy.relay.tokens import Source
-    from tests.wire.rig import Trust
+from tests.wire.rig import Trust
 
 HOST: Final = "api.example.test"
 OTHER_HOST: Final = "other.example.test"
@@ -177,7 +179,8 @@ def _load(file: Path) -> Settings:
 @contextlib.asynccontextmanager
 async def _serving(file: Path, trust: Trust, upstream: Upstream) -> AsyncIterator[Boundary]:
     settings = _load(file)
-    server = RelayServer(settings, OneToken(), trust.contexts.context_for)
+    resolver = Resolver(LoopLookup()) if isinstance(asyncio.get_running_loop(), NamedLoop) else None
+    server = RelayServer(settings, OneToken(), trust.contexts.context_for, resolver=resolver)
     boundary = Boundary(server, upstream, file=file)
     try:
         await server.start()

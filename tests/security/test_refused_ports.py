@@ -8,9 +8,10 @@ from typing import Any, NoReturn
 import pytest
 
 from proxy.dialing.dialer import Dialer
+from proxy.dialing.resolver import Resolver
 from proxy.errors import DestinationRefused, UpstreamUnreachable
 from proxy.policy.destinations import check_destination
-from proxy.policy.upstream_proxy import UpstreamProxies
+from tests.security.names import LoopLookup
 
 
 class AskedLoop(asyncio.SelectorEventLoop):
@@ -41,4 +42,4 @@ def test_a_name_on_a_refused_port_is_not_looked_up(port: int, refusal: type[Exce
 
 
 async def _connect(port: int) -> None:
-    (await Dialer(UpstreamProxies()).connect("internal.example.test", port, permit)).close()
+    (await Dialer(resolver=Resolver(LoopLookup())).connect("internal.example.test", port, permit)).close()

@@ -66,6 +66,7 @@ def test_a_json_line_says_what_happened() -> None:
         "sent_bytes": 1234,
         "duration_ms": 12.3,
         "upstream_ms": 11.1,
+        "name_ms": None,
         "route": "contoso.azure-api.net",
         "token_age_s": 35,
         "reused": True,
@@ -98,7 +99,7 @@ def test_what_is_not_there_is_null_and_the_keys_stay() -> None:
     )
     parsed = parse(refused)
     assert list(parsed) == list(parse(PLAIN))
-    missing = {"method", "authority", "path", "status", "upstream_ms", "route", "token_age_s", "code"}
+    missing = {"method", "authority", "path", "status", "upstream_ms", "name_ms", "route", "token_age_s", "code"}
     missing |= {"client_name", "credential", "proof"}
     assert {key for key, value in parsed.items() if value is None} == missing
     assert parsed["reused"] is False
