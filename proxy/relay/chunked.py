@@ -56,6 +56,7 @@ class ChunkedReader:
     Args:
         nominated: lower-case names that the head's Connection declares to be hop-by-hop; trailers of these names end here
             (RFC 9110 §7.6.1).
+        refused: of a request: lower-case names that the head gets from somebody else than the client, the route above all.
         response: whether the message is a response. In a request, a trailer that frames, routes, authenticates or speaks of
             one connection is refused. In a response, only what frames or routes is; what speaks of one connection ends here.
 
@@ -67,6 +68,7 @@ class ChunkedReader:
         "_allowance",
         "_dropped",
         "_ends",
+        "_fault",
         "_in_trailers",
         "_left",
         "_line",
@@ -79,9 +81,12 @@ class ChunkedReader:
         "complete",
     )
 
-    def __init__(self, nominated: frozenset[bytes] = _NOTHING, *, response: bool = False) -> None:
+    def __init__(
+        self, nominated: frozenset[bytes] = _NOTHING, refused: frozenset[bytes] = _NOTHING, *, response: bool = False
+    ) -> None:
         self.complete = False
-        self._refused = _FRAMES_OR_ROUTES if response else _REFUSED_IN_REQUESTS
+        self._refused = _FRAMES_OR_ROUTES if response else _REFUSED_IN_REQUESTS | refused
+        self._fault: MalformedRequest | None = None
         self._dropped = HOP_BY_HOP | nominated if response else nominated
         self._pieces: list[bytes] = []
         self._allowance = _OVERHEAD_BYTES
@@ -179,7 +184,7 @@ class ChunkedReader:
         try:
             self._parser.feed_data(part)
         except httptools.HttpParserError:
-            raise MalformedRequest(_BROKEN, code="chunked_malformed") from None
+            raise self._fault or MalformedRequest(_BROKEN, code="chunked_malformed") from None
         if self._allowance < 0:
             raise MalformedRequest("The message's chunk extensions or trailers are over 16 KiB.", code="chunk_overhead")
 
@@ -197,10 +202,16 @@ class ChunkedReader:
         if self._reading:
             lowered = name.lower()
             if lowered in self._refused:
-                raise MalformedRequest(
-                    "A trailer field frames, routes or authenticates the message (RFC 9110 §6.5.1).",
-                    code="trailer_refused",
+                is_known = lowered in _REFUSED_IN_REQUESTS
+                why = (
+                    "it frames, routes or authenticates a message"
+                    if is_known
+                    else "the route sets the field of this name"
                 )
+                self._fault = MalformedRequest(
+                    f"{name.decode('ascii')} may not be a trailer: {why} (RFC 9110 §6.5.1).", code="trailer_refused"
+                )
+                raise self._fault
             if lowered not in self._dropped:
                 self._trailer_lines.append(b"%b: %b\r\n" % (name, value))
 

@@ -466,7 +466,7 @@ class ClientConnection(asyncio.Protocol):
             self._state = _CONTENT
             self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
             if head.chunked:
-                self._chunks = ChunkedReader(head.nominated)
+                self._chunks = ChunkedReader(head.nominated, destination.drop)
             else:
                 self._remaining = head.length or 0
             if rest:
