@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
 from proxy.dialing.building import build_dialer
+from proxy.dialing.keep_alive import keep_alive
 from proxy.dialing.resolver import Resolver
 from proxy.dialing.route_tls import create_route_context, list_client_files, read_client_certificate
 from proxy.errors import DestinationRefused
@@ -267,6 +268,9 @@ class RelayServer:
         relay.traces = plan.settings.tracing.endpoint is not None
         self._doors = {door.key: door for door in plan.doors}
         self.addresses[:] = [door.address for door in plan.doors]
+        for door in plan.doors:
+            for listening in door.server.sockets if door.server is not None else ():
+                keep_alive(listening, plan.settings.timeouts.tcp_keep_alive_s)
         relay.dialer = plan.dialer
         relay.dialer.own_addresses = frozenset(self.addresses) | _admin_addresses(plan.settings)
         if self._client_files is not None:

@@ -252,6 +252,8 @@ class TimeoutSettings(Model):
     """Between two exchanges of an upstream connection; under the minute after which common gateways close theirs."""
     tunnel_idle_s: Seconds = 3_600
     """Without a byte either way in a tunnel or an upgraded connection."""
+    tcp_keep_alive_s: Annotated[float, Field(ge=1, le=32_767, strict=True)] = 60
+    """Without a byte on a TCP connection, of clients or to upstreams, before the system probes whether the other end is there."""
     token_s: Seconds = 20
     """How long one request waits for an access token."""
     drain_delay_s: Annotated[float, Field(ge=0, le=3_600, strict=True)] = 0

@@ -26,7 +26,12 @@ def build_dialer(settings: Settings, resolver: Resolver | None = None) -> Dialer
     proxies = build_proxies(settings.upstream_proxy)
     is_tls = any(proxy is not None and proxy.is_tls for proxy in (proxies.for_tls, proxies.for_plain))
     ca_file = settings.upstream_proxy.ca_file
-    return Dialer(proxies, create_tls_context(ca_file, "upstream_proxy.ca_file") if is_tls else None, resolver)
+    return Dialer(
+        proxies,
+        create_tls_context(ca_file, "upstream_proxy.ca_file") if is_tls else None,
+        resolver,
+        settings.timeouts.tcp_keep_alive_s,
+    )
 
 
 def build_proxies(settings: UpstreamProxySettings) -> UpstreamProxies:

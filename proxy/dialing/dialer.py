@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from aiohappyeyeballs import addr_to_addr_infos, start_connection
 
+from proxy.dialing.keep_alive import DEFAULT_S, keep_alive
 from proxy.dialing.opening import open_tunnel
 from proxy.dialing.proxy_tls import start_tls
 from proxy.dialing.resolver import Resolver
@@ -47,6 +48,7 @@ class Dialer:
         proxies: which connections go through an upstream proxy.
         proxy_context: verifies the certificate of one that is spoken to over TLS; None where there is none.
         resolver: looks names up, for all dialers of the process; default: one of its own.
+        keep_alive_s: silence before TCP probes a connection.
 
     Attributes:
         resolver: as above.
@@ -58,7 +60,9 @@ class Dialer:
         proxies: UpstreamProxies | None = None,
         proxy_context: ssl.SSLContext | None = None,
         resolver: Resolver | None = None,
+        keep_alive_s: float = DEFAULT_S,
     ) -> None:
+        self._keep_alive_s = keep_alive_s
         self.resolver = resolver or Resolver()
         self.own_addresses: frozenset[tuple[str, int]] = frozenset()
         self._proxies = proxies or UpstreamProxies()
@@ -157,6 +161,7 @@ class Dialer:
         except OSError as error:
             self.resolver.forget(host)  # what answers there may have moved
             raise UpstreamUnreachable(f"{_describe(host, port)} {_cause(error)}.", code="connection_failed") from None
+        keep_alive(connected, self._keep_alive_s)
         if self._is_self(connected):
             connected.close()
             raise LoopDetected(

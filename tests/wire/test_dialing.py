@@ -478,3 +478,16 @@ def test_a_token_endpoint_that_an_upstream_proxy_keeps_away_is_an_outage_with_it
             assert "hunter2" not in raised.value.detail
 
     run(work())
+
+
+def test_what_is_dialled_is_probed_by_tcp(run: Callable[..., None]) -> None:
+    """C5: also to the token endpoint and to an upstream proxy, which are dialled in the same way."""
+
+    async def work() -> None:
+        async with _proxy(_answering(OPEN)) as port:
+            with await Dialer(keep_alive_s=44.2).connect("127.0.0.1", port) as connected:
+                assert connected.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) != 0
+                if hasattr(socket, "TCP_KEEPIDLE"):
+                    assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 45
+
+    run(work())
