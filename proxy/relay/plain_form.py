@@ -1,7 +1,7 @@
 """Response heads in another form than the plain one that everybody reads alike: brought into it, where they have one reading. Pure.
 
-Called only for a head that was refused. nginx, squid and Go take these, so there are upstreams that send them. Whatever could be
-read in two ways is left as it is, and stays refused.
+Called only for a head that was refused. Other proxies take many of these (docs/behaviour.md has a table), so there are upstreams
+that send them. Whatever could be read in two ways is left as it is, and stays refused.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""Measures what proxies change, and writes the table of docs/behaviour.md: ``python -m tests.fidelity [--print]``. Does I/O.
+"""Measures what proxies change, and writes the tables of docs/behaviour.md: ``python -m tests.fidelity [--print]``. Does I/O.
 
-Plays each exchange without a proxy, through ours, and through mitmproxy, nginx and squid, all on this machine. Needs nginx and
-squid (`.ci/install-test-tools`), and PyPI for mitmproxy, which is kept in an environment of its own.
+Plays each exchange without a proxy, through ours, and through mitmproxy, nginx and squid, all on this machine; odd responses
+through ours, nginx, squid, Envoy and Go's reverse proxy. Needs nginx and squid (`.ci/install-test-tools`), Debian's golang-go, and
+PyPI for mitmproxy and Envoy, which are kept in environments of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ import uvloop
 
 from benchmarks.processes import BenchmarkError
 from tests.fidelity.exchanges import EXCHANGES
-from tests.fidelity.rivals import RIVALS, open_rival, title
+from tests.fidelity.odd import ODD, format_odd, play_odd, put_odd
+from tests.fidelity.rivals import ODD_RIVALS, RIVALS, open_rival, title
 from tests.fidelity.table import Seen, format_table, put_table
 from tests.fidelity.ways import Way, open_direct_way, open_own_way, play, ticking
 from tests.wire.rig import Rig, Trust, Upstream
@@ -36,21 +38,25 @@ def main() -> int:
         directory.chmod(0o755)  # squid drops to a user of its own
         try:
             titles = {"ours": "ours"} | {rival: title(rival) for rival in RIVALS}
-            seen = uvloop.run(_measure(directory, arguments.only))
+            odd_titles = {"ours": "ours"} | {rival: title(rival) for rival in ODD_RIVALS}
+            seen, odd = uvloop.run(_measure(directory, arguments.only))
         except BenchmarkError as error:
             sys.stderr.write(f"{error}\n")
             return 1
     groups = {group: [name for name in exchanges if name in seen] for group, exchanges in EXCHANGES.items()}
     table = format_table({group: names for group, names in groups.items() if names}, seen, titles)
+    odd_table = format_odd(odd, odd_titles)
     if arguments.print or arguments.only:
-        sys.stdout.write(table + "\n")
+        sys.stdout.write(f"{table}\n\n{odd_table}\n")
     else:
-        _PAGE.write_text(put_table(_PAGE.read_text(encoding="utf-8"), table), encoding="utf-8")
+        page = put_odd(put_table(_PAGE.read_text(encoding="utf-8"), table), odd_table)
+        _PAGE.write_text(page, encoding="utf-8")
     return 0
 
 
-async def _measure(directory: Path, only: str) -> Seen:
+async def _measure(directory: Path, only: str) -> tuple[Seen, dict[str, dict[str, str]]]:
     seen: Seen = {}
+    odd: dict[str, dict[str, str]] = {}
     async with AsyncExitStack() as stack:
         rig = Rig(Trust.create())
         await rig.start()
@@ -63,15 +69,19 @@ async def _measure(directory: Path, only: str) -> Seen:
             "direct": open_direct_way(upstream),
             "ours": open_own_way(rig, "forward"),
         }
-        for name in RIVALS:
+        for name in dict.fromkeys((*RIVALS, *ODD_RIVALS)):
             sys.stderr.write(f"starting {name}\n")
             ways[name] = stack.enter_context(open_rival(name, directory, upstream))
         for group, exchanges in EXCHANGES.items():
             sys.stderr.write(f"{group}\n")
             for name, exchange in exchanges.items():
                 if only in name:
-                    seen[name] = {way: await play(ways[way], exchange) for way in ways}
-    return seen
+                    seen[name] = {way: await play(ways[way], exchange) for way in ("direct", "ours", *RIVALS)}
+        sys.stderr.write("Odd responses\n")
+        for name, case in ODD.items():
+            if only in name:
+                odd[name] = {way: await play_odd(ways[way], case) for way in ("ours", *ODD_RIVALS)}
+    return seen, odd
 
 
 if __name__ == "__main__":

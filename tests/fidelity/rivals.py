@@ -1,4 +1,4 @@
-"""Starts mitmproxy, nginx and squid, each set to change as little as its own settings allow. Does I/O (processes, files).
+"""Starts the other proxies, each set to change as little as its own settings allow. Does I/O (processes, files).
 
 Invariant: whatever was started here is ended by its own id.
 """
@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.packages import REQUIREMENTS, package_program
-from benchmarks.processes import Program, find_program, free_port
+from benchmarks.packages import OTHERS, REQUIREMENTS, package_program
+from benchmarks.processes import SEARCH_PATH, BenchmarkError, Program, find_program, free_port
 from benchmarks.stage import nginx_user
 from tests.fidelity.ways import Way, open_way
 from tests.wire.rig import HOST
@@ -104,7 +105,54 @@ reply_header_access X-Cache-Lookup deny all
 reply_header_access Cache-Status deny all
 """
 
+_ENVOY: Final = """
+static_resources:
+  listeners:
+  - address: {{ socket_address: {{ address: 127.0.0.1, port_value: {own_port} }} }}
+    filter_chains:
+    - filters:
+      - name: envoy.filters.network.http_connection_manager
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager
+          stat_prefix: plain
+          server_header_transformation: PASS_THROUGH
+          route_config:
+            virtual_hosts:
+            - {{ name: all, domains: ["*"], routes: [{{ match: {{ prefix: "/" }}, route: {{ cluster: plain }} }}] }}
+          http_filters:
+          - name: envoy.filters.http.router
+            typed_config:
+              "@type": type.googleapis.com/envoy.extensions.filters.http.router.v3.Router
+              suppress_envoy_headers: true
+  clusters:
+  - name: plain
+    load_assignment:
+      cluster_name: plain
+      endpoints:
+      - lb_endpoints:
+        - endpoint: {{ address: {{ socket_address: {{ address: 127.0.0.1, port_value: {port} }} }} }}
+"""
+
+_GO: Final = """
+package main
+
+import (
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+)
+
+func main() {
+	upstream, _ := url.Parse("http://" + os.Args[2])
+	panic(http.ListenAndServe(os.Args[1], httputil.NewSingleHostReverseProxy(upstream)))
+}
+"""
+
 RIVALS: Final = ("mitmproxy", "nginx", "squid")
+# Of the table of odd responses.
+ODD_RIVALS: Final = ("nginx", "squid", "envoy", "go")
+_NAMES: Final = {"envoy": "Envoy", "go": "Go"}
 _VERSION: Final = re.compile(r"[0-9]+(?:\.[0-9]+)+")
 
 
@@ -114,13 +162,15 @@ def title(name: str) -> str:
     Raises:
         BenchmarkError: it is not installed.
     """
-    if name in REQUIREMENTS:
-        told = REQUIREMENTS[name]
+    requirement = (REQUIREMENTS | OTHERS).get(name)
+    if requirement is not None:
+        told = requirement
     else:
-        done = subprocess.run([find_program(name), "-v"], capture_output=True, text=True, check=True)
+        program, option = (_find_go(), "version") if name == "go" else (find_program(name), "-v")
+        done = subprocess.run([program, option], capture_output=True, text=True, check=True)
         told = done.stdout + done.stderr
     found = _VERSION.search(told)
-    return f"{name} {found[0]}" if found else name
+    return f"{_NAMES.get(name, name)} {found[0]}" if found else name
 
 
 def _mitmproxy(directory: Path, own_port: int, port: int) -> list[str]:
@@ -151,11 +201,36 @@ def _squid(directory: Path, own_port: int, port: int) -> list[str]:  # noqa: ARG
     return [find_program("squid"), "-N", "-f", str(conf)]
 
 
+def _envoy(directory: Path, own_port: int, port: int) -> list[str]:
+    conf = directory / "envoy.yaml"
+    conf.write_text(_ENVOY.format(own_port=own_port, port=port))
+    envoy = package_program("envoy", "envoy")
+    return [envoy, "--config-path", str(conf), "--use-dynamic-base-id", "--concurrency", "1", "--log-level", "error"]
+
+
+def _go(directory: Path, own_port: int, port: int) -> list[str]:
+    source, program = directory / "reverse.go", directory / "reverse"
+    source.write_text(_GO)
+    cache = {"GOCACHE": str(directory / "go-cache"), "GO111MODULE": "off", "HOME": str(directory)}
+    subprocess.run([_find_go(), "build", "-o", str(program), str(source)], check=True, env={**os.environ, **cache})
+    return [str(program), f"127.0.0.1:{own_port}", f"127.0.0.1:{port}"]
+
+
+def _find_go() -> str:
+    path = shutil.which("go", path=SEARCH_PATH)
+    if path is None:
+        raise BenchmarkError("go is not installed. On Debian: apt-get install --no-install-recommends golang-go")
+    return path
+
+
 _COMMANDS: Final[dict[str, Callable[[Path, int, int], list[str]]]] = {
     "mitmproxy": _mitmproxy,
     "nginx": _nginx,
     "squid": _squid,
+    "envoy": _envoy,
+    "go": _go,
 }
+_REVERSE: Final = ("nginx", "envoy", "go")
 
 
 @contextmanager
@@ -171,4 +246,4 @@ def open_rival(name: str, directory: Path, upstream: Upstream) -> Iterator[Way]:
     authority = f"{HOST}:{upstream.port}" if name == "squid" else HOST
     with Program(arguments, sorted(os.sched_getaffinity(0)), directory / f"{name}.log") as program:
         program.wait_for_port(own_port)
-        yield open_way(upstream, own_port, absolute=name != "nginx", authority=authority.encode())
+        yield open_way(upstream, own_port, absolute=name not in _REVERSE, authority=authority.encode())

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.fidelity.exchanges import EXCHANGES
+from tests.fidelity.odd import ODD, play_odd, read_odd
 from tests.fidelity.table import SAME, find_habits, format_cell, format_table, put_table, read_rows
 from tests.fidelity.transcript import describe_direct
 from tests.fidelity.ways import open_direct_way, open_own_way, play, ticking
@@ -44,6 +45,20 @@ def test_the_table_says_of_this_proxy_what_is_measured_now(uv_wire: Wire, group:
     }
     assert find_habits(seen, "ours") == []
     assert {name: ROWS[name][:2] for name in measured} == measured
+
+
+def test_the_table_of_odd_responses_says_what_is_measured_now(uv_wire: Wire) -> None:
+    """C4: our column; the other ones have something in every row."""
+
+    async def work(rig: Rig) -> dict[str, str]:
+        own = open_own_way(rig, "forward")
+        async with ticking(rig):
+            return {name: await play_odd(own, case) for name, case in ODD.items()}
+
+    rows = read_odd(PAGE)
+    assert {name: cells[0] for name, cells in rows.items()} == uv_wire.run(work)
+    assert {len(cells) for cells in rows.values()} == {5}
+    assert all(cell for cells in rows.values() for cell in cells)
 
 
 def test_every_exchange_has_its_row_and_every_row_its_cells() -> None:
