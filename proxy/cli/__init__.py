@@ -1,7 +1,7 @@
 """The command line: one file per command family, each loaded only when its command runs. Does I/O.
 
 Results go to stdout, talk goes to stderr. Exit codes: 0 done, 1 something is wrong that the output names, 2 wrong usage or a wrong
-configuration.
+configuration, 130 ended by Ctrl-C.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ _COMMANDS: Final = {
 }
 
 
+INTERRUPTED: Final = 130
+"""128 and the signal's number, as a shell has it (POSIX.1-2024, 2.8.2)."""
+
+
 class LazyGroup(click.Group):
     """A group that imports a command's module when the command is wanted."""
 
@@ -62,6 +66,19 @@ class LazyGroup(click.Group):
         finally:
             gc.enable()
         return command
+
+    def invoke(self, ctx: click.Context) -> object:
+        """Runs a command; one that Ctrl-C ends has the status that a shell gives it, and nothing to say."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            ended_by_user = True
+        except click.Abort as abort:  # click makes one of a Ctrl-C and of an end of input at a question
+            ended_by_user = isinstance(abort.__context__, KeyboardInterrupt)
+            if not ended_by_user:
+                raise
+        click.echo(err=True)
+        sys.exit(INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
         """Writes the list of commands without importing them."""
@@ -92,3 +109,5 @@ def main() -> None:
     except ProxyError as error:
         click.echo(f"{error.title}:\n{error}", err=True)
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

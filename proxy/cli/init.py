@@ -12,17 +12,21 @@ import socket
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import click
 from click.core import ParameterSource
 
 from proxy.cli.options import json_option
 from proxy.cli.terminal import say, write_json
+from proxy.client_setup.answers import read_host, read_tenant
 from proxy.client_setup.first_config import FirstConfig, format_first_config
 from proxy.client_setup.registration import Form, Registration, default_scope, format_registration
 from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.identity.certificate_creation import create_certificate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,80}")
 _ROLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
@@ -83,8 +87,8 @@ def init(
     """Make a key and a certificate, write a commented config.yaml, and print what registers them.
 
     Asks for what no option names. The registration goes to stdout, as commands or as a template; read it, then run it.
-    What is registered already is named with --client-id and --scope; otherwise the configuration takes the ids from the
-    variables CLIENT_ID and API_ID, which the commands set and the templates put out.
+    What is registered already is named with --client-id and --scope; otherwise the configuration holds ${CLIENT_ID} and
+    ${API_ID}. The commands write the ids in their place; a template puts them out, as variables of these names.
     """
     if _NAME.fullmatch(name) is None or _ROLE.fullmatch(role) is None:
         raise click.UsageError("--name and --role consist of letters, digits, dots, hyphens and underscores.")
@@ -96,6 +100,8 @@ def init(
             raise click.ClickException(
                 f"{file} exists already. Name another --directory, or overwrite it with --force."
             )
+    tenant = "" if sandbox else _settle(tenant_id, read_tenant, "--tenant-id", "Tenant (GUID or domain)")
+    api_host = "" if sandbox else _settle(host, read_host, "--host", "The API's host, such as contoso.azure-api.net")
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if sandbox:
@@ -105,12 +111,10 @@ def init(
             if as_json:
                 write_json({"written": [str(files[0]), str(directory / "sandbox")], "registration": None})
             return
-        tenant_id = tenant_id or click.prompt("Tenant (GUID or domain)", err=True)
-        host = host or click.prompt("The API's host, such as contoso.azure-api.net", err=True)
         first = FirstConfig(
-            tenant_id=tenant_id,
+            tenant_id=tenant,
             client_id=client_id or "${CLIENT_ID}",
-            host=host,
+            host=api_host,
             scope=scope or default_scope(Form(registration)),
             certificate="clientapp.crt",
             private_key="clientapp.key",
@@ -126,7 +130,9 @@ def init(
         raise click.ClickException(
             f"{directory} cannot be written to: {error.strerror}. Name another --directory."
         ) from None
-    plan = Registration(name, role, str(uuid.uuid4()), str(files[1]), certificate.decode("ascii"), str(files[0]))
+    plan = Registration(
+        name, role, str(uuid.uuid4()), str(files[1]), certificate.decode("ascii"), str(files[0]), tenant
+    )
     text = format_registration(plan, Form(registration))
     if as_json:
         write_json({"written": [str(file) for file in files], "registration": {"form": registration, "text": text}})
@@ -138,6 +144,29 @@ def init(
         f"The certificate lasts {_DAYS} days. `check` and a metric warn ahead; to replace it without a pause, list a new one "
         "before it under `certificates:`."
     )
+
+
+def _settle(given: str | None, read: Callable[[str], str], option: str, question: str) -> str:
+    """Return what an option says, or what somebody answers; asks again where that cannot be used."""
+
+    def judge(text: str) -> str:
+        try:
+            return read(text)
+        except ValueError as problem:
+            raise click.BadParameter(f"{problem}.", param_hint=option) from None
+
+    if given is not None:
+        return judge(given)
+    try:
+        answer: str = click.prompt(question, err=True, value_proc=judge)
+    except click.Abort as abort:
+        if isinstance(abort.__context__, KeyboardInterrupt):
+            raise
+        raise click.UsageError(
+            f"Nobody answers here. Say it with {option}; without questions, `init` takes --tenant-id ID and --host HOST, or"
+            " --sandbox."
+        ) from None
+    return answer
 
 
 def _choose_address(option: str, text: str) -> str:

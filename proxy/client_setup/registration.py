@@ -6,9 +6,12 @@ They follow the parameters of Azure CLI 2.91, Microsoft Graph v1.0 and Azure Res
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from dataclasses import dataclass
 from enum import StrEnum
+
+_GUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 
 class Form(StrEnum):
@@ -30,6 +33,7 @@ class Registration:
         certificate_file: the certificate's path as commands are to name it.
         certificate_pem: the certificate alone.
         config: the configuration's path as commands are to name it.
+        tenant: GUID or domain, as in the configuration.
     """
 
     name: str
@@ -38,6 +42,7 @@ class Registration:
     certificate_file: str
     certificate_pem: str
     config: str
+    tenant: str
 
 
 POLICY = """\
@@ -77,10 +82,15 @@ def default_scope(form: Form) -> str:
 
 def _format_az(registration: Registration) -> str:
     policy = POLICY % {"tenant": "$TENANT_ID", "api": "$API_ID", "role": registration.role}
+    config = shlex.quote(registration.config)
     return f"""\
 # Run `az login` first, and name the API Management service and the API in it:
 GROUP=my-resource-group  SERVICE=contoso  API=orders
 TENANT_ID=$(az account show --query tenantId --output tsv)
+
+# The configuration is for this tenant; logged in to another one, az would register everything there.
+{_find_wanted_tenant(registration.tenant)}
+[ "$TENANT_ID" = "$WANTED" ] || {{ echo "az is logged in to the tenant $TENANT_ID: az login --tenant $WANTED" >&2; exit 1; }}
 
 # The API application: what tokens are for. It decides the tokens' version, and has the role. An application of that
 # display name would be changed, not made again.
@@ -118,10 +128,21 @@ print(json.dumps({{"properties": {{"format": "rawxml", "value": open("policy.xml
 az rest --method put --body @policy.json --headers Content-Type=application/json --url \\
 "/subscriptions/{{subscriptionId}}/resourceGroups/$GROUP/providers/Microsoft.ApiManagement/service/$SERVICE/apis/$API/policies/policy?api-version=2024-05-01"
 
-# The configuration takes both ids from the environment, unless you wrote them into it.
-export CLIENT_ID API_ID
-apim-auth-proxy check --config {shlex.quote(registration.config)} --online
+# Both ids go into the configuration, in place of the variables that stand there.
+sed -i.before -e "s/[$]{{CLIENT_ID}}/$CLIENT_ID/" -e "s/[$]{{API_ID}}/$API_ID/" {config}
+rm -f {config}.before
+apim-auth-proxy check --config {config} --online
 """
+
+
+def _find_wanted_tenant(tenant: str) -> str:
+    """Return the line of a shell that sets WANTED to the GUID of a tenant."""
+    if _GUID.fullmatch(tenant):
+        return f"WANTED={tenant.lower()}"
+    # Everybody may read a domain's issuer, which has the GUID in it (OpenID Connect Discovery §3).
+    return f"""\
+WANTED=$(az rest --skip-authorization-header --method get --query issuer --output tsv \\
+    --url https://login.microsoftonline.com/{tenant}/v2.0/.well-known/openid-configuration | cut -d / -f 4)"""
 
 
 def _format_bicep(registration: Registration) -> str:

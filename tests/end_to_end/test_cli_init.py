@@ -35,6 +35,7 @@ AZ = r"""#!/bin/sh
 for argument; do printf '%s\n' "$argument"; done >> "$AZ_LOG"
 printf '%s\n' '--' >> "$AZ_LOG"
 case "$*" in
+  *"openid-configuration"*) echo https://login.microsoftonline.com/11111111-1111-1111-1111-111111111111/v2.0 ;;
   "account show"*) echo 11111111-1111-1111-1111-111111111111 ;;
   *"API"*"appId"*) echo api-app-id ;;
   *"proxy"*"appId"*) echo client-app-id ;;
@@ -117,23 +118,75 @@ def test_what_no_option_names_is_asked_for_on_stderr(tmp_path: Path) -> None:
     assert "Tenant" in done.stderr
     assert b"Tenant" not in done.stdout
     assert '"api.contoso.com"' in (tmp_path / "config.yaml").read_text()
-    assert init(tmp_path / "..", "--directory", str(tmp_path / "other")).status == 1, "nobody answers"
+
+
+def test_where_nobody_answers_the_options_are_named(tmp_path: Path) -> None:
+    """F11"""
+    done = init(tmp_path)
+    assert (done.status, list(tmp_path.iterdir())) == (2, [])
+    assert "Nobody answers here. Say it with --tenant-id" in done.stderr
+    assert "--host HOST" in done.stderr
+    assert "Aborted" not in done.stderr
+
+
+def test_what_was_typed_is_brought_into_form_or_asked_for_again(tmp_path: Path) -> None:
+    """F11"""
+    answers = f"my tenant\n https://portal.azure.com/{TENANT.upper()}/overview \nmy host\nhttps://api.contoso.com/orders?x=1\n"
+    done = init(tmp_path, stdin=answers.encode())
+    assert done.status == 0, done.stderr
+    assert "'my tenant' is no tenant: write its GUID" in done.stderr
+    assert "'my host' is no host" in done.stderr
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert config["credentials"]["api-client"]["tenant_id"] == TENANT
+    assert config["routes"][0]["hosts"] == ["api.contoso.com"]
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("--tenant-id", "my tenant"), ("--host", "my host"), ("--tenant-id", "common")]
+)
+def test_an_option_that_cannot_be_used_is_wrong_usage(tmp_path: Path, option: str, value: str) -> None:
+    done = init(tmp_path, *KNOWN, option, value)
+    assert (done.status, list(tmp_path.iterdir())) == (2, [])
+    assert option in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("tenant", "is_right"), [(TENANT, True), (TENANT.replace("1", "2"), False), ("contoso.example", True)]
+)
+def test_the_commands_register_in_the_tenant_that_was_typed(tmp_path: Path, tenant: str, is_right: bool) -> None:
+    """F11: a domain's GUID is asked for; in another tenant nothing is registered, and the configuration gets the ids."""
+    script = init(tmp_path, "--tenant-id", tenant, "--host", "contoso.azure-api.net").stdout.decode()
+    done, calls = register(script, tmp_path)
+    assert done.status == (0 if is_right else 1), done.stderr
+    assert any(call[:3] == ["ad", "app", "create"] for call in calls) is is_right
+    config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    ids = config["credentials"]["api-client"]["client_id"], config["routes"][0]["scope"]
+    assert ids == (
+        ("client-app-id", "api://api-app-id/.default") if is_right else ("${CLIENT_ID}", "api://${API_ID}/.default")
+    )
+    assert stat.S_IMODE((tmp_path / "config.yaml").stat().st_mode) == 0o600
+    if not is_right:
+        assert f"az login --tenant {tenant}" in done.stderr
+
+
+def register(script: str, directory: Path) -> tuple[Finished, list[list[str]]]:
+    """Runs the printed commands with a stand-in for az; returns its calls."""
+    programs = directory / "programs"
+    programs.mkdir()
+    (programs / "az").write_text(AZ)
+    (programs / "az").chmod(0o755)
+    (programs / "apim-auth-proxy").symlink_to("/bin/true")
+    log = directory / "az.log"
+    environ = environment(PATH=f"{programs}:{os.environ['PATH']}", AZ_LOG=str(log))
+    done = run_program(["bash", "-eu", "-c", script], environ=environ, directory=directory)
+    return done, [call.splitlines() for call in log.read_text().split("--\n") if call]
 
 
 def test_the_printed_commands_register_everything_in_order(tmp_path: Path) -> None:
     """Run by a real shell that stops at the first error, with a stand-in for the Azure CLI."""
     script = init(tmp_path, *KNOWN, "--name", "Orders").stdout.decode()
-    programs = tmp_path / "programs"
-    programs.mkdir()
-    (programs / "az").write_text(AZ)
-    (programs / "az").chmod(0o755)
-    (programs / "apim-auth-proxy").symlink_to("/bin/true")
-
-    log = tmp_path / "az.log"
-    environ = environment(PATH=f"{programs}:{os.environ['PATH']}", AZ_LOG=str(log))
-    done = run_program(["bash", "-eu", "-c", script], environ=environ, directory=tmp_path)
+    done, calls = register(script, tmp_path)
     assert (done.status, done.stderr) == (0, "")
-    calls = [call.splitlines() for call in log.read_text().split("--\n") if call]
     starts = [" ".join(call[:4]) for call in calls]
     assert [" ".join(call[:3]) for call in calls][:3] == ["account show --query", "ad app create", "ad app update"]
     assert starts.index("ad app credential reset") < starts.index("ad app permission add")
@@ -149,7 +202,7 @@ def test_the_printed_commands_register_everything_in_order(tmp_path: Path) -> No
     assert "<audience>api-app-id</audience>" in value
     assert f"https://login.microsoftonline.com/{TENANT}/v2.0</issuer>" in value
     assert "<value>Orders.Read</value>" in value
-    assert "PRIVATE KEY" not in script + log.read_text()
+    assert "PRIVATE KEY" not in script + str(calls)
 
 
 @pytest.mark.parametrize("form", ["bicep", "terraform"])
@@ -208,11 +261,12 @@ def test_the_bicep_template_parses_with_its_parts_connected(tmp_path: Path) -> N
 def test_the_configuration_takes_just_what_the_registration_gives(tmp_path: Path, form: str) -> None:
     text = init(tmp_path, *KNOWN, "--registration", form).stdout.decode()
     given = {
-        "az": r"^export (.*)$",
+        "az": r"^sed .*{(\w+)}.*{(\w+)}",
         "bicep": r"^output (\w+) ",
         "terraform": r'^output "(\w+)"',
     }[form]
-    names = {name for found in re.findall(given, text, re.MULTILINE) for name in found.split()}
+    found = re.findall(given, text, re.MULTILINE)
+    names = set(found[0] if form == "az" else found)
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert names == set(re.findall(r"\$\{(\w+)\}", str(config))) == {"CLIENT_ID", "API_ID"}
     # By an identifier URI where the registration sets one, else by the application's id.

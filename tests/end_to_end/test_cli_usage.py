@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -12,7 +15,14 @@ import pytest
 from click.testing import CliRunner
 
 from proxy.cli import group
-from tests.end_to_end.programs import COMMAND, Place, Program, configuration, run_program, write_configuration
+from tests.end_to_end.programs import (
+    COMMAND,
+    Place,
+    Program,
+    configuration,
+    run_program,
+    write_configuration,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -152,3 +162,37 @@ def test_an_interrupt_ends_the_sandbox_without_a_traceback(tmp_path: Path) -> No
         program.signal(signal.SIGINT)
         assert program.wait() == 0
         assert not any("Traceback" in line for line in program.lines)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["run"], ["check"], ["token", "--host", "a.example"], ["explain", "a.example"], ["ca", "show"], ["env"], ["wait"]],
+    ids=" ".join,
+)
+def test_ctrl_c_ends_a_command_with_130(words: list[str], tmp_path: Path) -> None:
+    """F11: while it reads its configuration, which is a pipe that says nothing."""
+    pipe = tmp_path / "config.yaml"
+    os.mkfifo(pipe)
+    with Program([COMMAND, *words, "--config", pipe], tmp_path, "interrupted") as program:
+        with pipe.open("wb"):  # which waits until it has begun to read
+            program.signal(signal.SIGINT)
+            assert program.wait() == 130
+        assert [line for line in program.lines if line] == []
+
+
+def test_ctrl_c_at_a_question_ends_with_130(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [COMMAND, "init"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd=tmp_path
+    ) as asking:
+        assert asking.stderr is not None
+        said = b""
+        while b"Tenant" not in said:
+            said += asking.stderr.read(1)
+        for _ in range(100):  # one that comes before the question waits for its answer is heard with the next
+            asking.send_signal(signal.SIGINT)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                asking.wait(0.5)
+                break
+        assert asking.poll() == 130
+        assert b"Aborted" not in asking.stderr.read()
+    assert list(tmp_path.iterdir()) == []
