@@ -62,9 +62,14 @@ def write_bundle(directory: Path, anchors: bytes, environ: Mapping[str, str]) ->
         environ: ``SSL_CERT_FILE`` names the system's roots where it is set, unless it is our own bundle.
 
     Raises:
-        ConfigurationError: a file cannot be written.
+        ConfigurationError: a file cannot be written, or is somebody else's.
     """
     pem, truststore = directory / BUNDLE, directory / TRUSTSTORE
+    if pem.exists() and not truststore.exists():
+        raise ConfigurationError(
+            f"{pem} is there, and apim-auth-proxy has not made it, so it is not replaced. Move it away, or let `state_directory` "
+            "name a directory that is the proxy's alone."
+        )
     roots = list(dict.fromkeys(_read_roots(pem, environ)))
     merged = list(dict.fromkeys([*split_pem(anchors), *roots]))
     content = b"".join(merged)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -43,6 +43,9 @@ _SIGN_CERTIFICATES = x509.KeyUsage(
     encipher_only=False,
     decipher_only=False,
 )
+
+COMMON_NAME: Final = "apim-auth-proxy interception CA"
+"""How the common name of every anchor begins."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,7 @@ def issue(hosts: Sequence[str], now: datetime, *, reason: str, replaces: str = "
     constraints = Constraints.of_hosts(hosts)
     anchor_key, issuer_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     short_id = x509.SubjectKeyIdentifier.from_public_key(anchor_key.public_key()).digest.hex()[:8]
-    anchor_name = _common_name(f"apim-auth-proxy interception CA {short_id}")
+    anchor_name = _common_name(f"{COMMON_NAME} {short_id}")
     anchor = (
         _ca_builder(anchor_key.public_key(), constraints, now, path_length=1)
         .subject_name(anchor_name)

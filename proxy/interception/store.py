@@ -25,8 +25,10 @@ import stat
 import sys
 from typing import TYPE_CHECKING
 
+from cryptography import x509
+
 from proxy.errors import ConfigurationError
-from proxy.interception.authority import format_bundle, issue, parse_bundle
+from proxy.interception.authority import COMMON_NAME, format_bundle, issue, parse_bundle
 from proxy.interception.succession import (
     Succession,
     decide_preparation,
@@ -89,6 +91,7 @@ def load_or_create(state_directory: Path, hosts: Sequence[str], now: datetime) -
     with _locked(state_directory):
         found = load(state_directory)  # another process may have been faster
         if found is None:
+            _refuse_foreign(state_directory / f"{CURRENT}.pem")
             found = Succession(issue(hosts, now, reason="created: clients must trust it"))
             _write(state_directory, CURRENT, found.current)
         if decide_take_over(found, now):
@@ -263,6 +266,24 @@ def _read(directory: Path, stem: str) -> InterceptionCA | None:
 
 def _write(directory: Path, stem: str, ca: InterceptionCA) -> None:
     _write_file(directory / f"{stem}.key", format_bundle(ca), 0o600)
+
+
+def _refuse_foreign(path: Path) -> None:
+    """Raise where certificates that are not ours would be replaced by ours: the directory is somebody's, too."""
+    try:
+        certificates = x509.load_pem_x509_certificates(path.read_bytes())
+        is_ours = all(one.subject.rfc4514_string().startswith(f"CN={COMMON_NAME}") for one in certificates)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise _unusable(path, error) from None
+    except ValueError:
+        is_ours = False
+    if not is_ours:
+        raise ConfigurationError(
+            f"{path} is there, and apim-auth-proxy has not made it, so it is not replaced. Let `state_directory` name a directory "
+            "that is the proxy's alone."
+        )
 
 
 def _publish(directory: Path, found: Succession) -> None:

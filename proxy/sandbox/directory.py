@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from datetime import datetime
     from pathlib import Path
 
+# What says that a directory is a sandbox's.
+_DESCRIPTION = "sandbox.json"
 _PUBLIC_FILES = frozenset({"ca.pem", "clientapp.crt"})
 
 _CONFIG_HEADER = """\
@@ -70,8 +72,9 @@ def write_directory(facts: SandboxFacts, directory: Path, *, proxy_address: str,
     """Write every file. The directory is made, 0700, if absent.
 
     Raises:
-        SandboxError: the directory cannot be written to.
+        SandboxError: the directory cannot be written to, or holds what no sandbox has made.
     """
+    refuse_foreign(directory)
     client, ca = facts.keys.client, facts.keys.ca
     signing = b"".join(
         rsa_key_pem(each.private_key) + each.certificate.public_bytes(serialization.Encoding.PEM)
@@ -85,7 +88,7 @@ def write_directory(facts: SandboxFacts, directory: Path, *, proxy_address: str,
         "clientapp.key": client.private_key_pem,
         "clientapp.pem": client.certificate_pem + client.private_key_pem,
         "config.yaml": format_config(facts, proxy_address, admin_address).encode(),
-        "sandbox.json": json.dumps(describe(facts, directory.absolute()), indent=2).encode() + b"\n",
+        _DESCRIPTION: json.dumps(describe(facts, directory.absolute()), indent=2).encode() + b"\n",
     }
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,6 +96,25 @@ def write_directory(facts: SandboxFacts, directory: Path, *, proxy_address: str,
             _replace(directory / name, content, 0o644 if name in _PUBLIC_FILES else 0o600)
     except OSError as error:
         raise SandboxError(f"{directory} cannot be written to ({error.strerror}). Name another directory.") from error
+
+
+def refuse_foreign(directory: Path) -> None:
+    """Raise where a directory holds files and none of them is a sandbox's description: ours would replace somebody's own.
+
+    Raises:
+        SandboxError: with a way out.
+    """
+    try:
+        names = {path.name for path in directory.iterdir()}
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise SandboxError(f"{directory} cannot be read ({error.strerror}). Name another directory.") from error
+    if names and _DESCRIPTION not in names:
+        raise SandboxError(
+            f"{directory} holds files, and no sandbox has made them: there is no {_DESCRIPTION} among them. A sandbox would "
+            "replace config.yaml, keys and certificates. Name an empty or a new directory."
+        )
 
 
 def describe(facts: SandboxFacts, directory: Path) -> dict[str, object]:
@@ -162,8 +184,9 @@ def load_settings(directory: Path, settings: SandboxSettings, now: datetime) -> 
     Blocks.
 
     Raises:
-        SandboxError: a file is there, but is not what it should be.
+        SandboxError: a file is there, but is not what it should be; or the directory holds what no sandbox has made.
     """
+    refuse_foreign(directory)
     earlier = _read_description(directory)
     ports = {name: urlsplit(earlier.get(name, "")).port or 0 for name in ("authority", "api_url")}
     return replace(
@@ -176,7 +199,7 @@ def load_settings(directory: Path, settings: SandboxSettings, now: datetime) -> 
 
 
 def _read_description(directory: Path) -> Mapping[str, str]:
-    path = directory / "sandbox.json"
+    path = directory / _DESCRIPTION
     description = _load(path, lambda raw: dict(json.loads(raw)))
     return {name: value for name, value in (description or {}).items() if isinstance(value, str)}
 
