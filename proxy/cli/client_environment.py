@@ -17,7 +17,7 @@ from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.config.loading import load_settings
 from proxy.config.one_route import CONFIG_VARIABLE, DEFAULT_LISTENER
 from proxy.config.routed_hosts import routed_hosts
-from proxy.config.settings import ListenerMode
+from proxy.config.settings import AdminSettings, ListenerMode
 from proxy.config.state_directory import require_default_state_directory
 from proxy.interception.opening import open_authority
 from proxy.interception.store import load
@@ -46,6 +46,7 @@ class ClientEnvironment:
         variables: to be set.
         hosts: the routed hosts as configured, with ports and wildcards; without a configuration, what the CA may sign for.
         trusted: PEM of the interception CA.
+        admin: where the proxy can be asked; None for nowhere.
     """
 
     config: Source | None
@@ -54,6 +55,7 @@ class ClientEnvironment:
     variables: list[Variable]
     hosts: tuple[str, ...]
     trusted: bytes
+    admin: AdminSettings | None
 
     def apply(self) -> dict[str, str]:
         """Return this process' environment with the variables in it."""
@@ -71,6 +73,7 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
     address: ListenAddress | None = None
     hosts: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
+    admin: AdminSettings | None = AdminSettings()
     if config is None:
         directory = require_default_state_directory(os.environ)
         found = load(directory)
@@ -89,6 +92,7 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
         )
     else:
         settings = load_settings(config, os.environ, check_files=False)
+        admin = settings.admin
         directory, hosts = settings.state_directory, tuple(routed_hosts(settings))
         patterns = tuple(text for route in settings.routes for text in route.hosts)
         trusted = open_authority(settings, hosts, datetime.now(UTC)).trusted_pem()
@@ -100,7 +104,7 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
     url = proxy_url.rstrip("/") if proxy_url is not None else f"http://{address}"
     bundle = write_bundle(directory, trusted, os.environ)
     setup = Setup(url, bundle.pem, bundle.truststore, hosts)
-    return ClientEnvironment(config, url, address, list_variables(setup, os.environ), patterns, trusted)
+    return ClientEnvironment(config, url, address, list_variables(setup, os.environ), patterns, trusted, admin)
 
 
 def _choose_listener(settings: Settings) -> tuple[ListenAddress, str]:

@@ -20,6 +20,8 @@ from proxy.cli.completion import complete_program
 from proxy.cli.forwarding import KILLED, Forwarding
 from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.cli.recognition import describe_stranger, listens
+from proxy.cli.refusals import begin_watch
+from proxy.cli.terminal import say
 from proxy.config.addresses import ListenAddress
 from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, OneRoute
 from proxy.config.source import FileSource, StandardInput
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from proxy.cli.client_environment import ClientEnvironment
+    from proxy.cli.refusals import Watch
     from proxy.config.source import Source
 
 # As a shell has it (POSIX.1-2024, 2.8.2).
@@ -65,13 +68,20 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
     """Run a program that uses the proxy and trusts its CA, by setting the variables that `env` prints.
 
     Use it as: apim-auth-proxy exec -- curl https://api.example.com/orders. Ends with the program's exit status; 127 where there
-    is no such program, 126 where it cannot be run, 1 where no proxy listens. A configuration from standard input leaves the
+    is no such program, 126 where it cannot be run, 1 where no proxy listens. What the proxy refused meanwhile is told on stderr
+    at the end, with the reason, where the admin site can be asked. A configuration from standard input leaves the
     program an empty one.
     """
     environment = prepare(config, proxy_url)
     if environment.address is None or listens(environment.address):
         _refuse_stranger(environment)
-        sys.exit(run_command(command, environment.apply()))
+        watch = begin_watch(environment.admin) if environment.address is not None else None
+        if watch is None:
+            sys.exit(run_command(command, environment.apply()))
+        with Forwarding() as forwarding:
+            status = run_command(command, environment.apply(), forwarding)
+        _tell_refusals(watch, status)
+        sys.exit(status)
     sandbox = _find_sandbox(environment.config.directory) if isinstance(environment.config, FileSource) else None
     if not (start or sandbox):
         file = (
@@ -85,8 +95,18 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
             "one for as long as the program runs."
         )
     with Forwarding() as forwarding, _proxy_for(environment, sandbox):
+        watch = begin_watch(environment.admin)
         status = run_command(command, environment.apply(), forwarding)
+        _tell_refusals(watch, status)
     sys.exit(status)
+
+
+def _tell_refusals(watch: Watch | None, status: int) -> None:
+    """Say what the proxy refused meanwhile: of an answer to CONNECT, programs show the status at most."""
+    if watch is None or status in (_NOT_EXECUTABLE, _NOT_FOUND):
+        return
+    for line in watch.list_refusals(has_failed=status != 0):
+        say(f"apim-auth-proxy answered for {line}")
 
 
 def _refuse_stranger(environment: ClientEnvironment) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 from typing import TYPE_CHECKING, Final, Self
@@ -12,6 +14,9 @@ if TYPE_CHECKING:
 
 # What a program's status begins at that a signal has ended, as a shell has it (POSIX.1-2024, 2.8.2).
 KILLED: Final = 128
+
+# A terminal sends these to the program itself, too, and a second one means more than one.
+_FROM_KEYBOARD: Final = frozenset(getattr(signal, name, 0) for name in ("SIGINT", "SIGQUIT"))
 
 _FORWARDED: Final = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 
@@ -59,6 +64,15 @@ class Forwarding:
         if self._starting:
             self._waiting.append(number)
         elif self._process is not None and self._process.poll() is None:
-            self._process.send_signal(number)
+            if number not in _FROM_KEYBOARD or not _is_in_foreground():
+                self._process.send_signal(number)
         else:
             raise SystemExit(KILLED + number)
+
+
+def _is_in_foreground() -> bool:
+    """Whether a terminal's keys reach this process and the programs under it."""
+    for descriptor in range(3):
+        with contextlib.suppress(OSError, AttributeError):  # no terminal, or Windows
+            return os.tcgetpgrp(descriptor) == os.getpgrp()
+    return False

@@ -20,7 +20,13 @@ TRUSTSTORE_PASSWORD: Final = "changeit"  # noqa: S105  # what Java's own store h
 # Not for proxies: this machine, and the metadata service that gives managed identities their tokens.
 _DIRECT: Final = ("localhost", "127.0.0.1", "::1", "169.254.169.254")
 
-_JAVA_PROPERTIES: Final = ("-Dhttp.proxy", "-Dhttps.proxy", "-Dhttp.nonProxyHosts=", "-Djavax.net.ssl.trustStore")
+_JAVA_PROPERTIES: Final = (
+    "-Dhttp.proxy",
+    "-Dhttps.proxy",
+    "-Dhttp.nonProxyHosts=",
+    "-Djavax.net.ssl.trustStore",
+    "-Djdk.http.auth.tunneling.disabledSchemes=",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,8 @@ def format_java_options(setup: Setup, direct: Iterable[str]) -> str:
         f"-Djavax.net.ssl.trustStore={setup.truststore}",
         "-Djavax.net.ssl.trustStoreType=PKCS12",
         f"-Djavax.net.ssl.trustStorePassword={TRUSTSTORE_PASSWORD}",
+        # By default a JDK sends no Basic credentials to a proxy that it asks for a tunnel.
+        "-Djdk.http.auth.tunneling.disabledSchemes=",
     ]
     return " ".join(f'"{option}"' if " " in option else option for option in options)
 

@@ -132,7 +132,7 @@ def recognise(candidates: Sequence[Client], authorization: bytes | None) -> Clie
                 return client
         raise ProxyAuthenticationRequired(
             "Send the name and password of one of the configured `clients`, for example http://NAME:PASSWORD@host:port as "
-            "the proxy's URL.",
+            "the proxy's URL. A Java program has to run with -Djdk.http.auth.tunneling.disabledSchemes= for https URLs.",
             code="no_credentials",
         )
     name, password = parse_basic(authorization)

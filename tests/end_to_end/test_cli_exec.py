@@ -19,11 +19,13 @@ from proxy.interception.store import load_or_create
 from tests.end_to_end.programs import COMMAND, Program, configuration, run_program, write_configuration
 from tests.end_to_end.test_cli_env import fixed
 from tests.ports import free_port
+from tests.security.boundary import light_hash
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from tests.end_to_end.conftest import StartProxy
     from tests.end_to_end.programs import Finished, Place, ProxyProgram
 
 JAVA = """
@@ -37,6 +39,13 @@ class Call {
         System.out.println(((HttpURLConnection) uri.toURL().openConnection()).getResponseCode());
     }
 }
+"""
+JAVA_AUTHENTICATOR = """
+    static class Named extends Authenticator {
+        protected PasswordAuthentication getPasswordAuthentication() {
+            return new PasswordAuthentication("batch", "correct horse".toCharArray());
+        }
+    }
 """
 # Node's own clients read the proxy variables from version 22.21 on; what an older one has to show is that it trusts the CA.
 NODE = """
@@ -89,6 +98,49 @@ def test_java_gets_answers_with_both_of_its_clients(running: ProxyProgram, place
     quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
     done = under(running, "java", *quick, str(source), f"{place.api_alias}/orders")
     assert (done.status, done.stdout.split()) == (0, [b"200", b"200"]), done.stderr
+
+
+def test_java_sends_its_password_for_an_https_url(place: Place, start_proxy: StartProxy, tmp_path: Path) -> None:
+    """E8: a JDK sends none to a proxy that it asks for a tunnel, unless it is told to."""
+    if shutil.which("java") is None:
+        pytest.skip("java is not installed here")
+    client = {"name": "batch", "password_hash": light_hash("correct horse")}
+    proxy = start_proxy(fixed(place) | {"clients": [client]})
+    source = tmp_path / "Call.java"
+    source.write_text(
+        JAVA.replace("var uri", "Authenticator.setDefault(new Named()); var uri")
+        .replace("HttpClient.newHttpClient()", "HttpClient.newBuilder().authenticator(new Named()).build()")
+        .replace("class Call {", "class Call {" + JAVA_AUTHENTICATOR)
+    )
+    quick = ["-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC"]
+    words = ["--proxy-url", f"http://{proxy.address('forward')}", "--", "java", *quick, str(source)]
+    done = run_program([COMMAND, "exec", "--config", proxy.config_file, *words, f"{place.api_alias}/orders"])
+    assert (done.status, done.stdout.split()) == (0, [b"200", b"200"]), done.stderr
+
+
+@pytest.mark.parametrize("start", [False, True])
+def test_what_the_proxy_refused_is_told_at_the_end_once_per_host(
+    place: Place, start_proxy: StartProxy, tmp_path: Path, start: bool
+) -> None:
+    """F13: curl and git show the status alone, pip not even that."""
+    port = free_port()
+    settings = fixed(place) | {"admin": {"address": f"127.0.0.1:{port}"}}
+    config = write_configuration(settings, tmp_path) if start else start_proxy(settings).config_file
+    call = "curl -sS -o /dev/null https://{}/ || true; "
+    # The page has them a moment later.
+    until = f"until curl -s --noproxy '*' http://127.0.0.1:{port}/api/state | grep -q '\"count\": *3'; do :; done"
+    script = call.format("other.example") * 2 + call.format("third.example") + until
+    words = [*(["--start"] if start else []), "--", "sh", "-c", f"{script}; exit 3"]
+    done = run_program([COMMAND, "exec", "--config", config, *words])
+    told = [line for line in done.stderr.splitlines() if line.startswith("apim-auth-proxy answered for")]
+    assert done.status == 3
+    assert [line.partition(" for ")[2].partition(": ")[0] for line in told] == [
+        "third.example:443",
+        "other.example:443",
+    ]
+    assert all("403 host_refused. No route names the host" in line for line in told)
+    quiet = run_program([COMMAND, "exec", "--config", config, *words[:-3], "true"])
+    assert (quiet.status, quiet.stderr) == (0, ""), "what was refused before is no news"
 
 
 def test_git_gets_an_answer(running: ProxyProgram, place: Place) -> None:

@@ -27,7 +27,7 @@ def test_java_is_given_host_port_exemptions_and_a_truststore() -> None:
         "-Dhttp.proxyHost=::1 -Dhttp.proxyPort=8080 -Dhttps.proxyHost=::1 -Dhttps.proxyPort=8080 "
         "-Dhttp.nonProxyHosts=localhost|127.0.0.1|[::1]|169.254.169.254 "
         '"-Djavax.net.ssl.trustStore=/s t/truststore.p12" -Djavax.net.ssl.trustStoreType=PKCS12 '
-        "-Djavax.net.ssl.trustStorePassword=changeit"
+        "-Djavax.net.ssl.trustStorePassword=changeit -Djdk.http.auth.tunneling.disabledSchemes="
     )
 
 
@@ -38,7 +38,7 @@ def test_the_users_java_options_are_kept_and_ours_are_not_repeated() -> None:
 
     first = options("-Xmx64m")
     assert first.startswith("-Xmx64m -Dhttp.proxyHost=")
-    assert options(first).count("-Dhttp.proxyHost") == 1
+    assert options(first).count("-Dhttp.proxyHost") == options(first).count("disabledSchemes") == 1
     assert options(first).startswith("-Xmx64m -D")
 
 
