@@ -173,7 +173,7 @@ CLIENT_CODES: Final = (
         "The client has as many exchanges at a time as its `concurrent_exchanges` allows.",
         "Wait as long as `Retry-After` says, or raise `concurrent_exchanges`."),
     Entry("too_many_wrong_passwords", Fault.CLIENT,
-        "Too many wrong passwords came from this address, so none is checked for a while.",
+        "Too many wrong passwords came from this address, so those that follow are checked slowly, and this one was wrong or not checked.",
         "Correct the client's password, then wait as long as `Retry-After` says."),
     Entry("password_checks", Fault.MACHINE,
         "Too many passwords are waiting to be checked. Checking one is slow on purpose.",

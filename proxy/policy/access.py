@@ -26,6 +26,10 @@ Network: TypeAlias = IPv4Network | IPv6Network
 _CREDENTIALS_BYTES: Final = 1_024
 
 
+# All loopback addresses and Unix sockets are one place.
+THIS_MACHINE: Final = "this machine"
+
+
 @dataclass(frozen=True, slots=True)
 class Peer:
     """What a connection shows of who is at its other end.
@@ -100,10 +104,14 @@ class PasswordClaim:
     Attributes:
         client: who has that name; None where nobody has, which must take as long to find out.
         password: what was sent.
+        name: what was sent.
+        like: somebody's hash, to be as slow as where nobody has that name.
     """
 
     client: Client | None
     password: bytes = field(repr=False)
+    name: str = field(default="", compare=False)
+    like: PasswordHash | None = field(default=None, repr=False, compare=False)
 
 
 def recognise(candidates: Sequence[Client], authorization: bytes | None) -> Client | PasswordClaim:
@@ -136,7 +144,7 @@ def recognise(candidates: Sequence[Client], authorization: bytes | None) -> Clie
             code="no_credentials",
         )
     name, password = parse_basic(authorization)
-    return PasswordClaim(with_password.get(name), password)
+    return PasswordClaim(with_password.get(name), password, name, next(iter(with_password.values())).password)
 
 
 def parse_basic(authorization: bytes) -> tuple[str, bytes]:
@@ -182,6 +190,17 @@ def address_block(text: str) -> str:
     if address is None or address.is_loopback:
         return text
     return str(IPv6Network((int(address) >> 64 << 64, 64))) if isinstance(address, IPv6Address) else str(address)
+
+
+def is_this_machine(text: str) -> bool:
+    """Whether clients at an address are this machine's own: they share one, so it says nothing about any of them."""
+    parsed = parse_peer_address(text)
+    return parsed is None or parsed.is_loopback
+
+
+def place(text: str) -> str:
+    """Return what wrong passwords are counted by: this machine, or what `address_block` returns."""
+    return THIS_MACHINE if is_this_machine(text) else address_block(text)
 
 
 def certificate_names(certificate: Mapping[str, object] | None) -> frozenset[str]:

@@ -30,6 +30,10 @@ class TokenBucket:
             return 0
         return max(1, ceil((1.0 - self._level) / self._per_s))
 
+    def give_back(self) -> None:
+        """Gives back one that was taken for nothing."""
+        self._level = min(self._burst, self._level + 1.0)
+
     def wait_s(self, now: float) -> int:
         """Returns what `take` would, and takes nothing."""
         self._fill(now)

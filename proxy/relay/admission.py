@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import ClientRefused, Overloaded, ProxyAuthenticationRequired, ProxyError, TooManyRequests
-from proxy.policy.access import Client, PasswordClaim, address_block, recognise
+from proxy.policy.access import Client, PasswordClaim, place, recognise
 from proxy.policy.rate import TokenBucket
 from proxy.tasks import guard
 
@@ -136,7 +136,7 @@ class Admission:
             ProxyAuthenticationRequired: it is wrong, or the name is.
             TooManyRequests: there were too many wrong ones from there, or there are too many to check.
         """
-        await self.passwords.verify(claim, address_block(seat.address))
+        await self.passwords.verify(claim, place(seat.address))
         known = None if claim.client is None else self._known.get(claim.client.name)
         if known is None:
             raise ProxyAuthenticationRequired("No such client is configured.", code="wrong_credentials")

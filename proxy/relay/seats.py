@@ -11,7 +11,7 @@ import struct
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import Overloaded, TooManyRequests
-from proxy.policy.access import Client, Peer, address_block, parse_peer_address
+from proxy.policy.access import Client, Peer, address_block, is_this_machine, parse_peer_address
 
 if TYPE_CHECKING:
     from proxy.config.settings import LimitSettings
@@ -80,7 +80,7 @@ class Seats:
     def take(self, address: str) -> Seat:
         """Counts one connection; whether there is room for it is for `check` to say."""
         self.taken += 1
-        if not _is_this_machine(address):
+        if not is_this_machine(address):
             block = address_block(address)
             self._by_block[block] = self._by_block.get(block, 0) + 1
         return Seat(self, address)
@@ -133,9 +133,3 @@ def peer_user(connected: Socket) -> int | None:
         return None
     _, user, _ = _UCRED.unpack(connected.getsockopt(socket.SOL_SOCKET, option, _UCRED.size))
     return int(user)
-
-
-def _is_this_machine(address: str) -> bool:
-    """Whether clients at the address are this machine's own: they share one, so it says nothing about any of them."""
-    parsed = parse_peer_address(address)
-    return parsed is None or parsed.is_loopback

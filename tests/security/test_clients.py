@@ -8,6 +8,7 @@ import os
 import socket
 import ssl
 import stat
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -191,16 +192,89 @@ async def test_the_same_password_is_hashed_once(tmp_path: Path, trust: Trust) ->
         assert boundary.server._passwords.checks == 1
 
 
+@dataclass
+class Gate:
+    """Stands in for the slow lane's pause: it lasts until the test says so."""
+
+    open: asyncio.Event = field(default_factory=asyncio.Event)
+    pauses: int = 0
+
+    async def pause(self) -> None:
+        self.pauses += 1
+        await self.open.wait()
+
+    @classmethod
+    def of(cls, boundary: Boundary) -> Gate:
+        gate = cls()
+        boundary.server._passwords._slow._pause = gate.pause
+        return gate
+
+
 @pytest.mark.asyncio
-async def test_guessing_is_stopped_after_a_few_passwords_and_costs_no_more_hashes(tmp_path: Path, trust: Trust) -> None:
+async def test_guessing_is_stopped_after_a_few_passwords_and_then_costs_a_small_share(
+    tmp_path: Path, trust: Trust
+) -> None:
+    """G9: beyond ten, one password at a time is checked, with a pause behind each, and only so many wait for that."""
     async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        gate, passwords = Gate.of(boundary), boundary.server._passwords
         await boundary.ask(get("/", credentials()))
-        heads = [await boundary.ask(get("/", credentials(password=f"guess {n}"))) for n in range(30)]
-        assert [status(head) for head in heads[:10]] == [407] * 10
-        assert {status(head) for head in heads[10:]} == {429}
+        heads = [await boundary.ask(get("/", credentials(password=f"guess {n}"))) for n in range(11)]
+        assert [status(head) for head in heads] == [407] * 10 + [429]
         assert int(fields(heads[-1])["retry-after"]) >= 1
-        assert boundary.server._passwords.checks == 11
+        asked = [
+            asyncio.create_task(boundary.ask(get("/", credentials(password=f"another guess {n}")))) for n in range(30)
+        ]
+        await eventually(lambda: sum(one.done() for one in asked) == 22)
+        assert {status(one.result()) for one in asked if one.done()} == {429}
+        assert (passwords.checks, gate.pauses) == (12, 1), "while the pause lasts, nothing is hashed"
         assert status(await boundary.ask(get("/", credentials()))) == 200, "who is known already is not shut out"
+        gate.open.set()
+        assert {status(head) for head in await asyncio.gather(*asked)} == {429}
+        assert passwords.checks == 12 + 8
+
+
+@pytest.mark.asyncio
+async def test_a_wrong_password_that_is_sent_again_is_not_hashed_again(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        heads = [await boundary.ask(get("/", credentials(password="wrong"))) for _ in range(12)]
+        assert [status(head) for head in heads] == [407] * 10 + [429] * 2
+        assert boundary.server._passwords.checks == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("guessed", ["batch", "nobody"])
+async def test_a_right_password_is_taken_after_others_wrong_ones_from_the_same_machine(
+    tmp_path: Path, trust: Trust, guessed: str
+) -> None:
+    """G9: behind a loopback address it was 429, for addresses there say nothing about who is at them."""
+    async with running(tmp_path, trust, clients=[BATCH]) as boundary:
+        Gate.of(boundary).open.set()
+        for number in range(20):
+            head = await boundary.ask(get("/", credentials(guessed, f"guess {number}")))
+            assert status(head) == (407 if number < 10 else 429)
+        assert status(await boundary.ask(get("/", credentials()))) == 200
+
+
+@pytest.mark.asyncio
+async def test_a_flood_of_wrong_passwords_gives_a_right_one_no_503(tmp_path: Path, trust: Trust) -> None:
+    """G9: for a name that is guessed, for names that nobody has, all at once."""
+    other = {"name": "other", "password_hash": light_hash("another horse")}
+    async with running(tmp_path, trust, clients=[BATCH, other]) as boundary:
+        gate = Gate.of(boundary)
+        flood = [
+            asyncio.create_task(boundary.ask(get("/", credentials(name, f"guess {number}"))))
+            for number in range(60)
+            for name in ("batch", f"nobody {number}")
+        ]
+        await eventually(lambda: sum(one.done() for one in flood) >= len(flood) - 8)
+        right = [
+            asyncio.create_task(boundary.ask(get("/", credentials(name, password))))
+            for name, password in (("other", "another horse"), ("batch", "correct horse"))
+        ]
+        await eventually(lambda: right[0].done() or boundary.server._passwords._slow._size >= 8)
+        gate.open.set()
+        assert [status(head) for head in await asyncio.gather(*right)] == [200, 200]
+        assert {status(head) for head in await asyncio.gather(*flood)} <= {407, 429, 503}
 
 
 @pytest.mark.asyncio

@@ -325,6 +325,44 @@ async def test_guesses_from_a_network_of_ipv6_are_counted_together() -> None:
         passwords.close()
 
 
+@pytest.mark.asyncio
+async def test_guesses_from_every_address_of_this_machine_are_counted_together() -> None:
+    """G9: whoever is on a machine has all of 127.0.0.0/8."""
+    passwords = PasswordChecker()
+    admission = Admission([Client("batch", password=parse_password_hash(light_hash("right")))], None, passwords)
+    seats = Seats(LimitSettings())
+    try:
+        for number, address in enumerate(["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.2", "unix"] * 3):
+            seat = seats.take(address)
+            claim = admission.identify(seat, b"Basic " + base64.b64encode(b"batch:wrong"))
+            assert isinstance(claim, PasswordClaim)
+            with pytest.raises(ProxyAuthenticationRequired if number < 10 else TooManyRequests):
+                await admission.verify(seat, claim)
+    finally:
+        passwords.close()
+
+
+@pytest.mark.asyncio
+async def test_an_unknown_name_costs_what_a_known_one_costs() -> None:
+    """G9: as many hashes, with the parameters that the configured ones have, and as many guesses."""
+    stored = parse_password_hash(light_hash("right"))
+    for name in ("batch", "nobody"):
+        passwords = PasswordChecker()
+        admission = Admission([Client("batch", password=stored)], None, passwords)
+        seat = Seats(LimitSettings()).take("192.0.2.1")
+        try:
+            for number in range(10):
+                claim = admission.identify(seat, b"Basic " + base64.b64encode(f"{name}:wrong {number}".encode()))
+                assert isinstance(claim, PasswordClaim)
+                decoy = passwords._decoy_like(claim.like)
+                assert (decoy.log_n, decoy.block, decoy.parallel) == (stored.log_n, stored.block, stored.parallel)
+                with pytest.raises(ProxyAuthenticationRequired):
+                    await admission.verify(seat, claim)
+            assert passwords.checks == 10
+        finally:
+            passwords.close()
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1", "unix", "::ffff:127.0.0.1"])
 def test_clients_of_this_machine_share_addresses_and_are_not_counted_by_them(address: str) -> None:
     seats = Seats(LimitSettings(connections_per_client=1))
