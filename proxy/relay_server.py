@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from proxy.relay.destinations import Destination
     from proxy.relay.entry import Entry
     from proxy.relay.head import RequestHead
+    from proxy.relay.relay import ContextFetcher
     from proxy.relay.seats import Seat
     from proxy.relay.tokens import Sources
 
@@ -126,7 +127,7 @@ class RelayServer:
         settings: Settings,
         tokens: Sources,
         server_context: Callable[[str], ssl.SSLContext | None],
-        fetch_context: Callable[[str, Callable[[], None]], None] | None = None,
+        fetch_context: ContextFetcher | None = None,
         resolver: Resolver | None = None,
     ) -> None:
         """Builds everything that can fail for reasons of configuration, before any socket opens.

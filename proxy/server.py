@@ -27,15 +27,18 @@ from proxy.interception.contexts import ServerContexts
 from proxy.interception.leaf import mint
 from proxy.interception.names import split_hosts
 from proxy.interception.opening import AuthorityWatch, authority_files, find_date_problem, open_authority
+from proxy.interception.rsa import RSAKey
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.relay.listening import cannot_listen, find_listener_certificates
 from proxy.relay_server import RelayServer
-from proxy.tasks import keep_going
+from proxy.tasks import guard, keep_going
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     from proxy.config.settings import Settings
     from proxy.identity.sources import Failing, IdentityStatistics
@@ -100,7 +103,11 @@ class Server:
         self._contexts: ServerContexts | None = None
         if settings.workers == 1:
             self._contexts = ServerContexts(self._ca, self._hosts)
-            self.front = RelayServer(settings, self.tokens, self._contexts.context_for, resolver=self._resolver)
+            self.front = RelayServer(
+                settings, self.tokens, self._contexts.context_for, self._show_rsa, resolver=self._resolver
+            )
+        self._rsa_key = RSAKey()
+        self._making_rsa: set[asyncio.Task[None]] = set()
         self.addresses: list[tuple[str, int]] = []
         self.admin_address: tuple[str, int] | None = None
         self._admin: AdminSite | None = None
@@ -159,6 +166,21 @@ class Server:
         self._ca_task = asyncio.create_task(
             keep_going(self._follow_ca, "following the interception CA"), name="interception CA"
         )
+
+    def _show_rsa(self, host: str, on_done: Callable[[], None], *, rsa: bool = True) -> None:
+        """Has a host's context show an RSA certificate too, then calls back; see `Relay.fetch_context`."""
+        contexts = self._contexts
+        if contexts is None or not rsa:
+            on_done()
+            return
+
+        async def show() -> None:
+            contexts.show_rsa(host, await self._rsa_key.get())
+
+        task = asyncio.create_task(guard(show, lambda _error: None, f"making an RSA certificate for {host}"))
+        self._making_rsa.add(task)
+        task.add_done_callback(self._making_rsa.discard)
+        task.add_done_callback(lambda _: on_done())
 
     def begin_drain(self) -> None:
         """Fails readiness; everything else goes on until `stop`."""
@@ -503,13 +525,13 @@ class LeafMint:
         literal, self._apexes = split_hosts(hosts)
         self._literal = frozenset(literal)
 
-    def __call__(self, host: str) -> Leaf:
-        """Returns a leaf for a host; one below a wildcard route shares it with its siblings.
+    def __call__(self, host: str, key: RSAPrivateKey | None = None) -> Leaf:
+        """Returns a leaf for a host; one below a wildcard route shares it with its siblings. See `proxy.interception.leaf.mint`.
 
         Raises:
             ConfigurationError: the CA may not sign for that host.
         """
-        return mint(self._ca, host, datetime.now(UTC), () if host in self._literal else self._apexes)
+        return mint(self._ca, host, datetime.now(UTC), () if host in self._literal else self._apexes, key)
 
 
 def read_admin_token(file: Path | None) -> str | None:

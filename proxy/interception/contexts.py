@@ -10,7 +10,7 @@ from __future__ import annotations
 import ssl
 import time
 from collections import OrderedDict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,8 @@ from proxy.keys.tls import lend_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
+
+    from cryptography.hazmat.primitives.asymmetric import rsa
 
     from proxy.interception.signing import Authority
 
@@ -47,6 +49,7 @@ class ServerTLS(ssl.SSLObject):
 class _Entry:
     context: ssl.SSLContext
     renew_at: float
+    has_rsa: bool = False
 
 
 class ServerContexts:
@@ -112,6 +115,25 @@ class ServerContexts:
         self._entries.move_to_end(name)
         return entry.context
 
+    def show_rsa(self, host: str, key: rsa.RSAPrivateKey) -> None:
+        """Have a host's context show an RSA certificate to clients that take no other, until it is renewed.
+
+        Args:
+            host: as for `context_for`.
+            key: of the certificate.
+
+        Raises:
+            ConfigurationError: as for `context_for`.
+        """
+        self.context_for(host)
+        name, entry = self._find(_canonical(host))
+        if entry is None or entry.has_rsa:
+            return
+        apexes = frozenset[str]() if name in self._literal_hosts else self._apexes
+        leaf = mint(self._authority, _canonical(host), datetime.fromtimestamp(self._clock(), UTC), apexes, key)
+        show_too(entry.context, leaf.pem())
+        self._entries[name] = replace(entry, has_rsa=True)
+
     def _find(self, host: str) -> tuple[str, _Entry | None]:
         entry = self._entries.get(host)
         if entry is None and host not in self._literal_hosts:
@@ -143,9 +165,19 @@ def create_server_context(pem: bytes) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     context.sslobject_class = ServerTLS
     context.sni_callback = _remember_requested_name
+    show_too(context, pem)
+    return context
+
+
+def show_too(context: ssl.SSLContext, pem: bytes) -> None:
+    """Have a context show these certificates, beside others that have a key of another kind: OpenSSL picks what fits a client.
+
+    Args:
+        context: connections that it is used for already are left alone.
+        pem: private key, leaf and chain.
+    """
     with lend_file(pem) as path:
         context.load_cert_chain(path)
-    return context
 
 
 def _remember_requested_name(connection: ssl.SSLObject, name: str | None, _context: ssl.SSLContext) -> None:

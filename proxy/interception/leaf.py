@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from proxy.errors import ConfigurationError
@@ -57,7 +57,7 @@ class Leaf:
     name: str
     certificate: x509.Certificate
     chain: tuple[x509.Certificate, ...]
-    key: ec.EllipticCurvePrivateKey = field(repr=False)
+    key: ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey = field(repr=False)
 
     @property
     def not_after(self) -> datetime:
@@ -73,8 +73,10 @@ class Leaf:
         return key + b"".join(certificate.public_bytes(serialization.Encoding.PEM) for certificate in shown)
 
 
-def mint(authority: Authority, host: str, now: datetime, apexes: Collection[str] = ()) -> Leaf:
-    """Return a new leaf for a host, with a key of its own.
+def mint(
+    authority: Authority, host: str, now: datetime, apexes: Collection[str] = (), key: rsa.RSAPrivateKey | None = None
+) -> Leaf:
+    """Return a new leaf for a host, with an ECDSA key of its own unless one is given.
 
     A key for each leaf costs 20 µs of the 2 ms that a new TLS context takes, so there is no reason to share one.
 
@@ -83,6 +85,7 @@ def mint(authority: Authority, host: str, now: datetime, apexes: Collection[str]
         host: a DNS name or an IP literal, without a port; not a wildcard.
         now: an aware datetime.
         apexes: of the wildcard routes: a host below one of them gets a wildcard leaf, good for its siblings as well.
+        key: the leaf's, for a client that takes RSA only.
 
     Raises:
         ConfigurationError: the host is not a name, or the CA may not sign for it.
@@ -102,12 +105,12 @@ def mint(authority: Authority, host: str, now: datetime, apexes: Collection[str]
     # A CA out of its dates signs all the same: the client then says what is wrong, which nobody else can tell it.
     not_after = min(now + LIFE, ca.not_after)
     not_before = min(max(now - BACKDATE, ca.issuer.not_valid_before_utc), not_after)
-    key = ec.generate_private_key(ec.SECP256R1())
+    own_key = ec.generate_private_key(ec.SECP256R1()) if key is None else key
     builder = (
         x509.CertificateBuilder()
         .subject_name(_subject(name if isinstance(name, str) else None))
         .issuer_name(ca.issuer.subject)
-        .public_key(key.public_key())
+        .public_key(own_key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(not_before)
         .not_valid_after(not_after)
@@ -118,10 +121,10 @@ def mint(authority: Authority, host: str, now: datetime, apexes: Collection[str]
             x509.SubjectAlternativeName([x509.DNSName(name) if isinstance(name, str) else x509.IPAddress(name)]),
             critical=False,
         )
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(own_key.public_key()), critical=False)
         .add_extension(authority_key_identifier(ca.issuer), critical=False)
     )
-    return Leaf(str(name), sign(builder, ca.key), ca.chain, key)
+    return Leaf(str(name), sign(builder, ca.key), ca.chain, own_key)
 
 
 def _subject(domain: str | None) -> x509.Name:

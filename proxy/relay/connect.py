@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from proxy.relay.client import ClientConnection
     from proxy.relay.entry import Entry
     from proxy.relay.head import RequestHead
-    from proxy.relay.relay import Relay
+    from proxy.relay.relay import ContextFetcher, Relay
     from proxy.relay.seats import Seat
     from proxy.relay.upstream import UpstreamConnection
 
@@ -89,7 +89,7 @@ class TunnelEnd(asyncio.Protocol):
         deadline: monotonic seconds by which the tunnel must have led to a first request.
     """
 
-    __slots__ = ("_authority", "_client", "_destination", "_entry", "_fetched", "_inner", "deadline")
+    __slots__ = ("_authority", "_client", "_destination", "_entry", "_fetched", "_fetched_rsa", "_inner", "deadline")
 
     def __init__(self, client: ClientConnection, authority: Authority, destination: Destination) -> None:
         self._client = client
@@ -98,6 +98,7 @@ class TunnelEnd(asyncio.Protocol):
         self._entry: Entry = FixedEntry(destination, authority, "connect")
         self._inner: ClientConnection | None = None
         self._fetched = False
+        self._fetched_rsa = False
         self.deadline = client.relay.now + client.relay.timeouts.head_s
 
     def take_over(self, rest: bytes) -> None:
@@ -120,6 +121,7 @@ class TunnelEnd(asyncio.Protocol):
                 self._fetch_context(data)
                 return
             secure = SecureTransport(context, self, self._on_failed_handshake, server_side=True)
+            secure.on_no_match = self._fetch_rsa
             if isinstance(self._entry, FixedEntry):
                 self._entry.tls = secure.tls
             relay.tunnel_ends.add(self)
@@ -145,14 +147,28 @@ class TunnelEnd(asyncio.Protocol):
 
     def _fetch_context(self, data: bytes) -> None:
         """Reads nothing more until there is a leaf certificate, or it is clear that there will be none."""
-        relay, transport = self._client.relay, self._client.transport
+        relay = self._client.relay
         if self._fetched or relay.fetch_context is None:
             self._record("proxy_internal_error", "NO_CERTIFICATE")
             self._leave()
-            transport.abort()
+            self._client.transport.abort()
             return
         self._fetched = True
-        relay.tunnel_ends.add(self)
+        self._await(relay.fetch_context, data, rsa=False)
+
+    def _fetch_rsa(self, data: bytes) -> bool:
+        """Begins the handshake again once an RSA certificate is shown too; False where that has been tried."""
+        fetch = self._client.relay.fetch_context
+        if self._fetched_rsa or fetch is None:
+            return False
+        self._fetched_rsa = True
+        self._client.transport.set_protocol(self)
+        self._await(fetch, data, rsa=True)
+        return True
+
+    def _await(self, fetch: ContextFetcher, data: bytes, *, rsa: bool) -> None:
+        transport = self._client.transport
+        self._client.relay.tunnel_ends.add(self)
         transport.pause_reading()
 
         def go_on() -> None:
@@ -160,7 +176,7 @@ class TunnelEnd(asyncio.Protocol):
                 transport.resume_reading()
                 self.data_received(data)
 
-        relay.fetch_context(self._authority.host, go_on)
+        fetch(self._authority.host, go_on, rsa=rsa)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """The client went away before it sent anything."""

@@ -37,6 +37,13 @@ _DRAIN_POLL_S: Final = 0.05
 SESSION_READS: Final = 512
 
 
+class ContextFetcher(Protocol):
+    """Fetches what a routed host's certificate is shown with."""
+
+    def __call__(self, host: str, on_arrival: Callable[[], None], /, *, rsa: bool = False) -> None:
+        """See `Relay`."""
+
+
 class Watched(Protocol):
     """Whatever has a deadline."""
 
@@ -56,7 +63,7 @@ class Relay:
         limits, timeouts: the configuration's.
         server_context: returns the TLS server context for an intercepted host; None where it is still to be fetched.
         observe: called with each finished exchange; None: nobody looks.
-        fetch_context: fetches a TLS server context, then calls back; None where there is always one at hand.
+        fetch_context: fetches a TLS server context, or with `rsa` an RSA certificate for the one there is, then calls back.
 
     Attributes:
         destinations: where requests may go; replaced as a whole when the configuration changes.
@@ -79,7 +86,7 @@ class Relay:
         timeouts: TimeoutSettings,
         server_context: Callable[[str], ssl.SSLContext | None],
         observe: Observer | None,
-        fetch_context: Callable[[str, Callable[[], None]], None] | None = None,
+        fetch_context: ContextFetcher | None = None,
     ) -> None:
         self.limits = limits
         self.timeouts = timeouts

@@ -21,6 +21,9 @@ _READ_BYTES: Final = 65_536  # more than a TLS record holds, so one read takes a
 RECORDS_AT_ONCE: Final = 512
 
 
+# OpenSSL's reasons where no certificate that is shown fits the client.
+_NO_MATCH: Final = ("NO_SHARED_CIPHER", "NO_SUITABLE_SIGNATURE_ALGORITHM", "NO_SHARED_SIGNATURE_ALGORITHM")
+
 _NOBODY: Final = asyncio.Protocol()
 
 
@@ -39,6 +42,8 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
     Attributes:
         tls: the TLS object.
         established: whether the handshake is complete.
+        on_no_match: asked where nothing that the client offers fits, before it is told so, with the bytes it has sent; True:
+            the transport below is in other hands now.
     """
 
     __slots__ = (
@@ -46,6 +51,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         "_cut",
         "_ended",
         "_held",
+        "_hello",
         "_incoming",
         "_is_behind",
         "_on_failure",
@@ -53,6 +59,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         "_protocol",
         "_transport",
         "established",
+        "on_no_match",
         "tls",
     )
 
@@ -75,6 +82,8 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         self._protocol = protocol
         self._on_failure = on_failure
         self.established = False
+        self.on_no_match: Callable[[bytes], bool] | None = None
+        self._hello = b""
         self._closing = False
         self._ended = False
         self._held = False
@@ -91,8 +100,11 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
     def data_received(self, data: bytes) -> None:
         """Takes records in, hands their content up in one piece."""
         self._incoming.write(data)
-        if not self.established and not self._handshake():
-            return
+        if not self.established:
+            if self.on_no_match is not None:
+                self._hello += data
+            if not self._handshake():
+                return
         self._read()
 
     def eof_received(self) -> bool:
@@ -210,9 +222,14 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         try:
             self.tls.do_handshake()
         except ssl.SSLWantReadError:
+            if self._outgoing.pending:
+                self.on_no_match = None
+                self._hello = b""
             self._flush()
             return False
         except ssl.SSLError as error:
+            if self._gives_way(error):
+                return False
             self._flush()  # the alert, so that the peer can tell why
             self._fail(error)
             return False
@@ -220,6 +237,19 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         self._flush()
         self._protocol.connection_made(self)
         return not self._closing
+
+    def _gives_way(self, error: ssl.SSLError) -> bool:
+        """Whether somebody else goes on with this connection, of which the client has heard nothing yet."""
+        ask, self.on_no_match = self.on_no_match, None
+        if ask is None or not any(part in (error.reason or "") for part in _NO_MATCH):
+            return False
+        self._closing = True
+        if ask(self._hello):
+            self._protocol = _NOBODY
+            self._on_failure = _ignore
+            return True
+        self._closing = False
+        return False
 
     def _read(self) -> None:
         pieces: list[bytes] = []

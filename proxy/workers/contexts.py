@@ -6,7 +6,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from proxy.interception.contexts import create_server_context
+from proxy.interception.contexts import create_server_context, show_too
 from proxy.interception.names import split_hosts, wildcard_over
 from proxy.workers.messages import Leaf, WantLeaf
 
@@ -36,7 +36,7 @@ class RemoteContexts:
     def __init__(self, send: Callable[[Message], bool], hosts: Iterable[str]) -> None:
         self._send = send
         self._kept: OrderedDict[str, _Kept] = OrderedDict()
-        self._waiting: dict[str, list[Callable[[], None]]] = {}
+        self._waiting: dict[tuple[str, bool], list[Callable[[], None]]] = {}
         self._waiting_count = 0
         self.use(hosts)
 
@@ -60,37 +60,41 @@ class RemoteContexts:
             return None
         context, renew_at = found
         if time.monotonic() > renew_at:
-            self._want(host)
+            self._want(host, rsa=False)
         return context
 
-    def fetch(self, host: str, on_arrival: Callable[[], None]) -> None:
-        """Asks control for a host's leaf.
+    def fetch(self, host: str, on_arrival: Callable[[], None], *, rsa: bool = False) -> None:
+        """Asks control for a host's leaf, or for an RSA one to be shown beside it.
 
         Args:
             host: in canonical form.
             on_arrival: called when it is there, or when there will be none: at once where too many wait already.
+            rsa: which of the two; the other has been fetched before.
         """
-        if self._waiting_count >= _WAITING or not self._want(host):
+        if self._waiting_count >= _WAITING or not self._want(host, rsa=rsa):
             on_arrival()
             return
-        self._waiting[host].append(on_arrival)
+        self._waiting[host, rsa].append(on_arrival)
         self._waiting_count += 1
 
-    def _want(self, host: str) -> bool:
+    def _want(self, host: str, *, rsa: bool) -> bool:
         """Asks control, once until it has answered; returns whether an answer is to come."""
-        if host not in self._waiting:
-            if len(self._waiting) >= _WAITING or not self._send(WantLeaf(host=host)):
+        if (host, rsa) not in self._waiting:
+            if len(self._waiting) >= _WAITING or not self._send(WantLeaf(host=host, rsa=rsa)):
                 return False
-            self._waiting[host] = []
+            self._waiting[host, rsa] = []
         return True
 
     def take(self, message: Leaf) -> None:
         """Takes what control answered."""
-        if message.pem is not None:
+        if message.pem is not None and message.rsa:
+            if message.name in self._kept:
+                show_too(self._kept[message.name][0], message.pem.encode("ascii"))
+        elif message.pem is not None:
             self._kept[message.name] = _keep(message.pem)
             if len(self._kept) > _REMEMBERED:
                 self._kept.popitem(last=False)
-        waiting = self._waiting.pop(message.host, [])
+        waiting = self._waiting.pop((message.host, message.rsa), [])
         self._waiting_count -= len(waiting)
         for on_arrival in waiting:
             on_arrival()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.hardening import own_program
 from proxy.identity.credential import Target
+from proxy.interception.rsa import RSAKey
 from proxy.operations.own_errors import ErrorTally
 from proxy.operations.snapshot import WorkerSnapshot, parse_snapshot, sum_snapshots
 from proxy.tasks import keep_going
@@ -44,6 +45,8 @@ from proxy.workers.tokens import ERRORS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
+
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     from proxy.config.settings import Settings
     from proxy.identity.access_token import AccessToken
@@ -204,7 +207,7 @@ class Control:
         settings: what they serve.
         ports: the port of each of their listeners, which they share.
         tokens: the sources they draw on.
-        mint: returns a leaf certificate for a host; raises `ConfigurationError` for other hosts.
+        mint: returns a leaf certificate for a host, with a key where one is given; raises `ConfigurationError` for other hosts.
 
     Attributes:
         recent: the newest exchanges of all of them.
@@ -217,7 +220,7 @@ class Control:
         settings: Settings,
         ports: Sequence[int],
         tokens: TokenSources,
-        mint: Callable[[str], LeafCertificate],
+        mint: Callable[[str, RSAPrivateKey | None], LeafCertificate],
     ) -> None:
         self._settings = settings
         self._ports = tuple(ports)
@@ -230,6 +233,7 @@ class Control:
         self._tasks: set[asyncio.Task[None]] = set()
         self._sources: list[SharedSource] = []
         self._keys: list[SourceKey] = []
+        self._rsa_key = RSAKey()
         self._take_sources(settings, tokens)
 
     async def start(self) -> None:
@@ -255,7 +259,7 @@ class Control:
         self,
         settings: Settings,
         tokens: TokenSources,
-        mint: Callable[[str], LeafCertificate],
+        mint: Callable[[str, RSAPrivateKey | None], LeafCertificate],
     ) -> None:
         """Lets every relay process go over to another configuration with the same listeners.
 
@@ -273,7 +277,7 @@ class Control:
         for source in self._sources:
             self._share(source)
 
-    def use_ca(self, mint: Callable[[str], LeafCertificate]) -> None:
+    def use_ca(self, mint: Callable[[str, RSAPrivateKey | None], LeafCertificate]) -> None:
         """Lets every relay process show leaves of another CA from now on.
 
         Args:
@@ -407,6 +411,8 @@ class Control:
                 self._share(self._sources[message.source])
             case Rejected() if message.source < len(self._sources):
                 self._sources[message.source].reject(message, time.monotonic())
+            case WantLeaf(rsa=True):
+                self._spawn(self._give_rsa_leaf(process, message))
             case WantLeaf():
                 self._give_leaf(process, message)
 
@@ -429,13 +435,17 @@ class Control:
             answer = Answered(request=request)
         process.send(answer)
 
-    def _give_leaf(self, process: RelayProcess, message: WantLeaf) -> None:
+    async def _give_rsa_leaf(self, process: RelayProcess, message: WantLeaf) -> None:
+        self._give_leaf(process, message, await self._rsa_key.get())
+
+    def _give_leaf(self, process: RelayProcess, message: WantLeaf, key: RSAPrivateKey | None = None) -> None:
         try:
-            leaf = self._mint(message.host)
+            leaf = self._mint(message.host, key)
         except ConfigurationError:
-            process.send(Leaf(host=message.host, name=message.host, pem=None))
+            process.send(Leaf(host=message.host, name=message.host, rsa=message.rsa, pem=None))
         else:
-            process.send(Leaf(host=message.host, name=leaf.name, pem=leaf.pem().decode("ascii")))
+            pem = leaf.pem().decode("ascii")
+            process.send(Leaf(host=message.host, name=leaf.name, rsa=message.rsa, pem=pem))
 
 
 def _describe_start(number: int | None) -> str:

@@ -104,12 +104,14 @@ class Leaf(Message):
     Attributes:
         host: as it was asked for.
         name: what the certificate is for: that host, or a wildcard that stands for it and its siblings.
+        rsa: whether it is the RSA certificate, to be shown beside the other.
         pem: with chain and key; None where the host is not routed.
     """
 
     kind: Literal["leaf"] = "leaf"
     host: str
     name: str
+    rsa: bool = False
     pem: str | None = Field(repr=False)
 
 
@@ -157,10 +159,16 @@ class Rejected(Message):
 
 
 class WantLeaf(Message):
-    """Relay → control: a leaf certificate is needed for a host."""
+    """Relay → control: a leaf certificate is needed for a host.
+
+    Attributes:
+        host: in canonical form.
+        rsa: whether a client takes RSA only.
+    """
 
     kind: Literal["want_leaf"] = "want_leaf"
     host: str
+    rsa: bool = False
 
 
 class Figures(Message):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
 from proxy.errors import ConfigurationError
@@ -120,6 +121,7 @@ def test_nothing_is_minted_for_a_host_that_is_not_routed(ca: InterceptionCA, hos
 
 def test_a_certificate_without_constraints_is_no_ca_of_ours(ca: InterceptionCA) -> None:
     leaf = mint(ca, "contoso.azure-api.net", NOW)
+    assert isinstance(leaf.key, ec.EllipticCurvePrivateKey)
     with pytest.raises(ConfigurationError, match="name constraints"):
         mint(InterceptionCA(ca.anchor, (leaf.certificate,), leaf.key, "created"), "contoso.azure-api.net", NOW)
 

@@ -127,4 +127,4 @@ def test_a_renewal_is_asked_for_once(ca: InterceptionCA, monkeypatch: pytest.Mon
     for _ in range(100):
         assert contexts.context_for(HOSTS[0]) is not None
     assert control.asked == [HOSTS[0]]
-    assert contexts._waiting == {HOSTS[0]: []}
+    assert contexts._waiting == {(HOSTS[0], False): []}
