@@ -17,7 +17,7 @@ import json
 import logging
 from collections.abc import Awaitable, Callable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from aiohttp import web
 
@@ -25,7 +25,7 @@ from proxy.operations.admission import Admission, Denial
 from proxy.operations.metrics import format_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, MutableMapping, Sequence
 
     from aiohttp.typedefs import Middleware
     from prometheus_client.registry import Collector
@@ -42,6 +42,8 @@ _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _METHODS: Final = ("GET", "HEAD")
 _KEEP_ALIVE_S: Final = 30.0
 _SHUTDOWN_S: Final = 1.0
+# A few scrapers, probes and pages; each connection takes one of the proxy's file descriptors.
+_CONNECTIONS: Final = 64
 _SECURITY_FIELDS: Final = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -105,6 +107,7 @@ class AdminSite:
         self._page = page
         self._extras = extras
         self._runner: web.AppRunner | None = None
+        self._server: asyncio.Server | None = None
 
     async def start(self) -> tuple[str, int]:
         """Listens, and returns the address and the port it got.
@@ -132,25 +135,30 @@ class AdminSite:
             application,
             handle_signals=False,
             access_log=None,
+            logger=_OneLine(logger),
             keepalive_timeout=_KEEP_ALIVE_S,
             shutdown_timeout=_SHUTDOWN_S,
         )
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._host, self._port).start()
+            self._server = await asyncio.get_running_loop().create_server(
+                lambda: _accept(runner), self._host, self._port
+            )
         except OSError:
             await runner.cleanup()
             raise
         self._runner = runner
         if self._page is not None:
             self._page.start()
-        bound: tuple[str, int] = runner.addresses[0][:2]
+        bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
         return bound
 
     async def close(self) -> None:
         """Stops listening and ends connections within about a second."""
         runner, self._runner = self._runner, None
         if runner is not None:
+            if self._server is not None:
+                self._server.close()
             if self._page is not None:
                 await self._page.close()
             await runner.cleanup()
@@ -169,6 +177,26 @@ class AdminSite:
         metrics = list(self._collector.collect())
         content, media_type = await asyncio.to_thread(format_metrics, metrics, request.headers.get("Accept", ""))
         return web.Response(body=content, headers={"Content-Type": media_type})
+
+
+def _accept(runner: web.AppRunner) -> asyncio.Protocol:
+    """Returns the protocol of a new connection. Where there are many, the oldest gives way, so that probes always get through."""
+    server = runner.server
+    assert server is not None  # noqa: S101  # there is one from `setup` to `cleanup`
+    transports = [one.transport for one in server.connections if one.transport is not None]
+    open_ones = [transport for transport in transports if not transport.is_closing()]
+    for transport in open_ones[: len(open_ones) + 1 - _CONNECTIONS]:
+        transport.abort()
+    return server()
+
+
+class _OneLine(logging.LoggerAdapter[logging.Logger]):
+    """Writes what aiohttp says of a request as one line: a traceback does not help with a malformed one."""
+
+    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
+        """See `logging.LoggerAdapter`."""
+        error = kwargs.pop("exc_info", None)
+        return f"The admin site: {msg}: {type(error).__name__}" if isinstance(error, BaseException) else msg, kwargs
 
 
 def _answer_probe(what: str, holds: bool, reasons: Sequence[str]) -> web.Response:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -238,6 +239,42 @@ async def test_closing_ends_kept_alive_connections() -> None:
     assert (await reader.read()).endswith(b"}\n")
     writer.close()
     await writer.wait_closed()
+
+
+def count_accepted(port: int) -> int:
+    """How many connections are open at their local port, by Linux' /proc."""
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text(encoding="ascii").splitlines()]
+    return sum(words[1].endswith(f":{port:04X}") and words[3] == "01" for words in lines)
+
+
+@pytest.mark.asyncio
+async def test_connections_are_few_and_a_probe_always_gets_through() -> None:
+    """G6: half-sent heads take neither the proxy's descriptors nor the probes' place."""
+    writers = []
+    async with site() as address:
+        try:
+            for _ in range(200):
+                _, writer = await asyncio.open_connection(*address)
+                writer.write(b"GET /livez HTTP/1.1\r\n")
+                writers.append(writer)
+                assert (await get(address, "/livez")).status == 200
+            if sys.platform == "linux":
+                assert 1 < count_accepted(address[1]) <= 64
+        finally:
+            for writer in writers:
+                writer.transport.abort()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    "request_", [b"\x00\x01\x02\r\n\r\n", b"GET /livez HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"]
+)
+async def test_a_malformed_request_logs_one_line(request_: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """G12: no traceback."""
+    async with site() as address:
+        assert (await send(address, request_)).status == 400
+    assert len(caplog.records) <= 1
+    assert all(record.exc_info is None and "\n" not in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.asyncio
