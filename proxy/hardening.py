@@ -16,13 +16,17 @@ except ImportError:  # Windows has neither of these limits
 _ROOT: Final = Path(__file__).resolve().parents[1]
 # linux/prctl.h
 _PR_SET_DUMPABLE: Final = 4
+# linux/capability.h. Kept: CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH and CAP_NET_BIND_SERVICE, for files of other users, which root is
+# expected to read, and for listeners below port 1024 that a reload adds.
+_CAPABILITY_VERSION_3: Final = 0x2008_0522
+_CAPABILITIES_KEPT: Final = 1 << 1 | 1 << 2 | 1 << 10
 
 
 def harden_process() -> None:
     """Turns core dumps off, and on Linux reading this process's memory by others of the same user (ptrace, /proc/PID/mem).
 
-    Keys and tokens are in that memory. Both last until the process executes another program, which then has to do the same.
-    What the system does not have is passed over.
+    Keys and tokens are in that memory. Also gives up capabilities that nothing here uses. All of that lasts until the process
+    executes another program, which then has to do the same. What the system does not have is passed over.
     """
     if resource is not None:
         with contextlib.suppress(OSError, ValueError):
@@ -30,6 +34,23 @@ def harden_process() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
+            _drop_capabilities()
+
+
+def _drop_capabilities() -> None:
+    """Gives up what root may beyond opening files and low ports: loading modules, tracing others, raw sockets, mounts.
+
+    For the calling thread and those it starts, so before there are others. A program that this one executes as root has them again.
+    """
+    libc = ctypes.CDLL(None)
+    header = (ctypes.c_uint32 * 2)(_CAPABILITY_VERSION_3, 0)
+    data = (
+        ctypes.c_uint32 * 6
+    )()  # twice effective, permitted, inheritable: of capabilities 0 to 31, and of the others
+    if libc.capget(header, data) == 0:
+        for index in range(6):
+            data[index] &= _CAPABILITIES_KEPT if index < 3 else 0
+        libc.capset(header, data)
 
 
 def raise_file_limit() -> None:

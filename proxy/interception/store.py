@@ -85,6 +85,7 @@ def load_or_create(state_directory: Path, hosts: Sequence[str], now: datetime) -
     Raises:
         ConfigurationError: a host is not a name, or the directory or a file in it cannot be used.
     """
+    _require_own(state_directory)
     found = load(state_directory)
     if found is not None and _is_settled(found, hosts, now) and _is_published(state_directory, found):
         return found
@@ -193,6 +194,23 @@ def _find_successor(found: Succession, hosts: Sequence[str], now: datetime) -> I
         return found.newest
     reason = f"re-issued because the one before ends on {found.not_after:%Y-%m-%d}: clients must trust the new one"
     return issue(hosts, now, reason=reason, replaces=found.current.fingerprint)
+
+
+def _require_own(directory: Path) -> None:
+    """Refuses a directory that somebody else could put another CA into. Only root gets that far: others may not write there.
+
+    Raises:
+        ConfigurationError: it is another user's.
+    """
+    try:
+        owner = directory.stat().st_uid
+    except OSError:
+        return  # it is made, or cannot be, below
+    if os.name == "posix" and owner not in (0, os.geteuid()):
+        raise ConfigurationError(
+            f"{directory}, the state directory, belongs to user {owner}, who could replace the CA in it. Run the proxy as that "
+            f"user, or: chown {os.geteuid()} {shlex.quote(str(directory))}"
+        )
 
 
 def _prepare(directory: Path, found: Succession, hosts: Sequence[str], now: datetime, reason: str) -> Succession:

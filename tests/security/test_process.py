@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import urllib.error
 import urllib.request
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 import yaml
 
+from proxy.config.settings import ListenerTlsSettings
 from proxy.identity.certificate_creation import create_certificate
+from proxy.relay.listening import create_listener_context
 from tests.end_to_end.programs import COMMAND, Program
+
+if TYPE_CHECKING:
+    from ssl import SSLContext
 
 linux_only = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -98,3 +106,46 @@ def test_an_admin_site_that_others_can_reach_shows_the_probes_alone_without_its_
         assert seen == [200, 401, 401, 200]
     finally:
         program.stop()
+
+
+@linux_only
+def test_a_proxy_that_root_runs_has_no_capability_but_for_files_and_low_ports(tmp_path: Path) -> None:
+    """G12: each thread of each process, also of those that read the network."""
+    kept = 1 << 1 | 1 << 2 | 1 << 10  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE
+    with Program([COMMAND, "run", "--config", write_configuration(tmp_path, 2)], tmp_path, "run") as program:
+        program.wait_for_line("ready")
+        pid = program.process.pid
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+        assert len(children) == 2
+        for task in (task for one in (pid, *children) for task in Path(f"/proc/{one}/task").iterdir()):
+            lines = dict(line.split(":\t", 1) for line in (task / "status").read_text(encoding="utf-8").splitlines())
+            assert all(int(lines[name], 16) & ~kept == 0 for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")), task
+
+
+@linux_only
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away, and be fooled by one")
+def test_a_state_directory_of_another_user_is_refused(tmp_path: Path) -> None:
+    """G12: that user could replace the CA."""
+    file = write_configuration(tmp_path, 1)
+    (tmp_path / "state").mkdir(0o700)
+    os.chown(tmp_path / "state", 65_532, 65_532)
+    done = subprocess.run([COMMAND, "run", "--config", file], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "belongs to user 65532" in done.stderr
+    assert "chown 0 " in done.stderr
+    assert list((tmp_path / "state").iterdir()) == []
+
+
+def _listen_with_tls(directory: Path) -> SSLContext:
+    authority = trustme.CA()
+    pem = directory / "listener.pem"
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    pem.chmod(0o600)
+    return create_listener_context(ListenerTlsSettings(certificate=pem))
+
+
+def test_a_listener_offers_authenticated_ciphers_only(tmp_path: Path) -> None:
+    """G12: RFC 9325 §4.2, also for TLS 1.2."""
+    ciphers = _listen_with_tls(tmp_path).get_ciphers()
+    assert all(cipher["aead"] for cipher in ciphers)
+    assert {"TLSv1.2", "TLSv1.3"} <= {cipher["protocol"] for cipher in ciphers}
