@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.config.addresses import parse_listen_address
 from proxy.config.privacy import find_tolerated
 from proxy.config.routed_hosts import routed_hosts
+from proxy.dialing.descriptors import find_exhaustion, read_limit, reserve
 from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.resolver import Resolver
 from proxy.dialing.route_tls import ClientCertificates
@@ -135,6 +136,7 @@ class Server:
         """
         self._event_log = EventLog()
         _warn_of_exposed(self._settings)
+        _warn_of_descriptors(self._settings)
         if self.front is not None:
             await self.front.start(inherited=inherited)
             self.addresses = self.front.addresses
@@ -229,8 +231,12 @@ class Server:
         except ConfigurationError:
             self.reloads["refused"] += 1
             self._last_reload_ok = False
+            exhausted = find_exhaustion()  # then no file can be read, whatever it is that could not be
+            if exhausted is not None:
+                raise ConfigurationError(f"The configuration cannot be read. {exhausted.detail}") from None
             raise
         _warn_of_exposed(settings)
+        _warn_of_descriptors(settings)
         self.reloads["ok"] += 1
         self._last_reload_ok = True
 
@@ -505,6 +511,20 @@ def _open_ca(settings: Settings, hosts: Sequence[str]) -> Authority:
 def _patience_s(settings: Settings) -> float:
     """Returns for how long requests wait out failures: a little less than they may, so that they are told the reason."""
     return settings.timeouts.token_s * 0.95
+
+
+def _warn_of_descriptors(settings: Settings) -> None:
+    """Says where the system lets this process, or each relay process, have fewer connections than the settings do."""
+    limit = read_limit()
+    connections = settings.limits.connections
+    if limit is not None and connections > limit - reserve(limit):
+        logging.getLogger("proxy.config").warning(
+            "limits.connections is %d, and this process may have %d file descriptors, of which each connection takes one, and its "
+            "upstream's another. Raise that limit (LimitNOFILE, ulimit -Hn), or lower limits.connections: beyond it, clients "
+            "are answered 503.",
+            connections,
+            limit,
+        )
 
 
 def _warn_of_exposed(settings: Settings) -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from aiohappyeyeballs import addr_to_addr_infos, start_connection
 
+from proxy.dialing.descriptors import EXHAUSTED, report_exhausted
 from proxy.dialing.keep_alive import DEFAULT_S, keep_alive
 from proxy.dialing.opening import open_tunnel
 from proxy.dialing.proxy_tls import start_tls
@@ -93,7 +94,7 @@ class Dialer:
         Raises:
             UpstreamUnreachable: the name does not resolve, or nothing accepts the connection.
             NameTimeout: no name server answers.
-            Overloaded: too many names are being looked up.
+            Overloaded: too many names are being looked up, or no file descriptor is left.
             UpstreamError: the upstream proxy does not open a tunnel.
             DestinationRefused: an address is not permitted.
             LoopDetected: the address is a listener of this very proxy.
@@ -159,6 +160,8 @@ class Dialer:
         try:
             connected = await start_connection(infos, happy_eyeballs_delay=_HAPPY_EYEBALLS_DELAY_S)
         except OSError as error:
+            if error.errno in EXHAUSTED:
+                raise report_exhausted(error.errno) from None
             self.resolver.forget(host)  # what answers there may have moved
             raise UpstreamUnreachable(f"{_describe(host, port)} {_cause(error)}.", code="connection_failed") from None
         keep_alive(connected, self._keep_alive_s)

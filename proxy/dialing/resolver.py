@@ -13,13 +13,14 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+from proxy.dialing.descriptors import find_exhaustion
 from proxy.dialing.lookup import Outcome, choose_lookup
 from proxy.errors import NameTimeout, Overloaded, UpstreamUnreachable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.dialing.lookup import Answer, Lookup
+from proxy.dialing.lookup import Answer, Lookup
 
 # RFC 8767 §5: one to three days.
 _STALE_S: Final = 86_400.0
@@ -95,7 +96,7 @@ class Resolver:
         Raises:
             UpstreamUnreachable: there is no such name, or the look-up failed.
             NameTimeout: no name server answered.
-            Overloaded: too many names are being looked up.
+            Overloaded: too many names are being looked up, or no file descriptor is left.
         """
         if is_address(host):
             return (host,)
@@ -135,6 +136,8 @@ class Resolver:
         answer = await asyncio.shield(flight)
         if answer.outcome is Outcome.FOUND:
             return answer.addresses
+        if answer.outcome is not Outcome.NOT_FOUND and (exhausted := find_exhaustion()) is not None:
+            raise exhausted
         if answer.outcome is Outcome.TIMED_OUT:
             raise NameTimeout(
                 f"The name {name} did not resolve: no name server of this machine answered. {NAME_ADVICE}",

@@ -16,7 +16,7 @@ from proxy.dialing.distrust import explain_distrust
 from proxy.dialing.handshake import judge_handshake
 from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.trust import create_tls_context
-from proxy.errors import IdentityPlatformUnavailable, LoopDetected, UpstreamError
+from proxy.errors import IdentityPlatformUnavailable, LoopDetected, Overloaded, UpstreamError
 from proxy.identity.token_response import Answer
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ class HttpsClient:
             parts = urlsplit(url)
             way = self._dialer.describe_way(host, parts.port or 443, is_plain=parts.scheme == "http")
             raise self._unavailable(host + way, "timeout", f"did not answer within {self._timeout_s:g} s") from None
-        except (UpstreamError, LoopDetected) as error:
+        except (UpstreamError, LoopDetected, Overloaded) as error:
             raise self._unavailable(
                 host, error.code or "connection_failed", f"cannot be reached: {error.detail.removesuffix('.')}"
             ) from None

@@ -35,6 +35,7 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.head import check_partial_request, parse_request_head
 from proxy.relay.presence import is_gone, watch_presence
 from proxy.relay.record import ExchangeRecord, note_trace
+from proxy.relay.seats import descriptor_of
 from proxy.relay.standing import DISMISSED
 
 if TYPE_CHECKING:
@@ -386,11 +387,12 @@ class ClientConnection(asyncio.Protocol):
     def _take_seat(self) -> None:
         self.seat = self.relay.seats.take(self.peer)
         self.seat.entry = self.entry
+        descriptor = descriptor_of(self.transport)
         try:
-            self.relay.seats.check(self.peer)
+            self.relay.seats.check(self.peer, descriptor)
         except ProxyError as error:
             self._refuse(error)
-            if self.relay.seats.is_flooded:
+            if self.relay.seats.is_flooded(descriptor):
                 self.transport.abort()
 
     def _identify(self, admission: Admission, head: RequestHead, rest: bytes) -> bool:

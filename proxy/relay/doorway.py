@@ -20,7 +20,7 @@ from proxy.relay.client import ClientConnection
 from proxy.relay.handshakes import name_cause
 from proxy.relay.head import refuse_other_protocol
 from proxy.relay.record import ExchangeRecord
-from proxy.relay.seats import peer_user
+from proxy.relay.seats import descriptor_of, peer_user
 from proxy.relay.secure import SecureTransport
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ class Doorway(asyncio.Protocol):
         relay.tunnel_ends.add(self)
         self.deadline = relay.now + relay.timeouts.head_s
         try:
-            relay.seats.check(address)
+            relay.seats.check(address, descriptor_of(transport))
             if address == "unix":
                 self._check_user()
         except ProxyError as error:

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import socket
 import struct
+from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
+from proxy.dialing.descriptors import read_limit, report_exhausted, reserve
 from proxy.errors import Overloaded, TooManyRequests
 from proxy.policy.access import Client, Peer, address_block, is_this_machine, parse_peer_address
 
 if TYPE_CHECKING:
+    import asyncio
+
     from proxy.config.settings import LimitSettings
     from proxy.relay.admission import Admission, KnownClient
     from proxy.relay.doorway import Guard
@@ -74,6 +78,9 @@ class Seats:
 
     def __init__(self, limits: LimitSettings) -> None:
         self.limits = limits
+        limit = read_limit()
+        self._first_reserved: float = inf if limit is None else limit - reserve(limit)
+        self._words_end: float = inf if limit is None else limit - reserve(limit) // 2
         self._by_block: dict[str, int] = {}
         self.taken = 0
 
@@ -95,14 +102,20 @@ class Seats:
         else:
             self._by_block.pop(block, None)
 
-    def check(self, address: str) -> None:
+    def check(self, address: str, descriptor: int) -> None:
         """Judges a connection that has been counted.
 
+        Args:
+            address: the peer's.
+            descriptor: the connection's. The system gives the lowest free one, so this tells how many are in use.
+
         Raises:
-            Overloaded: there are too many in total.
+            Overloaded: there are too many in total, or as many as there are file descriptors.
             TooManyRequests: there are too many from this address.
         """
         limits = self.limits
+        if descriptor >= self._first_reserved:
+            raise report_exhausted()
         if self.taken > limits.connections:
             raise Overloaded(f"The proxy has {limits.connections} connections (limits.connections).", retry_after_s=1)
         block = address_block(address)
@@ -112,10 +125,15 @@ class Seats:
                 retry_after_s=1,
             )
 
-    @property
-    def is_flooded(self) -> bool:
-        """Whether there are so many that even saying so costs too much."""
-        return self.taken > self.limits.connections * _REFUSED_WITH_WORDS + 1
+    def is_flooded(self, descriptor: int) -> bool:
+        """Whether there are so many that even saying so costs too much; the descriptor is the newest connection's."""
+        return self.taken > self.limits.connections * _REFUSED_WITH_WORDS + 1 or descriptor >= self._words_end
+
+
+def descriptor_of(transport: asyncio.BaseTransport) -> int:
+    """Returns the file descriptor of a connection; -1 where there is none."""
+    connected = transport.get_extra_info("socket")
+    return -1 if connected is None else int(connected.fileno())
 
 
 class Socket(Protocol):

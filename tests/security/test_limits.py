@@ -276,15 +276,15 @@ def test_seats_are_counted_by_address_and_given_back_once() -> None:
     seats = Seats(LimitSettings(connections=4, connections_per_client=2))
     taken = [seats.take("192.0.2.1") for _ in range(3)]
     with pytest.raises(TooManyRequests):
-        seats.check("192.0.2.1")
+        seats.check("192.0.2.1", -1)
     taken[0].leave()
     taken[0].leave()
-    seats.check("192.0.2.1")
+    seats.check("192.0.2.1", -1)
     assert seats.taken == 2
     for _ in range(3):
         seats.take("192.0.2.9")
     with pytest.raises(Overloaded):
-        seats.check("192.0.2.1")
+        seats.check("192.0.2.1", -1)
 
 
 @pytest.mark.parametrize(
@@ -303,9 +303,9 @@ def test_a_network_of_ipv6_counts_as_one_client(address: str, other: str, counte
     seats.take(other)
     if counted_together:
         with pytest.raises(TooManyRequests):
-            seats.check(other)
+            seats.check(other, -1)
     first.leave()
-    seats.check(other)
+    seats.check(other, -1)
     assert address_block(address) == address_block(other) or not counted_together
 
 
@@ -368,7 +368,7 @@ def test_clients_of_this_machine_share_addresses_and_are_not_counted_by_them(add
     seats = Seats(LimitSettings(connections_per_client=1))
     for _ in range(5):
         seats.take(address)
-    seats.check(address)
+    seats.check(address, -1)
 
 
 @pytest.mark.timeout(30)

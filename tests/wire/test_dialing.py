@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import resource
 import socket
 import ssl
 import struct
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeAlias
@@ -21,6 +23,7 @@ from proxy.errors import (
     DestinationRefused,
     IdentityPlatformUnavailable,
     LoopDetected,
+    Overloaded,
     ProxyError,
     UpstreamProtocolError,
     UpstreamProxyRefused,
@@ -491,3 +494,25 @@ def test_what_is_dialled_is_probed_by_tcp(run: Callable[..., None]) -> None:
                     assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 45
 
     run(work())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts descriptors in /proc")
+def test_without_a_descriptor_that_is_said(run: Callable[..., None], caplog: pytest.LogCaptureFixture) -> None:
+    """A7: to the client with the limit, and in the log no more than once a minute."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    async def work() -> None:
+        async with _proxy(_answering(OPEN)) as port:
+            with socket.socket() as lowest:
+                limit = lowest.fileno()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            try:
+                for _ in range(3):
+                    with pytest.raises(Overloaded, match=f"out of file descriptors: it may have {limit}") as caught:
+                        await Dialer().connect("127.0.0.1", port)
+                    assert caught.value.code == "out_of_file_descriptors"
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+    run(work())
+    assert len(caplog.records) <= 1
