@@ -55,6 +55,11 @@ $(VENV)/.test: $(VENV)/.runtime
 	@$(PIP) install --quiet --group test
 	@touch $@
 
+$(VENV)/.deploy: $(VENV)/.test
+	@echo "Installing what validates Kubernetes manifests into $(VENV)" >&2
+	@$(PIP) install --quiet --group deploy
+	@touch $@
+
 $(VENV)/.supply: $(VENV)/.runtime
 	@echo "Installing what looks after dependencies into $(VENV)" >&2
 	@$(PIP) install --quiet --group supply
@@ -153,6 +158,15 @@ test-compiled: $(VENV)/.test test-tools ## Run the relay's tests against its com
 .PHONY: test-watching
 test-watching: $(VENV)/.test test-tools ## Watch what takes longer than a test should: a token's life, a real Prometheus
 	@$(BIN)/python -m pytest -q tests/end_to_end/long_watching.py
+
+.PHONY: test-deploy
+test-deploy: $(VENV)/.deploy ## Test what is below deploy/ for Kubernetes and Compose: helm, kubectl, checkov, crun (root; downloads 150 MB)
+	@.ci/install-test-tools deploy
+	@$(BIN)/python -m pytest -q tests/deploy/check_*.py $(PYTEST_ARGS)
+
+.PHONY: deploy-files
+deploy-files: $(VENV)/.runtime ## Make those files below deploy/ that follow from others: the chart's copies and schema
+	@$(BIN)/python -m tests.deploy.artefacts
 
 .PHONY: screenshots
 screenshots: $(VENV)/.test ## Take the README's pictures of the admin site's page again (Chromium; four minutes)

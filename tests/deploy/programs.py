@@ -1,0 +1,36 @@
+"""Runs helm and kubectl, which `.ci/install-test-tools deploy` puts into the cache directory, on the files below deploy/."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+ROOT: Final = Path(__file__).parents[2]
+DEPLOY: Final = ROOT / "deploy"
+CHART: Final = DEPLOY / "helm/apim-auth-proxy"
+TOOLS: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apim-auth-proxy/deploy-tools"
+
+Document = dict[str, Any]
+
+
+def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([TOOLS / "helm", *arguments], capture_output=True, text=True)
+
+
+def template(chart: Path, values: Path, *arguments: str) -> list[Document]:
+    """Return what a chart renders for the release `try` in the namespace `apps`."""
+    done = helm("template", "try", chart, "--namespace", "apps", "--values", values, *arguments)
+    assert done.returncode == 0, done.stderr
+    return documents(done.stdout)
+
+
+def documents(text: str) -> list[Document]:
+    return [document for document in yaml.safe_load_all(text) if document]
+
+
+def of_kind(rendered: list[Document], kind: str) -> list[Document]:
+    return [document for document in rendered if document["kind"] == kind]
