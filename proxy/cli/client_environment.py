@@ -23,6 +23,8 @@ from proxy.interception.opening import open_authority
 from proxy.interception.store import load
 
 if TYPE_CHECKING:
+    from pathlib import Path, PurePath
+
     from proxy.client_setup.variables import Variable
     from proxy.config.settings import Settings
     from proxy.config.source import Source
@@ -47,6 +49,7 @@ class ClientEnvironment:
         hosts: the routed hosts as configured, with ports and wildcards; without a configuration, what the CA may sign for.
         trusted: PEM of the interception CA.
         admin: where the proxy can be asked; None for nowhere.
+        files: the bundle's, where they are on this machine.
     """
 
     config: Source | None
@@ -56,6 +59,7 @@ class ClientEnvironment:
     hosts: tuple[str, ...]
     trusted: bytes
     admin: AdminSettings | None
+    files: tuple[Path, ...]
 
     def apply(self) -> dict[str, str]:
         """Return this process' environment with the variables in it."""
@@ -63,8 +67,13 @@ class ClientEnvironment:
         return {**os.environ, **{variable.name: variable.value for variable in self.variables}}
 
 
-def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
+def prepare(config: Source | None, proxy_url: str | None, ca_directory: PurePath | None = None) -> ClientEnvironment:
     """Write the merged bundle into the state directory and return what clients are to be given.
+
+    Args:
+        config: the configuration, if there is one.
+        proxy_url: where clients reach the proxy, if not at its first forward listener.
+        ca_directory: where clients find the bundle's files, if not where they are.
 
     Raises:
         ConfigurationError: the configuration, or a file it names, cannot be used.
@@ -103,8 +112,10 @@ def prepare(config: Source | None, proxy_url: str | None) -> ClientEnvironment:
             address, proxy_url = _choose_listener(settings)
     url = proxy_url.rstrip("/") if proxy_url is not None else f"http://{address}"
     bundle = write_bundle(directory, trusted, os.environ)
-    setup = Setup(url, bundle.pem, bundle.truststore, hosts)
-    return ClientEnvironment(config, url, address, list_variables(setup, os.environ), patterns, trusted, admin)
+    files = bundle.pem, bundle.truststore
+    pem, truststore = files if ca_directory is None else (ca_directory / file.name for file in files)
+    variables = list_variables(Setup(url, pem, truststore, hosts), os.environ)
+    return ClientEnvironment(config, url, address, variables, patterns, trusted, admin, files)
 
 
 def _choose_listener(settings: Settings) -> tuple[ListenAddress, str]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import click
@@ -11,7 +14,8 @@ from proxy.cli.client_environment import prepare, proxy_url_option
 from proxy.cli.options import ConfiguredCommand, json_option, takes_configuration
 from proxy.cli.recognition import describe_stranger, listens
 from proxy.cli.terminal import say, write_json
-from proxy.client_setup.shells import Shell, format_variables
+from proxy.client_setup.shells import Shell, format_removal, format_variables
+from proxy.client_setup.variables import list_earlier, list_names
 
 if TYPE_CHECKING:
     from proxy.cli.client_environment import ClientEnvironment
@@ -25,27 +29,68 @@ if TYPE_CHECKING:
     type=click.Choice([shell.value for shell in Shell]),
     default=Shell.SH.value,
     show_default=True,
-    help="Who reads them; what is meant for sh is good for bash, zsh and fish.",
+    help="Who reads them. dotenv is a file for containers: docker run --env-file.",
 )
 @proxy_url_option
+@click.option(
+    "--ca-directory",
+    metavar="DIR",
+    type=click.Path(path_type=PurePosixPath),
+    help="Where programs find the CA's files, if they see other ones than this machine: in a container.",
+)
+@click.option("--unset", is_flag=True, help="Print what undoes it.")
 @json_option
-def env(config: Source | None, shell: str, proxy_url: str | None, as_json: bool) -> None:
+def env(
+    config: Source | None,
+    shell: str,
+    proxy_url: str | None,
+    ca_directory: PurePosixPath | None,
+    unset: bool,
+    as_json: bool,
+) -> None:
     """Print the variables that make programs use the proxy and trust its CA.
 
     Use it as: eval "$(apim-auth-proxy env)". In fish the same; in PowerShell: apim-auth-proxy env --shell powershell |
-    Out-String | Invoke-Expression.
+    Out-String | Invoke-Expression. With --unset, the same line undoes it.
+
+    For a container, its programs have to reach the proxy and find the CA: apim-auth-proxy env --shell dotenv --proxy-url
+    http://host.docker.internal:8080 --ca-directory /proxy-ca > proxy.env. What to mount is told on stderr.
 
     Without a configuration, they are for a proxy at 127.0.0.1:8080 with the CA in the default state directory. A file with
     the system's roots and the proxy's CA is written into the state directory, because some programs replace their roots by
     what such a variable names.
     """
-    environment = prepare(config, proxy_url)
+    if unset:
+        _unset(Shell(shell), as_json=as_json)
+        return
+    environment = prepare(config, proxy_url, ca_directory)
+    if ca_directory is not None:
+        mounts = [f"--volume {shlex.quote(f'{file}:{ca_directory / file.name}:ro')}" for file in environment.files]
+        say(f"Mount these files, and nothing else of their directory: {' '.join(mounts)}")
+    elif shell == Shell.DOTENV and not as_json:
+        say(
+            "Note: the addresses and paths are this machine's. In a container, take --proxy-url, with a host that it reaches, "
+            "and --ca-directory."
+        )
     if config is None:
         _warn_of_stranger(environment)
     if as_json:
         write_json({variable.name: variable.value for variable in environment.variables})
     else:
         sys.stdout.write(format_variables(environment.variables, Shell(shell)))
+
+
+def _unset(shell: Shell, *, as_json: bool) -> None:
+    """Print what removes the variables, and sets again what was the user's own in them."""
+    earlier = list_earlier(os.environ)
+    kept = {variable.name for variable in earlier}
+    names = [name for name in list_names() if name not in kept]
+    if as_json:
+        write_json(dict.fromkeys(names) | {variable.name: variable.value for variable in earlier})
+        return
+    if shell is Shell.DOTENV:
+        raise click.UsageError("A file of variables cannot unset any; leave it out.")
+    sys.stdout.write(format_removal(names, shell) + format_variables(earlier, shell))
 
 
 def _warn_of_stranger(environment: ClientEnvironment) -> None:

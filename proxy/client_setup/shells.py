@@ -15,8 +15,11 @@ class Shell(StrEnum):
     """Who reads the variables."""
 
     SH = "sh"
+    BASH = "bash"
+    ZSH = "zsh"
     FISH = "fish"
     POWERSHELL = "powershell"
+    CMD = "cmd"
     DOTENV = "dotenv"
 
 
@@ -27,15 +30,37 @@ def format_variables(variables: Iterable[Variable], shell: Shell) -> str:
 
 def _format(name: str, value: str, shell: Shell) -> str:
     match shell:
-        case Shell.SH:
+        case Shell.SH | Shell.BASH | Shell.ZSH:
             return f"export {name}={quote_sh(value)}"
         case Shell.FISH:
             return f"set -gx {name} {quote_fish(value)}"
         case Shell.POWERSHELL:
             # Braces, because a name may be of lower case letters and underscores.
             return f"${{env:{name}}} = {quote_powershell(value)}"
+        case Shell.CMD:
+            # In a file of commands a percent sign is doubled; the last quotation mark of the line ends the value.
+            doubled = value.replace("%", "%%")
+            return f'set "{name}={doubled}"'
         case Shell.DOTENV:
-            return f"{name}={_quote_dotenv(value)}"
+            # `docker run --env-file` takes all behind the first = as it stands, quotes included.
+            return f"{name}={value}"
+
+
+def format_removal(names: Iterable[str], shell: Shell) -> str:
+    """Return statements that unset variables, one a line; a file of variables has none for that."""
+    return "".join(f"{_format_unset(name, shell)}\n" for name in names)
+
+
+def _format_unset(name: str, shell: Shell) -> str:
+    match shell:
+        case Shell.FISH:
+            return f"set -e {name}"
+        case Shell.POWERSHELL:
+            return f"Remove-Item -ErrorAction Ignore 'Env:{name}'"
+        case Shell.CMD:
+            return f'set "{name}="'
+        case _:
+            return f"unset {name}"
 
 
 def quote_sh(value: str) -> str:
@@ -53,11 +78,3 @@ def quote_fish(value: str) -> str:
     """Return a word of fish, which knows two escapes in single quotes."""
     escaped = value.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
-
-
-def _quote_dotenv(value: str) -> str:
-    # `docker --env-file` takes quotes literally, others cut at blanks: quoted only where that is a must.
-    if not any(character in value for character in " #'\"\\$"):
-        return value
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
-    return f'"{escaped}"'

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePath, PurePosixPath
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from pathlib import Path
 
 TRUSTSTORE_PASSWORD: Final = "changeit"  # noqa: S105  # what Java's own store has; it protects nothing, it only has to be there
 
@@ -56,8 +56,8 @@ class Setup:
     """
 
     proxy_url: str
-    bundle: Path
-    truststore: Path
+    bundle: PurePath
+    truststore: PurePath
     routed_hosts: tuple[str, ...]
 
 
@@ -92,6 +92,22 @@ def list_variables(setup: Setup, environ: Mapping[str, str]) -> list[Variable]:
     options = format_java_options(setup, direct)
     variables.append(Variable("JAVA_TOOL_OPTIONS", " ".join([*_foreign_java_options(environ), options]), "Java"))
     return variables
+
+
+def list_names() -> list[str]:
+    """Return the names of all variables, in the order in which they are shown."""
+    nothing = Setup("http://localhost:1", PurePosixPath(), PurePosixPath(), ())
+    return [variable.name for variable in list_variables(nothing, {})]
+
+
+def list_earlier(environ: Mapping[str, str]) -> list[Variable]:
+    """Return what the user's own values were before, of variables to which ours were added."""
+    exempt = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
+    own = [entry for entry in exempt.split(",") if entry and entry not in _DIRECT]
+    earlier = _both_cases("NO_PROXY", ",".join(own), "") if own else []
+    if options := _foreign_java_options(environ):
+        earlier.append(Variable("JAVA_TOOL_OPTIONS", " ".join(options), ""))
+    return earlier
 
 
 def list_direct_hosts(routed_hosts: Iterable[str], environ: Mapping[str, str]) -> list[str]:

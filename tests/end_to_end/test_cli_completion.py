@@ -76,7 +76,7 @@ def test_commands_and_subcommands(shell: str) -> None:
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_options_and_their_choices(shell: str) -> None:
     assert {"--config", "--tenant-id", "--workers"} <= set(completions(shell, "run", "--"))
-    assert set(completions(shell, "env", "--shell", "")) == {"sh", "fish", "powershell", "dotenv"}
+    assert set(completions(shell, "env", "--shell", "")) == {"sh", "bash", "zsh", "fish", "powershell", "cmd", "dotenv"}
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

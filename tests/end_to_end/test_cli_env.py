@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
+import shutil
 import ssl
 import stat
 from datetime import UTC, datetime
@@ -19,6 +21,20 @@ from tests.ports import free_port
 if TYPE_CHECKING:
     from tests.end_to_end.conftest import StartProxy
     from tests.end_to_end.programs import Configuration, Place
+
+
+JAVA = """
+import java.net.*;
+import java.net.http.*;
+class Call {
+    public static void main(String[] arguments) throws Exception {
+        var uri = URI.create(arguments[0]);
+        var answer = HttpClient.newHttpClient().send(HttpRequest.newBuilder(uri).build(), HttpResponse.BodyHandlers.ofString());
+        System.out.println(answer.statusCode());
+        System.out.println(((HttpURLConnection) uri.toURL().openConnection()).getResponseCode());
+    }
+}
+"""
 
 
 def fixed(place: Place) -> Configuration:
@@ -131,12 +147,60 @@ def test_every_form_names_the_same_variables(place: Place, tmp_path: Path) -> No
         "sh": r"export (\w+)=",
         "fish": r"set -gx (\w+) ",
         "powershell": r"\$\{env:(\w+)\} =",
+        "bash": r"export (\w+)=",
+        "zsh": r"export (\w+)=",
+        "cmd": r'set "(\w+)=',
         "dotenv": r"(\w+)=",
     }
     for shell, pattern in patterns.items():
         text = run_program([COMMAND, "env", "--config", config, "--shell", shell]).stdout.decode()
         assert [match[1] for line in text.splitlines() if (match := re.match(pattern, line))] == expected
         assert len(text.splitlines()) == len(expected)
+
+
+@pytest.mark.parametrize("shell", ["sh", "bash", "fish"])
+def test_unset_undoes_it_and_keeps_what_was_the_users(place: Place, tmp_path: Path, shell: str) -> None:
+    """F12"""
+    config = write_configuration(fixed(place), tmp_path)
+    kind = shell if shell == "fish" else "sh"
+    program = f"""eval "$({COMMAND} env --config {config} --shell {kind})"; eval "$({COMMAND} env --shell {kind} --unset)"; env"""
+    own = {"no_proxy": "intranet", "NO_PROXY": "intranet", "JAVA_TOOL_OPTIONS": "-Xmx64m"}
+    try:
+        done = run_program([shell, "-c", program], environ=environment(**own), directory=tmp_path)
+    except FileNotFoundError:
+        pytest.skip(f"{shell} is not installed here")
+    after = dict(line.partition("=")[::2] for line in done.stdout.decode().splitlines())
+    assert {name: after[name] for name in printed(config) if name in after} == own
+
+
+def test_a_file_for_containers_works_as_docker_reads_it(place: Place, start_proxy: StartProxy, tmp_path: Path) -> None:
+    """F12: docker takes all behind the first = as it stands; the container has other paths and another name for the proxy."""
+    proxy = start_proxy(configuration(place, listeners=[{"address": f"127.0.0.1:{free_port()}"}]))
+    inside = tmp_path / "the container's"
+    inside.mkdir()
+    url = f"http://localhost:{proxy.address('forward').rpartition(':')[2]}"
+    words = ["--shell", "dotenv", "--proxy-url", url, "--ca-directory", str(inside)]
+    done = run_program([COMMAND, "env", "--config", proxy.config_file, *words])
+    assert done.status == 0
+    mounts = [word.split(":") for word in shlex.split(done.stderr) if word.endswith(":ro")]
+    assert len(mounts) == 2
+    for source, target, _ in mounts:
+        Path(target).write_bytes(Path(source).read_bytes())
+    lines = [line for line in done.stdout.decode().splitlines() if not line.startswith("#")]
+    variables = {"PATH": environment()["PATH"]} | dict(line.split("=", 1) for line in lines)
+    assert str(tmp_path / "state") not in done.stdout.decode()
+    call = ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{place.api_alias}/orders"]
+    assert run_program(call, environ=variables).stdout == b"200"
+    if shutil.which("java") is not None:
+        program = tmp_path / "Call.java"
+        program.write_text(JAVA)
+        call = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", str(program), f"{place.api_alias}/orders"]
+        assert run_program(call, environ=variables).stdout.split() == [b"200", b"200"]
+
+
+def test_a_file_with_this_machines_paths_says_so(place: Place, tmp_path: Path) -> None:
+    done = run_program([COMMAND, "env", "--config", write_configuration(fixed(place), tmp_path), "--shell", "dotenv"])
+    assert "--ca-directory" in done.stderr
 
 
 def test_a_state_directory_that_cannot_be_written_is_an_error_in_words(place: Place, tmp_path: Path) -> None:

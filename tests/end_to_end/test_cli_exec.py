@@ -17,7 +17,7 @@ from proxy.cli.recognition import describe_stranger
 from proxy.config.addresses import parse_listen_address
 from proxy.interception.store import load_or_create
 from tests.end_to_end.programs import COMMAND, Program, configuration, run_program, write_configuration
-from tests.end_to_end.test_cli_env import fixed
+from tests.end_to_end.test_cli_env import JAVA, fixed
 from tests.ports import free_port
 from tests.security.boundary import light_hash
 
@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from tests.end_to_end.conftest import StartProxy
     from tests.end_to_end.programs import Finished, Place, ProxyProgram
 
-JAVA = """
-import java.net.*;
-import java.net.http.*;
-class Call {
-    public static void main(String[] arguments) throws Exception {
-        var uri = URI.create(arguments[0]);
-        var answer = HttpClient.newHttpClient().send(HttpRequest.newBuilder(uri).build(), HttpResponse.BodyHandlers.ofString());
-        System.out.println(answer.statusCode());
-        System.out.println(((HttpURLConnection) uri.toURL().openConnection()).getResponseCode());
-    }
-}
-"""
 JAVA_AUTHENTICATOR = """
     static class Named extends Authenticator {
         protected PasswordAuthentication getPasswordAuthentication() {

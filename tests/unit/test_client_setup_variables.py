@@ -79,4 +79,5 @@ def test_a_shell_reads_back_exactly_what_was_written(program: str) -> None:
 def test_powershell_and_dotenv_quote_what_they_must() -> None:
     variables = [Variable("A_b", "it's", ""), Variable("PLAIN", "/x/y,z", "")]
     assert format_variables(variables, Shell.POWERSHELL) == "${env:A_b} = 'it''s'\n${env:PLAIN} = '/x/y,z'\n"
-    assert format_variables(variables, Shell.DOTENV) == 'A_b="it\'s"\nPLAIN=/x/y,z\n'
+    assert format_variables(variables, Shell.DOTENV) == "A_b=it's\nPLAIN=/x/y,z\n"
+    assert format_variables([Variable("A", 'at 5 % "x"', "")], Shell.CMD) == 'set "A=at 5 %% "x""\n'
