@@ -421,6 +421,36 @@ async def test_a_client_has_only_so_many_exchanges_at_a_time(tmp_path: Path, tru
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("opens", [True, False])
+async def test_a_tunnel_is_one_of_a_clients_exchanges_for_as_long_as_it_lasts(
+    tmp_path: Path, trust: Trust, opens: bool
+) -> None:  # a parameter
+    """B3: and no longer, also where it never opened."""
+    far = Peer()
+    server = await asyncio.get_running_loop().create_server(lambda: far, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    if not opens:
+        server.close()
+        await server.wait_closed()
+    async with running(
+        tmp_path,
+        trust,
+        clients=[{**LOOPBACK, "concurrent_exchanges": 1}],
+        other_hosts="tunnel",
+        destinations={"allow": ["127.0.0.0/8"], "ports": [port]},
+    ) as boundary:
+        tunnel = await boundary.connect()
+        tunnel.send(f"CONNECT 127.0.0.1:{port} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n\r\n".encode())
+        assert status(await tunnel.read_until()) == (200 if opens else 502)
+        if opens:
+            assert status(await boundary.ask(get())) == 429
+            tunnel.close()
+            await eventually(lambda: not boundary.server.relay.splices)
+        assert status(await boundary.ask(get())) == 200
+    server.close()
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("mode", ["0600", "0660"])
 async def test_a_unix_socket_has_its_mode_and_is_removed_at_the_end(tmp_path: Path, trust: Trust, mode: str) -> None:
     path = tmp_path / "proxy.sock"

@@ -67,6 +67,24 @@ async def test_a_request_over_a_limit_gets_that_limits_status(tmp_path: Path, tr
 
 
 @pytest.mark.asyncio
+@pytest.mark.parametrize("in_pieces", [False, True])
+async def test_a_head_may_be_as_long_as_its_limit_and_no_longer(
+    tmp_path: Path, trust: Trust, in_pieces: bool
+) -> None:  # a parameter
+    """B3."""
+    async with running(tmp_path, trust, limits={"head_bytes": 1_024, "target_bytes": 500}) as boundary:
+        for size, expected in ((1_024, 200), (1_025, 431)):
+            head = get("/", "X: " + "x" * (size - len(get("/", "X: "))))
+            assert len(head) == size
+            peer = await boundary.connect()
+            peer.send(head[:-10] if in_pieces else head)
+            if in_pieces:
+                await eventually(lambda: has_begun(boundary))
+                peer.send(head[-10:])
+            assert status(await boundary.answer(peer)) == expected
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize(
     ("sent", "word"),
     [

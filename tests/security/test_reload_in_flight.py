@@ -106,6 +106,18 @@ async def test_a_tunnel_that_was_being_dialled_gets_no_further_than_the_configur
 
 
 @pytest.mark.asyncio
+async def test_a_tunnel_that_was_being_dialled_does_not_open_blind_where_a_route_names_its_host_now(
+    tmp_path: Path, trust: Trust
+) -> None:
+    """B3: its requests would go out without a token."""
+    async with dialling(tmp_path, trust) as (boundary, peer, proxy):
+        await boundary.reload(routes=elsewhere(boundary, hosts=[HOST, FAR]))
+        proxy.may_answer.set()
+        assert status(await peer.read_until()) == 403
+        assert proxy.heard == b""
+
+
+@pytest.mark.asyncio
 @pytest.mark.parametrize("clients", [[], [HERE]])
 async def test_a_tunnel_that_was_being_dialled_opens_where_it_still_may(
     tmp_path: Path, trust: Trust, clients: list[dict[str, Any]]
@@ -174,6 +186,42 @@ async def test_a_websocket_that_was_not_open_yet_does_not_open_without_the_right
         assert b"first frame" not in answer
         await eventually(lambda: upstream.lost)
         assert not boundary.server.relay.splices
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("allowed", "expected"), [([], 403), (["127.0.0.0/8"], 101)])
+async def test_a_websocket_to_a_host_that_no_route_names_opens_only_where_its_address_still_may_be_dialled(
+    tmp_path: Path, trust: Trust, allowed: list[str], expected: int
+) -> None:
+    """B3."""
+    far = Peer()
+    server = await asyncio.get_running_loop().create_server(lambda: far, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    destinations = {"allow": ["127.0.0.0/8"], "ports": [port]}
+    async with running(tmp_path, trust, other_hosts="tunnel", destinations=destinations) as boundary:
+        peer = await boundary.connect()
+        peer.send(get("/socket", *UPGRADE, host=f"127.0.0.1:{port}"))
+        await eventually(lambda: b"\r\n\r\n" in far.received)
+        await boundary.reload(destinations=destinations | {"allow": allowed})
+        far.send(SWITCHED)
+        assert status(await peer.read_until()) == expected
+    server.close()
+    far.transport.abort()
+
+
+@pytest.mark.asyncio
+async def test_a_websocket_that_was_not_open_yet_does_not_open_where_its_listener_asks_for_more_now(
+    tmp_path: Path, trust: Trust
+) -> None:
+    """B3: its client could not open it anew."""
+    async with running(tmp_path, trust) as boundary:
+        peer, upstream = await upgrading(boundary)
+        certificates = ListenerCertificates.create(tmp_path, "reports.contoso.com")
+        await boundary.reload(listeners=[{"address": "127.0.0.1:0", "tls": certificates.settings}])
+        upstream.send(SWITCHED)
+        answer = await peer.read_until()
+        assert status(answer) == 403
+        assert b"listener_changed" in answer
 
 
 @pytest.mark.asyncio

@@ -9,6 +9,7 @@ import ssl
 import pytest
 
 from proxy.policy.authority import Authority
+from proxy.relay.head import parse_request_head
 from tests.wire.messages import split_head
 from tests.wire.rig import AUTHORIZATION, HOST, Peer, Rig, Wire
 
@@ -190,5 +191,39 @@ def test_a_host_that_a_route_names_is_never_the_listeners_own(uv_wire: Wire) -> 
             await check_misdirected(rig, client)
         finally:
             rig.reverse.authority = usual
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize(
+    ("target", "is_its"), [("http://api.example.com/x", True), ("https://api.example.com/x", False)]
+)
+def test_only_http_without_a_port_means_whatever_port_the_listener_leads_to(
+    uv_wire: Wire, target: str, is_its: bool
+) -> None:  # a parameter
+    """B3: https without a port is 443, and here that is another authority."""
+
+    async def work(rig: Rig) -> None:
+        usual, rig.reverse.authority = rig.reverse.authority, Authority("api.example.com", 8443)
+        try:
+            client = await rig.client("reverse")
+            client.send(f"GET {target} HTTP/1.1\r\nHost: api.example.com:8443\r\n\r\n".encode())
+            await (check_relayed(rig, client, b"/x") if is_its else check_misdirected(rig, client))
+        finally:
+            rig.reverse.authority = usual
+            rig.reverse.accepted.clear()
+
+    uv_wire.run(work)
+
+
+def test_only_so_many_spellings_of_a_host_are_remembered(uv_wire: Wire) -> None:
+    """B3: invariant 8."""
+
+    async def work(rig: Rig) -> None:
+        for number in range(200):
+            raw = f"GET / HTTP/1.1\r\nHost: proxy{number}\r\n\r\n".encode()
+            rig.reverse.locate(rig.relay, parse_request_head(raw, target_bytes=100, field_count=10))
+        assert len(rig.reverse.accepted) == 64
+        rig.reverse.accepted.clear()
 
     uv_wire.run(work)
