@@ -7,8 +7,10 @@ import errno
 import json
 import os
 import re
+import secrets
 import shlex
 import socket
+import ssl
 import uuid
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,9 +22,13 @@ from click.core import ParameterSource
 from proxy.cli.options import json_option
 from proxy.cli.terminal import say, write_json
 from proxy.client_setup.answers import read_host, read_tenant
+from proxy.client_setup.clouds import cloud_of
 from proxy.client_setup.first_config import FirstConfig, format_first_config
 from proxy.client_setup.registration import Form, Registration, default_scope, format_registration
 from proxy.config.addresses import ListenAddress, parse_listen_address
+from proxy.config.settings import Cloud
+from proxy.errors import ConfigurationError
+from proxy.identity.certificate import load_certificate
 from proxy.identity.certificate_creation import create_certificate
 
 if TYPE_CHECKING:
@@ -67,7 +73,18 @@ _TRIED_PORTS: Final = 20
     show_default=True,
     help="What to print for the registration.",
 )
-@click.option("--force", is_flag=True, help="Overwrite files that exist.")
+@click.option(
+    "--cloud",
+    type=click.Choice([cloud.value for cloud in Cloud]),
+    help="Of Microsoft Entra ID. [default: by the host's suffix; azure-api.us is usgov, azure-api.cn is china]",
+)
+@click.option(
+    "--keep-key/--new-certificate",
+    default=True,
+    show_default=True,
+    help="Use the certificate and key that are in DIR; or make new ones, with --force in place of what is there.",
+)
+@click.option("--force", is_flag=True, help="Overwrite files that exist; a key with --new-certificate only.")
 @json_option
 def init(
     directory: Path,
@@ -81,6 +98,8 @@ def init(
     listen: str,
     admin: str,
     registration: str,
+    cloud: str | None,
+    keep_key: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -92,10 +111,14 @@ def init(
     """
     if _NAME.fullmatch(name) is None or _ROLE.fullmatch(role) is None:
         raise click.UsageError("--name and --role consist of letters, digits, dots, hyphens and underscores.")
-    files = [directory / "config.yaml"] + (
-        [] if sandbox else [directory / "clientapp.crt", directory / "clientapp.key"]
-    )
-    for file in files:
+    if Form(registration) is not Form.AZ and (client_id or scope):
+        raise click.UsageError(
+            f"--registration {registration} registers both applications from the start. What goes with an application that is "
+            "registered already comes with --registration az."
+        )
+    config_file, pair = directory / "config.yaml", (directory / "clientapp.crt", directory / "clientapp.key")
+    there = None if sandbox or not keep_key else _find_pair(*pair)
+    for file in [config_file] if sandbox or there is not None else [config_file, *pair]:
         if file.exists() and not force:
             raise click.ClickException(
                 f"{file} exists already. Name another --directory, or overwrite it with --force."
@@ -106,11 +129,12 @@ def init(
         directory.mkdir(parents=True, exist_ok=True)
         if sandbox:
             listen, admin = _choose_address("listen", listen), _choose_address("admin", admin)
-            _write(files[0], format_first_config(_make_sandbox(directory, listen, admin)).encode())
+            _write(config_file, format_first_config(_make_sandbox(directory, listen, admin)).encode())
             _say_sandbox(directory)
             if as_json:
-                write_json({"written": [str(files[0]), str(directory / "sandbox")], "registration": None})
+                write_json({"written": [str(config_file), str(directory / "sandbox")], "registration": None})
             return
+        in_cloud = Cloud(cloud) if cloud is not None else cloud_of(api_host)
         first = FirstConfig(
             tenant_id=tenant,
             client_id=client_id or "${CLIENT_ID}",
@@ -120,29 +144,71 @@ def init(
             private_key="clientapp.key",
             listen=listen,
             admin=admin,
+            cloud=None if in_cloud is Cloud.PUBLIC else in_cloud.value,
         )
-        certificate, key = create_certificate(name, _DAYS, _KEY_BITS, datetime.now(UTC))
-        for file, content, mode in zip(
-            files, (format_first_config(first).encode(), certificate, key), (0o600, 0o644, 0o600), strict=True
-        ):
-            _write(file, content, mode)
+        certificate = there
+        written = [config_file]
+        if certificate is None:
+            certificate, key = create_certificate(name, _DAYS, _KEY_BITS, datetime.now(UTC))
+            _write(pair[1], key)
+            _write(pair[0], certificate, 0o644)
+            written += pair
+        _write(config_file, format_first_config(first).encode())
     except OSError as error:
         raise click.ClickException(
             f"{directory} cannot be written to: {error.strerror}. Name another --directory."
         ) from None
     plan = Registration(
-        name, role, str(uuid.uuid4()), str(files[1]), certificate.decode("ascii"), str(files[0]), tenant
+        name,
+        role,
+        str(uuid.uuid4()),
+        str(pair[0]),
+        certificate.decode("ascii"),
+        str(config_file),
+        tenant,
+        in_cloud,
+        client_id,
+        scope,
+        is_new_certificate=there is None,
     )
     text = format_registration(plan, Form(registration))
     if as_json:
-        write_json({"written": [str(file) for file in files], "registration": {"form": registration, "text": text}})
+        write_json({"written": [str(file) for file in written], "registration": {"form": registration, "text": text}})
     else:
         click.echo(text)
-    say(
-        f"Written: {', '.join(map(str, files))}. The key stays here. Run what is printed above, then:\n"
-        f"  apim-auth-proxy check --config {_quote(files[0])} --online\n"
+    _say_what_next(written, config_file, pair[0], is_new=there is None)
+
+
+def _say_what_next(written: list[Path], config_file: Path, certificate: Path, *, is_new: bool) -> None:
+    kept = "" if is_new else f" {certificate} and its key were there, fit each other and are used."
+    life = (
         f"The certificate lasts {_DAYS} days. `check` and a metric warn ahead; to replace it without a pause, list a new one "
         "before it under `certificates:`."
+    )
+    say(
+        f"Written: {', '.join(map(str, written))}.{kept} The key stays here. Run what is printed above, then:\n"
+        f"  apim-auth-proxy check --config {_quote(config_file)} --online" + (f"\n{life}" if is_new else "")
+    )
+
+
+def _find_pair(certificate: Path, key: Path) -> bytes | None:
+    """Return the certificate that is there, None where neither it nor a key is.
+
+    Raises:
+        click.ClickException: what is there is no pair that can be used; a key is never replaced unasked.
+    """
+    if not certificate.exists() and not key.exists():
+        return None
+    try:
+        found = load_certificate(certificate, key, None)
+        problem = found.date_problem(datetime.now(UTC))
+    except ConfigurationError as error:
+        problem = error.detail
+    if problem is None:
+        return ssl.DER_cert_to_PEM_cert(found.chain_der[0]).encode("ascii")
+    raise click.ClickException(
+        f"{problem} The certificate and key in {certificate.parent} are kept unless told otherwise: move them away, or replace "
+        "both with --new-certificate --force."
     )
 
 
@@ -246,7 +312,9 @@ def _quote(path: Path) -> str:
 
 
 def _write(file: Path, content: bytes, mode: int = 0o600) -> None:
-    file.unlink(missing_ok=True)
-    descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    """Write a file that nobody else can read at any moment of it, whole or not at all."""
+    whole = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     with os.fdopen(descriptor, "wb") as out:
         out.write(content)
+    whole.replace(file)

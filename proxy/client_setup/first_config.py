@@ -24,6 +24,7 @@ class FirstConfig:
         dial: where to connect for the API; None for the host itself.
         subscription_key: sent with each request; None for none.
         state_directory: None for the default.
+        cloud: of the identity platform; None for the public one.
     """
 
     tenant_id: str
@@ -39,6 +40,7 @@ class FirstConfig:
     dial: str | None = None
     subscription_key: str | None = None
     state_directory: str | None = None
+    cloud: str | None = None
 
 
 def format_first_config(first: FirstConfig) -> str:
@@ -61,6 +63,8 @@ def format_first_config(first: FirstConfig) -> str:
     ]
     if first.private_key is not None:
         lines.append(f"    private_key: {quote(first.private_key)}       # stays on this machine")
+    if first.cloud is not None:
+        lines.append(f"    cloud: {first.cloud}       # whose sign-in host is asked")
     if first.authority is not None:
         lines.append(f"    authority: {quote(first.authority)}")
     if first.ca_file is not None:

@@ -6,12 +6,13 @@ They follow the parameters of Azure CLI 2.91, Microsoft Graph v1.0 and Azure Res
 from __future__ import annotations
 
 import base64
-import re
-import shlex
 from dataclasses import dataclass
 from enum import StrEnum
 
-_GUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+from proxy.client_setup.az_script import format_az
+from proxy.client_setup.clouds import ENDPOINTS
+from proxy.client_setup.policy import format_policy
+from proxy.config.settings import Cloud
 
 
 class Form(StrEnum):
@@ -34,6 +35,10 @@ class Registration:
         certificate_pem: the certificate alone.
         config: the configuration's path as commands are to name it.
         tenant: GUID or domain, as in the configuration.
+        cloud: whose endpoints are meant.
+        client_id: the client application's id, where it is registered.
+        scope: of the API, where it is registered.
+        is_new_certificate: whether the certificate was made just now, so that nobody knows it yet.
     """
 
     name: str
@@ -43,32 +48,22 @@ class Registration:
     certificate_pem: str
     config: str
     tenant: str
+    cloud: Cloud = Cloud.PUBLIC
+    client_id: str | None = None
+    scope: str | None = None
+    is_new_certificate: bool = True
 
-
-POLICY = """\
-<policies>
-  <inbound>
-    <base />
-    <validate-jwt header-name="Authorization" require-scheme="Bearer" failed-validation-httpcode="401"
-                  failed-validation-error-message="Unauthorized. Access token is missing or invalid.">
-      <openid-config url="https://login.microsoftonline.com/%(tenant)s/v2.0/.well-known/openid-configuration" />
-      <audiences><audience>%(api)s</audience></audiences>
-      <issuers><issuer>https://login.microsoftonline.com/%(tenant)s/v2.0</issuer></issuers>
-      <required-claims><claim name="roles" match="any"><value>%(role)s</value></claim></required-claims>
-    </validate-jwt>
-  </inbound>
-  <backend><base /></backend>
-  <outbound><base /></outbound>
-  <on-error><base /></on-error>
-</policies>
-"""
+    @property
+    def is_complete(self) -> bool:
+        """Whether there is nothing left to register."""
+        return self.client_id is not None and self.scope is not None and not self.is_new_certificate
 
 
 def format_registration(registration: Registration, form: Form) -> str:
     """Return what registers both applications, uploads the certificate, grants the role and sets the policy."""
     match form:
         case Form.AZ:
-            return _format_az(registration)
+            return format_az(registration)
         case Form.BICEP:
             return _format_bicep(registration)
         case Form.TERRAFORM:
@@ -80,73 +75,10 @@ def default_scope(form: Form) -> str:
     return "${API_ID}/.default" if form is Form.BICEP else "api://${API_ID}/.default"
 
 
-def _format_az(registration: Registration) -> str:
-    policy = POLICY % {"tenant": "$TENANT_ID", "api": "$API_ID", "role": registration.role}
-    config = shlex.quote(registration.config)
-    return f"""\
-# Run `az login` first, and name the API Management service and the API in it:
-GROUP=my-resource-group  SERVICE=contoso  API=orders
-TENANT_ID=$(az account show --query tenantId --output tsv)
-
-# The configuration is for this tenant; logged in to another one, az would register everything there.
-{_find_wanted_tenant(registration.tenant)}
-[ "$TENANT_ID" = "$WANTED" ] || {{ echo "az is logged in to the tenant $TENANT_ID: az login --tenant $WANTED" >&2; exit 1; }}
-
-# The API application: what tokens are for. It decides the tokens' version, and has the role. An application of that
-# display name would be changed, not made again.
-cat > roles.json <<'END'
-[{{"id": "{registration.role_id}", "value": "{registration.role}", "displayName": "{registration.role}",
-  "description": "{registration.role}, as an application", "allowedMemberTypes": ["Application"], "isEnabled": true}}]
-END
-API_ID=$(az ad app create --display-name "{registration.name} API" --sign-in-audience AzureADMyOrg \\
-    --requested-access-token-version 2 --app-roles @roles.json --query appId --output tsv)
-az ad app update --id "$API_ID" --identifier-uris "api://$API_ID"
-az ad sp create --id "$API_ID"            # forgotten: AADSTS500011
-# Only applications that have the role get a token at all:
-az ad sp update --id "$API_ID" --set appRoleAssignmentRequired=true
-
-# The client application: who asks, which is the proxy.
-CLIENT_ID=$(az ad app create --display-name "{registration.name} proxy" --sign-in-audience AzureADMyOrg --query appId --output tsv)
-az ad sp create --id "$CLIENT_ID"         # forgotten: AADSTS7000229
-
-# The certificate, its public part alone. Without --append, other certificates and all secrets would be deleted.
-az ad app credential reset --id "$CLIENT_ID" --cert "@{registration.certificate_file}" --append
-
-# The role is requested (=Role; =Scope would be for users), then granted.
-API_SP=$(az ad sp show --id "$API_ID" --query id --output tsv)
-CLIENT_SP=$(az ad sp show --id "$CLIENT_ID" --query id --output tsv)
-az ad app permission add --id "$CLIENT_ID" --api "$API_ID" --api-permissions "{registration.role_id}=Role"
-az rest --method post --url "https://graph.microsoft.com/v1.0/servicePrincipals/$API_SP/appRoleAssignedTo" \\
-    --headers Content-Type=application/json \\
-    --body "{{\\"principalId\\": \\"$CLIENT_SP\\", \\"resourceId\\": \\"$API_SP\\", \\"appRoleId\\": \\"{registration.role_id}\\"}}"
-
-# The policy. This replaces the API's policy: merge what is there. rawxml, because xml wants expressions escaped.
-cat > policy.xml <<END
-{policy}END
-python3 -c 'import json
-print(json.dumps({{"properties": {{"format": "rawxml", "value": open("policy.xml").read()}}}}))' > policy.json
-az rest --method put --body @policy.json --headers Content-Type=application/json --url \\
-"/subscriptions/{{subscriptionId}}/resourceGroups/$GROUP/providers/Microsoft.ApiManagement/service/$SERVICE/apis/$API/policies/policy?api-version=2024-05-01"
-
-# Both ids go into the configuration, in place of the variables that stand there.
-sed -i.before -e "s/[$]{{CLIENT_ID}}/$CLIENT_ID/" -e "s/[$]{{API_ID}}/$API_ID/" {config}
-rm -f {config}.before
-apim-auth-proxy check --config {config} --online
-"""
-
-
-def _find_wanted_tenant(tenant: str) -> str:
-    """Return the line of a shell that sets WANTED to the GUID of a tenant."""
-    if _GUID.fullmatch(tenant):
-        return f"WANTED={tenant.lower()}"
-    # Everybody may read a domain's issuer, which has the GUID in it (OpenID Connect Discovery §3).
-    return f"""\
-WANTED=$(az rest --skip-authorization-header --method get --query issuer --output tsv \\
-    --url https://login.microsoftonline.com/{tenant}/v2.0/.well-known/openid-configuration | cut -d / -f 4)"""
-
-
 def _format_bicep(registration: Registration) -> str:
-    policy = POLICY % {"tenant": "${tenant().tenantId}", "api": "${api.appId}", "role": registration.role}
+    policy = format_policy(
+        ENDPOINTS[registration.cloud].authority, "${tenant().tenantId}", "${api.appId}", registration.role
+    )
     # A multi-line string of Bicep has no interpolation, so the lines are joined.
     lines = "\n".join("  '" + line.replace("'", "\\'") + "'" for line in policy.splitlines())
     return f"""\
@@ -226,19 +158,39 @@ output API_ID string = api.appId
 
 
 def _format_terraform(registration: Registration) -> str:
-    policy = POLICY % {
-        "tenant": "${data.azuread_client_config.current.tenant_id}",
-        "api": "${azuread_application.api.client_id}",
-        "role": registration.role,
-    }
+    cloud = ENDPOINTS[registration.cloud]
+    policy = format_policy(
+        cloud.authority,
+        "${data.azuread_client_config.current.tenant_id}",
+        "${azuread_application.api.client_id}",
+        registration.role,
+    )
     return f"""\
 terraform {{
   required_providers {{
-    azuread = {{ source = "hashicorp/azuread" }}
-    azurerm = {{ source = "hashicorp/azurerm" }}
+    azuread = {{
+      source  = "hashicorp/azuread"
+      version = ">= 3.0"
+    }}
+    azurerm = {{
+      source  = "hashicorp/azurerm"
+      version = ">= 4.0"
+    }}
   }}
 }}
 
+# Both take who you are from `az login`, after `az cloud set --name {cloud.az_name}`.
+provider "azuread" {{
+  environment = "{cloud.terraform_name}"
+}}
+
+provider "azurerm" {{
+  environment     = "{cloud.terraform_name}"
+  subscription_id = var.subscription_id
+  features {{}}
+}}
+
+variable "subscription_id" {{}}
 variable "resource_group" {{}}
 variable "service" {{}}  # the API Management service
 variable "api_name" {{}} # the API in it

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 Secrets: TypeAlias = "dict[str, str]"
 
 # Any JWT, and any part of one that begins at its beginning: access tokens, client assertions. RFC 7515 §3.1.
-JWT = re.compile(r"eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)*")
+# Not in the middle of Base64, where one in some thousand certificates has these letters by chance; but behind escapes.
+JWT = re.compile(r"(?:(?<![A-Za-z0-9+/_-])|(?<=%20)|(?<=%3D)|(?<=\\[nrt]))eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]*)*")
 
 # Every secret of the session, by what it is. Whoever makes one adds it; lines of keys by `learn_key`.
 KNOWN: Secrets = {}

@@ -34,11 +34,19 @@ KNOWN = ["--tenant-id", TENANT, "--host", "contoso.azure-api.net"]
 AZ = r"""#!/bin/sh
 for argument; do printf '%s\n' "$argument"; done >> "$AZ_LOG"
 printf '%s\n' '--' >> "$AZ_LOG"
+count=$(grep -c '^--$' "$AZ_LOG")
+[ "$count" != "$AZ_FAIL_AT" ] || { echo "az failed" >&2; exit 1; }
+[ "$count" != "$AZ_SILENT_AT" ] || exit 0
 case "$*" in
   *"openid-configuration"*) echo https://login.microsoftonline.com/11111111-1111-1111-1111-111111111111/v2.0 ;;
+  "cloud show"*) echo "${AZ_CLOUD:-AzureCloud}" ;;
+  *"appRoleAssignedTo"*"length"*) echo 0 ;;
+  *"appRoles["*) echo known-role-id ;;
+  "rest --method get"*"/policies?"*) echo '{"value": [{"properties": {"value": "<policies><!-- before --></policies>"}}]}' ;;
   "account show"*) echo 11111111-1111-1111-1111-111111111111 ;;
   *"API"*"appId"*) echo api-app-id ;;
   *"proxy"*"appId"*) echo client-app-id ;;
+  "ad sp show --id api://orders"*) echo api-app-id ;;
   "ad sp show --id api-app-id"*) echo api-sp ;;
   "ad sp show --id client-app-id"*) echo client-sp ;;
 esac
@@ -169,33 +177,47 @@ def test_the_commands_register_in_the_tenant_that_was_typed(tmp_path: Path, tena
         assert f"az login --tenant {tenant}" in done.stderr
 
 
-def register(script: str, directory: Path) -> tuple[Finished, list[list[str]]]:
-    """Runs the printed commands with a stand-in for az; returns its calls."""
+def register(script: str, directory: Path, **answers: str) -> tuple[Finished, list[list[str]]]:
+    """Runs the printed commands with a stand-in for az; returns its calls.
+
+    Args:
+        script: as printed.
+        directory: where it runs.
+        answers: what the stand-in is to do otherwise.
+    """
     programs = directory / "programs"
-    programs.mkdir()
+    programs.mkdir(exist_ok=True)
     (programs / "az").write_text(AZ)
     (programs / "az").chmod(0o755)
-    (programs / "apim-auth-proxy").symlink_to("/bin/true")
+    for name in ("apim-auth-proxy", "sleep"):
+        (programs / name).unlink(missing_ok=True)
+        (programs / name).symlink_to("/bin/true")
     log = directory / "az.log"
-    environ = environment(PATH=f"{programs}:{os.environ['PATH']}", AZ_LOG=str(log))
-    done = run_program(["bash", "-eu", "-c", script], environ=environ, directory=directory)
+    log.unlink(missing_ok=True)
+    known = {"AZ_LOG": str(log), "AZ_FAIL_AT": "", "AZ_SILENT_AT": ""} | answers
+    environ = environment(PATH=f"{programs}:{os.environ['PATH']}", **known)
+    done = run_program(["bash", "-c", script], environ=environ, directory=directory)
+    log.touch()
     return done, [call.splitlines() for call in log.read_text().split("--\n") if call]
 
 
 def test_the_printed_commands_register_everything_in_order(tmp_path: Path) -> None:
-    """Run by a real shell that stops at the first error, with a stand-in for the Azure CLI."""
+    """Run by a real shell, with a stand-in for the Azure CLI."""
     script = init(tmp_path, *KNOWN, "--name", "Orders").stdout.decode()
     done, calls = register(script, tmp_path)
     assert (done.status, done.stderr) == (0, "")
     starts = [" ".join(call[:4]) for call in calls]
-    assert [" ".join(call[:3]) for call in calls][:3] == ["account show --query", "ad app create", "ad app update"]
+    first = ["cloud show --query", "account show --query", "ad app create", "ad app show", "ad app update"]
+    assert [" ".join(call[:3]) for call in calls][:5] == first
     assert starts.index("ad app credential reset") < starts.index("ad app permission add")
     (upload,) = [call for call in calls if call[2] == "credential"]
     assert {"--append", "@clientapp.crt", "client-app-id"} <= set(upload)
     (role,) = json.loads((tmp_path / "roles.json").read_text())
     (request,) = [call for call in calls if call[2] == "permission"]
     assert f"{role['id']}=Role" in request
-    grant, policy = [call for call in calls if call[0] == "rest"]
+    granted, grant, before, policy = [call for call in calls if call[0] == "rest"]
+    assert (granted[2], before[2]) == ("get", "get")
+    assert "before" in (tmp_path / "policies.before.json").read_text(), "the policy that was there is kept"
     assert json.loads(grant[-1]) == {"principalId": "client-sp", "resourceId": "api-sp", "appRoleId": role["id"]}
     assert "@policy.json" in policy
     value = json.loads((tmp_path / "policy.json").read_text())["properties"]["value"]
@@ -301,7 +323,162 @@ def test_nothing_is_overwritten_without_force(tmp_path: Path) -> None:
     assert "--force" in again.stderr
     assert (tmp_path / "clientapp.key").read_bytes() == key
     assert init(tmp_path, *KNOWN, "--force").status == 0
+    assert (tmp_path / "clientapp.key").read_bytes() == key, "a key is replaced by request only (F2)"
+    assert init(tmp_path, *KNOWN, "--force", "--new-certificate").status == 0
     assert (tmp_path / "clientapp.key").read_bytes() != key
+
+
+def test_a_pair_that_is_there_is_used_and_needs_no_force(tmp_path: Path) -> None:
+    """F2: made by `cert new` before, say."""
+    assert run_program([COMMAND, "cert", "new"], directory=tmp_path).status == 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("clientapp.key", "clientapp.crt")}
+
+    done = init(tmp_path, *KNOWN, "--json")
+
+    assert json.loads(done.stdout)["written"] == ["config.yaml"]
+    assert "were there, fit each other and are used" in done.stderr
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("lost", ["clientapp.key", "clientapp.crt"])
+def test_half_a_pair_is_never_replaced_unasked(tmp_path: Path, lost: str) -> None:
+    """F2: nor is a key that does not fit, with --force or without."""
+    init(tmp_path, *KNOWN)
+    (tmp_path / lost).unlink()
+    (tmp_path / "config.yaml").unlink()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    for words in ([], ["--force"]):
+        done = init(tmp_path, *KNOWN, *words)
+        assert done.status == 1
+        assert "--new-certificate --force" in done.stderr
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert init(tmp_path, *KNOWN, "--new-certificate", "--force").status == 0
+
+
+REGISTERED = ["--client-id", "client-app-id", "--scope", "api://orders/.default"]
+
+
+@pytest.mark.parametrize(
+    ("known", "steps"),
+    [
+        ([], {"ad app create", "ad app credential", "ad app permission", "rest --method post", "rest --method put"}),
+        (REGISTERED[:2], {"ad app create", "ad app credential", "ad app permission", "rest --method post", "rest --method put"}),
+        (REGISTERED[2:], {"ad app create", "ad app credential", "ad app permission", "rest --method post"}),
+        (REGISTERED, {"ad app credential"}),
+    ],
+    ids=["nothing", "the client", "the API", "both"],
+)  # fmt: skip
+def test_what_is_printed_is_what_is_still_to_be_done(tmp_path: Path, known: list[str], steps: set[str]) -> None:
+    """F2: and a second `init` with both ids has nothing left but to check."""
+    script = init(tmp_path, *KNOWN, *known).stdout.decode()
+    done, calls = register(script, tmp_path)
+    assert (done.status, done.stderr) == (0, "")
+    words = {" ".join(call[:3]) for call in calls}
+    every = {"ad app create", "ad app credential", "ad app permission", "rest --method post", "rest --method put"}
+    assert words & every == steps
+    assert [call[4].split()[1:] for call in calls if call[:3] == ["ad", "app", "create"]] == (
+        [["API"], ["proxy"]]
+        if not known
+        else [["API"]]
+        if known == REGISTERED[:2]
+        else [["proxy"]]
+        if known == REGISTERED[2:]
+        else []
+    )
+    again = init(tmp_path, *KNOWN, *REGISTERED, "--force").stdout.decode()
+    assert "az " not in again
+    assert "apim-auth-proxy check --config config.yaml --online" in again
+
+
+@pytest.mark.parametrize("way", ["AZ_FAIL_AT", "AZ_SILENT_AT"])
+def test_nothing_follows_a_step_that_fails_or_gives_nothing(tmp_path: Path, way: str) -> None:
+    """D6: at each step in turn. The policy is replaced only with every id in it, and with the old one in a file."""
+    script = init(tmp_path, *KNOWN).stdout.decode()
+    config = (tmp_path / "config.yaml").read_bytes()
+    _, whole = register(script, tmp_path)
+    stopped = 0
+    for step in range(1, len(whole) + 1):
+        for name in ("policy.json", "policies.before.json"):
+            (tmp_path / name).unlink(missing_ok=True)
+        (tmp_path / "config.yaml").write_bytes(config)
+        done, calls = register(script, tmp_path, **{way: str(step)})
+        kind = " ".join(whole[step - 1][:3])
+        is_repeated = kind in ("ad app show", "ad sp show") and "--query" not in whole[step - 1]
+        must_stop = (
+            not is_repeated
+            if way == "AZ_FAIL_AT"
+            else "--query" in whole[step - 1] or "/policies?" in str(whole[step - 1])
+        )
+        assert (done.status != 0) is must_stop, (step, whole[step - 1], done.stderr)
+        if must_stop:
+            stopped += 1
+            assert calls == whole[:step], "nothing follows"
+        if any(call[:3] == ["rest", "--method", "put"] for call in calls):
+            value = json.loads((tmp_path / "policy.json").read_text())["properties"]["value"]
+            assert "<audience>api-app-id</audience>" in value
+            assert "before" in (tmp_path / "policies.before.json").read_text()
+    assert stopped > 6
+    assert (tmp_path / "config.yaml").exists()
+
+
+def test_a_second_run_keeps_the_first_policy_and_grants_nothing_twice(tmp_path: Path) -> None:
+    """D6: what was there before the first run is what is kept."""
+    script = init(tmp_path, *KNOWN).stdout.decode()
+    register(script, tmp_path)
+    (tmp_path / "policies.before.json").write_text("of the first run")
+    done, _ = register(script, tmp_path)
+    assert done.status == 0
+    assert (tmp_path / "policies.before.json").read_text() == "of the first run"
+
+
+@pytest.mark.parametrize(
+    ("words", "cloud", "authority", "az_name", "environment_name"),
+    [
+        (["--host", "contoso.azure-api.us"], "usgov", "login.microsoftonline.us", "AzureUSGovernment", "usgovernment"),
+        (["--host", "contoso.azure-api.cn"], "china", "login.partner.microsoftonline.cn", "AzureChinaCloud", "china"),
+        (["--host", "a.example", "--cloud", "usgov"], "usgov", "login.microsoftonline.us", "AzureUSGovernment", "usgovernment"),
+        (["--host", "contoso.azure-api.net"], None, "login.microsoftonline.com", "AzureCloud", "public"),
+    ],
+)  # fmt: skip
+def test_each_cloud_has_its_own_endpoints(
+    tmp_path: Path, words: list[str], cloud: str | None, authority: str, az_name: str, environment_name: str
+) -> None:
+    """D7: by --cloud, else by the host's suffix; in the configuration, the commands and the templates alike."""
+    others = {"login.microsoftonline.us", "login.partner.microsoftonline.cn", "login.microsoftonline.com"} - {authority}
+    for form in ("az", "bicep", "terraform"):
+        done = init(tmp_path, "--tenant-id", TENANT, *words, "--registration", form, "--force")
+        text = done.stdout.decode()
+        assert f"https://{authority}/" in text
+        assert [other for other in others if f"https://{other}/" in text] == []
+        config = yaml.safe_load((tmp_path / "config.yaml").read_text())
+        assert config["credentials"]["api-client"].get("cloud") == cloud
+        if form == "az":
+            finished, _ = register(text, tmp_path, AZ_CLOUD=az_name)
+            assert finished.status == 0, finished.stderr
+            assert register(text, tmp_path, AZ_CLOUD="AnotherCloud")[0].status == 1
+        if form == "terraform":
+            assert (
+                text.count(f'environment = "{environment_name}"')
+                + text.count(f'environment     = "{environment_name}"')
+                == 2
+            )
+
+
+def test_the_terraform_template_configures_its_providers(tmp_path: Path) -> None:
+    """D7: azurerm plans nothing without a `features` block, and version 4 nothing without a subscription."""
+    text = init(tmp_path, *KNOWN, "--registration", "terraform").stdout.decode()
+    parsed = hcl2.loads(text)
+    providers = {name.strip('"'): block for one in parsed["provider"] for name, block in one.items()}
+    assert set(providers) == {"azuread", "azurerm"}
+    assert "features" in providers["azurerm"]
+    assert "subscription_id" in providers["azurerm"]
+
+
+def test_templates_are_for_registering_from_the_start(tmp_path: Path) -> None:
+    """F2: what goes with registered applications comes as commands."""
+    done = init(tmp_path, *KNOWN, *REGISTERED, "--registration", "bicep")
+    assert (done.status, list(tmp_path.iterdir())) == (2, [])
+    assert "comes with --registration az" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,180 @@
+"""The commands of the Azure CLI that register what is not registered yet. Pure: does no I/O.
+
+They follow the parameters of Azure CLI 2.91, and may be run again: what is there is not made twice. They run in a subshell that
+ends at the first failure, so that nothing is built on an id that was never given, above all no policy.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import TYPE_CHECKING
+
+from proxy.client_setup.clouds import ENDPOINTS
+from proxy.client_setup.policy import format_policy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from proxy.client_setup.registration import Registration
+
+_GUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
+
+_BEGIN = """\
+# For az 2.91 or later (`az version`, `az upgrade`). Run `az login` first.
+# Everything between the parentheses ends at the first failure; after that, it can be run again from the start.
+(
+set -eu
+fail() {{ echo "$1" >&2; exit 1; }}
+# An answer without an id must not become part of what follows.
+need() {{ case $2 in ''|None|null) fail "az gave no $1, so nothing more is done.";; esac; }}
+# What was made a moment ago is not known everywhere at once.
+await() {{
+    tries=0
+    until "$@" > /dev/null 2>&1; do tries=$((tries + 1)); [ $tries -lt 20 ] || fail "still not there: $*"; sleep 3; done
+}}
+
+[ "$(az cloud show --query name --output tsv)" = {cloud} ] ||
+    fail "az is set to another cloud: az cloud set --name {cloud}, then az login."
+TENANT_ID=$(az account show --query tenantId --output tsv)
+need "tenant" "$TENANT_ID"
+# The configuration is for this tenant; logged in to another one, az would register everything there.
+{wanted}
+[ "$TENANT_ID" = "$WANTED" ] || fail "az is logged in to the tenant $TENANT_ID: az login --tenant $WANTED"
+"""
+
+_NAME_API = """
+# Name the API Management service and the API in it:
+GROUP=my-resource-group  SERVICE=contoso  API=orders
+"""
+
+_API = """
+# The API application: what tokens are for. It decides the tokens' version, and has the role. An application of that
+# display name would be changed, not made again.
+ROLE_ID={role_id}
+cat > roles.json <<'END'
+[{{"id": "{role_id}", "value": "{role}", "displayName": "{role}",
+  "description": "{role}, as an application", "allowedMemberTypes": ["Application"], "isEnabled": true}}]
+END
+API_ID=$(az ad app create --display-name "{name} API" --sign-in-audience AzureADMyOrg \\
+    --requested-access-token-version 2 --app-roles @roles.json --query appId --output tsv)
+need "id of the API application" "$API_ID"
+await az ad app show --id "$API_ID"
+az ad app update --id "$API_ID" --identifier-uris "api://$API_ID"
+# Without a service principal: AADSTS500011
+az ad sp show --id "$API_ID" > /dev/null 2>&1 || az ad sp create --id "$API_ID"
+await az ad sp show --id "$API_ID"
+# Only applications that have the role get a token at all:
+az ad sp update --id "$API_ID" --set appRoleAssignmentRequired=true
+"""
+
+_KNOWN_API = """
+# The API application is registered; its role is looked up.
+API_ID=$(az ad sp show --id {identifier} --query appId --output tsv)
+need "id of the API application" "$API_ID"
+ROLE_ID=$(az ad sp show --id "$API_ID" --query "appRoles[?value=='{role}'].id | [0]" --output tsv)
+need "role {role} of the API application" "$ROLE_ID"
+"""
+
+_CLIENT = """
+# The client application: who asks, which is the proxy.
+CLIENT_ID=$(az ad app create --display-name "{name} proxy" --sign-in-audience AzureADMyOrg --query appId --output tsv)
+need "id of the client application" "$CLIENT_ID"
+await az ad app show --id "$CLIENT_ID"
+# Without a service principal: AADSTS7000229
+az ad sp show --id "$CLIENT_ID" > /dev/null 2>&1 || az ad sp create --id "$CLIENT_ID"
+await az ad sp show --id "$CLIENT_ID"
+"""
+
+_CERTIFICATE = """
+# The certificate, its public part alone. Without --append, other certificates and all secrets would be deleted.
+az ad app credential reset --id "$CLIENT_ID" --cert "@{certificate}" --append --output none
+"""
+
+_ROLE = """
+# The role is requested (=Role; =Scope would be for users), then granted, unless it is.
+API_SP=$(az ad sp show --id "$API_ID" --query id --output tsv)
+need "service principal of the API" "$API_SP"
+CLIENT_SP=$(az ad sp show --id "$CLIENT_ID" --query id --output tsv)
+need "service principal of the client" "$CLIENT_SP"
+az ad app permission add --id "$CLIENT_ID" --api "$API_ID" --api-permissions "$ROLE_ID=Role"
+GRANTED=$(az rest --method get --url "{graph}/v1.0/servicePrincipals/$API_SP/appRoleAssignedTo" --output tsv \\
+    --query "length(value[?principalId=='$CLIENT_SP' && appRoleId=='$ROLE_ID'])")
+need "list of grants" "$GRANTED"
+[ "$GRANTED" -gt 0 ] || az rest --method post --url "{graph}/v1.0/servicePrincipals/$API_SP/appRoleAssignedTo" \\
+    --headers Content-Type=application/json \\
+    --body "{{\\"principalId\\": \\"$CLIENT_SP\\", \\"resourceId\\": \\"$API_SP\\", \\"appRoleId\\": \\"$ROLE_ID\\"}}"
+"""
+
+_POLICY = """
+# The policy. This replaces the API's policy: merge what is there, which policies.before.json keeps. rawxml, because xml wants
+# expressions escaped.
+POLICIES="/subscriptions/{{subscriptionId}}/resourceGroups/$GROUP/providers/Microsoft.ApiManagement/service/$SERVICE/apis/$API/policies"
+if [ ! -e policies.before.json ]; then
+    az rest --method get --url "$POLICIES?api-version=2024-05-01" > policies.before.part
+    [ -s policies.before.part ] || fail "az gave no policies to keep, so none is replaced."
+    mv policies.before.part policies.before.json
+fi
+cat > policy.xml <<END
+{policy}END
+python3 -c 'import json
+print(json.dumps({{"properties": {{"format": "rawxml", "value": open("policy.xml").read()}}}}))' > policy.json
+az rest --method put --body @policy.json --headers Content-Type=application/json --url "$POLICIES/policy?api-version=2024-05-01"
+"""
+
+_WRITE_IDS = """
+# Both ids go into the configuration, in place of the variables that stand there.
+sed -i.before -e "s/[$]{{CLIENT_ID}}/$CLIENT_ID/" -e "s/[$]{{API_ID}}/$API_ID/" {config}
+rm -f {config}.before
+"""
+
+_END = """
+# A grant takes effect within a minute or two; until then, tokens have no role.
+apim-auth-proxy check --config {config} --online
+)
+"""
+
+
+def format_az(registration: Registration) -> str:
+    """Return what is still to be done: nothing but a check, where all is registered and no certificate is new."""
+    config = shlex.quote(registration.config)
+    if registration.is_complete:
+        return f"# Everything is registered.\napim-auth-proxy check --config {config} --online\n"
+    return "".join(_sections(registration, config))
+
+
+def _sections(registration: Registration, config: str) -> Iterator[str]:
+    cloud = ENDPOINTS[registration.cloud]
+    knows_client, knows_api = registration.client_id is not None, registration.scope is not None
+    yield _BEGIN.format(cloud=cloud.az_name, wanted=_find_wanted_tenant(registration.tenant, cloud.authority))
+    if knows_client:
+        yield f"\nCLIENT_ID={shlex.quote(registration.client_id or '')}\n"
+    names = {"name": registration.name, "role": registration.role}
+    if not knows_api:
+        yield _NAME_API
+        yield _API.format(role_id=registration.role_id, **names)
+    elif not knows_client:
+        yield _KNOWN_API.format(identifier=shlex.quote((registration.scope or "").removesuffix("/.default")), **names)
+    if not knows_client:
+        yield _CLIENT.format(**names)
+    if registration.is_new_certificate or not knows_client:
+        yield _CERTIFICATE.format(certificate=registration.certificate_file)
+    if not (knows_client and knows_api):
+        yield _ROLE.format(graph=cloud.graph)
+    if not knows_api:
+        yield _POLICY.format(policy=format_policy(cloud.authority, "$TENANT_ID", "$API_ID", registration.role))
+    if not (knows_client and knows_api):
+        yield _WRITE_IDS.format(config=config)
+    yield _END.format(config=config)
+
+
+def _find_wanted_tenant(tenant: str, authority: str) -> str:
+    """Return the lines of a shell that set WANTED to the GUID of a tenant."""
+    if _GUID.fullmatch(tenant):
+        return f"WANTED={tenant.lower()}"
+    # Everybody may read a domain's issuer, which has the GUID in it (OpenID Connect Discovery §3).
+    return f"""\
+ISSUER=$(az rest --skip-authorization-header --method get --query issuer --output tsv \\
+    --url {authority}/{tenant}/v2.0/.well-known/openid-configuration)
+WANTED=$(echo "$ISSUER" | cut -d / -f 4)
+need "tenant {tenant}" "$WANTED\""""
