@@ -216,6 +216,11 @@ def test_without_values_the_missing_keys_are_named() -> None:
     ("arguments", "said"),
     [
         pytest.param("networkPolicy.enabled=false", "Every pod of the cluster could use", id="no access control"),
+        pytest.param(
+            "config.clients[0].name=a",
+            "config.clients needs admin.token.secret",
+            id="an admin site that anyone reaches",
+        ),
         pytest.param("forward.enabled=false", "Nothing would be listened on", id="no listener"),
         pytest.param("podMonitor.enabled=true", "needs admin.token.secret", id="metrics without a token"),
         pytest.param("podMonitor.enabled=true,admin.token.secret=a", "networkPolicy.monitoring", id="out of reach"),

@@ -17,6 +17,9 @@
 {{- if not (or .Values.networkPolicy.enabled .Values.config.clients .Values.config.allow_any_client) -}}
   {{- fail "Every pod of the cluster could use the proxy's identity: set networkPolicy.enabled to true, say in config.clients who may use it, or set config.allow_any_client to true where something else keeps the others out." -}}
 {{- end -}}
+{{- if and .Values.config.clients (not .Values.config.allow_any_client) (not .Values.admin.token.secret) -}}
+  {{- fail "config.clients needs admin.token.secret: the admin site listens on all addresses for the kubelet's probes, and where the network does not keep others out, a token has to." -}}
+{{- end -}}
 {{- if and .Values.podMonitor.enabled (not .Values.admin.token.secret) -}}
   {{- fail "podMonitor.enabled needs admin.token.secret: without the token in it, the admin site shows other pods the probes alone." -}}
 {{- end -}}
