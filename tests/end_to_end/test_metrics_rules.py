@@ -75,6 +75,7 @@ def test_the_dashboard_shows_every_metric_but_a_few() -> None:
     shown = {name for expression in dashboard_expressions() for name in metrics_in(expression)}
     assert documented().keys() - shown == {
         "apim_auth_proxy_access_log_exchanges_total",
+        "apim_auth_proxy_certificate_start_timestamp_seconds",
         "apim_auth_proxy_trace_spans_exported_total",
         "process_virtual_memory_bytes",
     }
