@@ -212,6 +212,23 @@ def test_a_request_too_large_to_be_kept_is_not_sent_twice_and_says_why(uv_wire: 
     uv_wire.run(work)
 
 
+def test_a_request_of_as_much_as_is_kept_is_sent_again(uv_wire: Wire) -> None:
+    """B3: `limits.replay_bytes` is the most that is kept, not the least that is not."""
+
+    async def work(rig: Rig) -> None:
+        client, _ = await keep_one_alive(rig, "reverse")
+        size = rig.limits.replay_bytes
+        request = b"PUT /x HTTP/1.1\r\nHost: %b\r\nContent-Length: %d\r\n\r\n" % (HOST.encode(), size) + bytes(size)
+        client, upstream = await begin(rig, "reverse", request, client)
+        await upstream.until(lambda peer: len(peer.received) == size)
+        upstream.cut()
+        upstream = await rig.upstream.next()
+        await upstream.read_until()
+        assert await upstream.read(size) == bytes(size)
+
+    uv_wire.run(work)
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_a_request_is_repeated_once_and_never_on_a_new_connection_that_dies(uv_wire: Wire, mode: Mode) -> None:
     async def work(rig: Rig) -> None:

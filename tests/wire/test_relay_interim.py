@@ -403,3 +403,19 @@ def test_a_half_close_inside_tls_is_a_half_close(wire: Wire) -> None:
 async def end_sending(client: Peer) -> None:
     client.end()
     await settle()
+
+
+def test_a_switch_of_protocols_before_the_requests_end_is_502(uv_wire: Wire) -> None:
+    """B3: what is left of the content would be taken for the first bytes of the other protocol (RFC 9110 §7.8)."""
+
+    async def work(rig: Rig) -> None:
+        upgrade = b"Connection: Upgrade\r\nUpgrade: websocket\r\nContent-Length: 5\r\n\r\nab"
+        client, upstream, _ = await begin(rig, "reverse", b"GET /x HTTP/1.1\r\n" + HOST_LINE + upgrade)
+        await upstream.read(2)
+        upstream.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        head, _ = split_head(await client.read_to_end())
+        assert head.status == 502
+        await upstream.until(lambda peer: peer.lost)
+        assert not rig.relay.splices
+
+    uv_wire.run(work)
