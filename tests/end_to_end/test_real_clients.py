@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import random
-import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.end_to_end.npm_packages import install_packages
 from tests.end_to_end.programs import ROOT, environment, run_program
 
 if TYPE_CHECKING:
@@ -126,22 +125,9 @@ def seen_by_api(received: Received) -> tuple[dict[str, object], list[str]]:
 
 
 @pytest.fixture
-def undici_directory(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where npm has put undici; it stays in pytest's cache, where there is one."""
-    npm = shutil.which("npm")
-    if npm is None:
-        pytest.skip("npm is not installed here, which brings undici")
-    cache = getattr(request.config, "cache", None)
-    directory = tmp_path if cache is None else Path(cache.mkdir(re.sub(r"\W", "-", UNDICI)))
-    if not (directory / "node_modules/undici/package.json").exists():
-        quietly = ["--no-audit", "--no-fund", "--ignore-scripts"]
-        # With this machine's own variables: npm may need a proxy of its own to get out.
-        done = run_program(
-            [npm, "install", *quietly, "--prefix", directory, UNDICI], environ=os.environ, patience_s=MUCH_PATIENCE_S
-        )
-        if done.status != 0:
-            pytest.skip(f"npm cannot install {UNDICI} here: {done.stderr.strip().splitlines()[-1:]}")
-    return str(directory)
+def undici_directory(request: pytest.FixtureRequest) -> str:
+    """Where npm has put undici."""
+    return str(install_packages(request.config, [UNDICI]))
 
 
 @pytest.fixture
