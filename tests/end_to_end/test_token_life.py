@@ -167,12 +167,22 @@ async def test_the_platforms_retry_after_is_passed_on_and_kept(
     assert sandbox.token_request_count == 1
 
 
-async def test_the_platform_is_asked_again_once_its_retry_after_is_over(
-    sandbox: Sandbox, own_place: Place, start: Start, ask: Ask
+@pytest.mark.parametrize(
+    "fault",
+    [
+        TokenEndpointFault(TokenFault.TOO_MANY_REQUESTS, retry_after="2", times=1),
+        TokenEndpointFault(TokenFault.SERVER_ERROR_EMPTY, status=503, times=1),
+        TokenEndpointFault(TokenFault.DEAD, times=1),
+    ],
+    ids=["429", "503", "cut"],
+)
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_blip_is_waited_out(
+    fault: TokenEndpointFault, workers: int, sandbox: Sandbox, own_place: Place, start: Start, ask: Ask
 ) -> None:
-    """A8: and the request waits for that, as there is time for it."""
-    sandbox.faults.token_endpoint = TokenEndpointFault(TokenFault.TOO_MANY_REQUESTS, retry_after="2", times=1)
-    proxy = await start(configuration(own_place, credential={"lazy": True}))
+    """A8: the platform is asked again once it may be, and the request waits for that, as there is time for it."""
+    sandbox.faults.token_endpoint = fault
+    proxy = await start(configuration(own_place, credential={"lazy": True}, workers=workers))
 
     assert (await ask(proxy, "/bytes/1")).status == 200
     assert sandbox.token_request_count == 2

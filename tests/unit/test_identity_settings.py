@@ -317,3 +317,23 @@ def test_a_certificate_is_preferred_from_its_first_second_on(tmp_path: Path) -> 
     assert credential.take_up_certificates()
     assert [proof.name for proof in credential._order_proofs()] == [new, old]
     assert not credential.take_up_certificates()
+
+
+def test_a_reload_keeps_the_pauses_of_credentials_in_use_and_no_others(tmp_path: Path) -> None:
+    """A5: whoever was told to wait still waits after a reload, and what is kept does not grow with every one."""
+    _write_certificate(tmp_path / "one.pem", NOW - timedelta(days=1), 30)
+    lines = ["token_endpoint: https://127.0.0.1:9/token", "certificate: one.pem"]
+    first = TokenSources.from_settings(_load(tmp_path, lines))
+    throttled = next(iter(first._client_pauses.values()))
+    assert len(first._client_pauses) == len(first._endpoint_pauses) == 1
+
+    second = TokenSources.from_settings(_load(tmp_path, lines))
+    second.adopt(first, [])
+    assert next(iter(second._client_pauses.values())) is throttled
+    assert len(second._client_pauses) == 1
+
+    elsewhere = ["token_endpoint: https://127.0.0.2:9/token", "certificate: one.pem"]
+    third = TokenSources.from_settings(_load(tmp_path, elsewhere))
+    third.adopt(second, [])
+    assert list(third._client_pauses) == [("https://127.0.0.2:9/token", "me")]
+    assert list(third._endpoint_pauses) == ["https://127.0.0.2:9"]
