@@ -24,6 +24,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from proxy.config.settings import LimitSettings, TimeoutSettings
+from proxy.dialing.dialer import Dialer
+from proxy.dialing.resolver import Resolver
 from proxy.interception.authority import issue
 from proxy.interception.contexts import ServerContexts
 from proxy.policy.destinations import check_destination
@@ -31,7 +33,7 @@ from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.destinations import Destinations, Route
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.relay import Relay
-from tests.security.names import NamedLoop
+from tests.security.names import LoopLookup, NamedLoop
 from tests.wire.rig import FixedTokens, create_token
 
 if TYPE_CHECKING:
@@ -175,6 +177,7 @@ class World:
         authority.configure_trust(trusted)
         ca = ServerContexts(issue([A, B], datetime.now(UTC), reason="created for tests"), [A, B])
         self.relay = relay = Relay(LimitSettings(), TimeoutSettings(), ca.context_for, None)
+        relay.dialer = Dialer(resolver=Resolver(LoopLookup()))
         patterns = [f"{A}:{self.a.port}", f"{B}:{self.b.port}"]
         routes = []
         for pattern, host in zip(patterns, (A, B), strict=True):
