@@ -210,3 +210,24 @@ def test_a_client_that_goes_while_another_token_is_fetched_ends_the_exchange(uv_
         assert rig.records[-1].outcome == "aborted_client"
 
     uv_wire.run(work)
+
+
+@pytest.mark.parametrize(
+    "behind", [b"HTTP/1.1 200 Smuggled\r\nContent-Length: 2\r\n\r\nno", b"x"], ids=["a response", "a byte"]
+)
+def test_bytes_behind_a_refusal_never_answer_its_replay(uv_wire: Wire, behind: bytes) -> None:
+    """B3: invariant 6. They spoil the connection, so the replay takes another one."""
+
+    async def work(rig: Rig) -> None:
+        rig.tokens.successor = create_token(NEXT_TOKEN)
+        client, upstream, _ = await begin(rig, "reverse")
+        rig.upstream.release(upstream)
+        upstream.send(START + b"Content-Length: 0\r\n\r\n" + behind)
+        again = await rig.upstream.next()
+        assert again is not upstream
+        await again.read_until()
+        again.send(OK)
+        assert await client.read(len(OK)) == OK
+        await upstream.until(lambda peer: peer.lost)
+
+    uv_wire.run(work)
