@@ -31,11 +31,11 @@ DEBIAN_PACKAGES: Final = {
     "squid": "squid",
     "wrk": "wrk",
     "taskset": "util-linux",
+    "valgrind": "valgrind",
 }
 # Daemons live where an ordinary user's PATH does not lead.
 SEARCH_PATH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"
 _PORTS: Final = iter(range(18_000, 19_000))
-_START_S: Final = 20.0
 _STOP_S: Final = 5.0
 
 
@@ -95,6 +95,9 @@ class Program:
         environment: added to ours.
     """
 
+    patience_s = 20.0
+    """How long it may take to start."""
+
     def __init__(
         self, arguments: Sequence[str], cores: Sequence[int], log: Path, environment: Mapping[str, str] | None = None
     ) -> None:
@@ -128,7 +131,7 @@ class Program:
         Raises:
             BenchmarkError: the program has ended, or does not listen in time; it is stopped then.
         """
-        give_up_at = time.monotonic() + _START_S
+        give_up_at = time.monotonic() + self.patience_s
         while time.monotonic() < give_up_at:
             if self._process.poll() is not None:
                 break
@@ -146,7 +149,7 @@ class Program:
         Raises:
             BenchmarkError: the program has ended, or does not say so in time; it is stopped then.
         """
-        give_up_at = time.monotonic() + _START_S
+        give_up_at = time.monotonic() + self.patience_s
         while time.monotonic() < give_up_at:
             if any(line.endswith(text) for line in self.log.read_text(errors="replace").splitlines()):
                 return time.monotonic() - self.started_mono

@@ -56,7 +56,7 @@ def start_rival(name: str, stage: Stage) -> Rival:
 
 
 def _start(name: str, stage: Stage, arguments: list[str], cores: Sequence[int] = (PROXY_CORE,)) -> Program:
-    return Program(arguments, cores, stage.directory / f"{name}.log")
+    return stage.start(arguments, cores, stage.directory / f"{name}.log")
 
 
 def _start_direct(stage: Stage) -> Rival:

@@ -114,6 +114,7 @@ class Stage:
         client_certificate: PEM with certificate and RSA key, for the client assertion.
         upstream: the nginx process.
         command: what starts our proxy, less ``run --config FILE``.
+        start: starts a proxy, as `Program` does.
     """
 
     directory: Path
@@ -124,6 +125,7 @@ class Stage:
     client_certificate: Path
     upstream: Program
     command: str
+    start: type[Program] = Program
 
 
 def nginx_user() -> str:
@@ -132,7 +134,7 @@ def nginx_user() -> str:
 
 
 @contextlib.contextmanager
-def open_stage(command: str) -> Iterator[Stage]:
+def open_stage(command: str, start: type[Program] = Program) -> Iterator[Stage]:
     """Starts the upstream; ends it, and removes the directory, afterwards."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         directory = Path(name)
@@ -170,6 +172,7 @@ def open_stage(command: str) -> Iterator[Stage]:
                 client_certificate=directory / "client.pem",
                 upstream=upstream,
                 command=command,
+                start=start,
             )
 
 
