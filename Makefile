@@ -168,6 +168,11 @@ test-deploy: $(VENV)/.deploy ## Test what is below deploy/ for Kubernetes and Co
 deploy-files: $(VENV)/.runtime ## Make those files below deploy/ that follow from others: the chart's copies and schema
 	@$(BIN)/python -m tests.deploy.artefacts
 
+.PHONY: kustomize
+kustomize: $(VENV)/.runtime ## Make the Kustomize base from the chart
+	@.ci/install-kubernetes-tools
+	@$(BIN)/python -m tests.deploy.kustomize_base
+
 .PHONY: screenshots
 screenshots: $(VENV)/.test ## Take the README's pictures of the admin site's page again (Chromium; four minutes)
 	@$(BIN)/python -m tests.screenshots
