@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -23,7 +24,7 @@ from proxy.interception.opening import open_authority
 from proxy.interception.store import load
 
 if TYPE_CHECKING:
-    from pathlib import Path, PurePath
+    from pathlib import PurePath
 
     from proxy.client_setup.variables import Variable
     from proxy.config.settings import Settings
@@ -114,8 +115,18 @@ def prepare(config: Source | None, proxy_url: str | None, ca_directory: PurePath
     bundle = write_bundle(directory, trusted, os.environ)
     files = bundle.pem, bundle.truststore
     pem, truststore = files if ca_directory is None else (ca_directory / file.name for file in files)
-    variables = list_variables(Setup(url, pem, truststore, hosts), os.environ)
+    # Settings name the bundle by its path on this machine.
+    place = directory if ca_directory is None else None
+    setup = Setup(url, pem, truststore, hosts, place, has_wgetrc=_has_wgetrc())
+    variables = list_variables(setup, os.environ)
     return ClientEnvironment(config, url, address, variables, patterns, trusted, admin, files)
+
+
+def _has_wgetrc() -> bool:
+    try:
+        return (Path.home() / ".wgetrc").is_file()
+    except RuntimeError:  # there is no home
+        return False
 
 
 def _choose_listener(settings: Settings) -> tuple[ListenAddress, str]:

@@ -18,6 +18,7 @@ import click
 from proxy.cli.client_environment import prepare, proxy_url_option
 from proxy.cli.completion import complete_program
 from proxy.cli.forwarding import KILLED, Forwarding
+from proxy.cli.node_version import find_bypass
 from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.cli.recognition import describe_stranger, listens
 from proxy.cli.refusals import begin_watch
@@ -73,6 +74,9 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
     program an empty one.
     """
     environment = prepare(config, proxy_url)
+    bypass = find_bypass(command, os.environ)
+    if bypass is not None:
+        say(f"Warning: {bypass}")
     if environment.address is None or listens(environment.address):
         _refuse_stranger(environment)
         watch = begin_watch(environment.admin) if environment.address is not None else None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, pkcs12
 
-from proxy.client_setup.variables import TRUSTSTORE_PASSWORD
+from proxy.client_setup.variables import PHP_SETTINGS, TRUSTSTORE_PASSWORD, WGETRC
 from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -80,6 +80,7 @@ def write_bundle(directory: Path, anchors: bytes, environ: Mapping[str, str]) ->
             )
             _write(truststore, store)
             _write(pem, content)  # last: it is what says that both are current
+        _write_settings(directory, pem)
     except OSError as error:
         raise ConfigurationError(
             f"{pem} cannot be written: {error.strerror or 'the system gives no reason'}. Clients need it; let this user write "
@@ -130,6 +131,20 @@ def _entries(certificates: list[bytes]) -> Iterator[pkcs12.PKCS12Certificate]:
 
 def _is_there(path: Path, content: bytes) -> bool:
     return _read(path) == content
+
+
+def _write_settings(directory: Path, pem: Path) -> None:
+    """Write settings that name the bundle, for wget (wgetrc) and PHP (a directory of .ini files)."""
+    php = directory / PHP_SETTINGS
+    php.mkdir(mode=0o755, exist_ok=True)
+    quoted = str(pem).replace("\\", "\\\\").replace('"', '\\"')
+    settings = {
+        directory / WGETRC: f"ca_certificate = {pem}\n",
+        php / "apim-auth-proxy.ini": f'curl.cainfo = "{quoted}"\nopenssl.cafile = "{quoted}"\n',
+    }
+    for path, text in settings.items():
+        if not _is_there(path, text.encode()):
+            _write(path, text.encode())
 
 
 def _write(path: Path, content: bytes) -> None:

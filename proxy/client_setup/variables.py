@@ -6,6 +6,7 @@ the system's roots in it, and serves both.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import PurePath, PurePosixPath
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
 TRUSTSTORE_PASSWORD: Final = "changeit"  # noqa: S105  # what Java's own store has; it protects nothing, it only has to be there
+
+# In the directory of settings, for programs that take a CA from there alone, and their settings from where a variable says.
+WGETRC: Final = "wgetrc"
+PHP_SETTINGS: Final = "php"
 
 # Not for proxies: this machine, and the metadata service that gives managed identities their tokens.
 _DIRECT: Final = ("localhost", "127.0.0.1", "::1", "169.254.169.254")
@@ -52,6 +57,8 @@ class Setup:
         proxy_url: ``http://host:port``, without a slash behind it.
         bundle: PEM: the system's roots and the interception CA.
         truststore: the bundle as PKCS#12 for Java.
+        settings: a directory with settings of programs that read no variable for a CA; None where they are not to be had.
+        has_wgetrc: whether the user has settings of wget already, which ours would replace.
         routed_hosts: hosts that must go through the proxy, without ports; ``*.`` stands for a wildcard.
     """
 
@@ -59,6 +66,8 @@ class Setup:
     bundle: PurePath
     truststore: PurePath
     routed_hosts: tuple[str, ...]
+    settings: PurePath | None = None
+    has_wgetrc: bool = False
 
 
 def list_variables(setup: Setup, environ: Mapping[str, str]) -> list[Variable]:
@@ -80,6 +89,7 @@ def list_variables(setup: Setup, environ: Mapping[str, str]) -> list[Variable]:
         Variable("NODE_EXTRA_CA_CERTS", bundle, "Node.js, which adds them to roots of its own"),
         Variable("NODE_USE_ENV_PROXY", "1", "Node.js 22.21 and later, which reads the proxy variables only then"),
         Variable("GIT_SSL_CAINFO", bundle, "git"),
+        Variable("PERL_LWP_SSL_CA_FILE", bundle, "Perl's LWP"),
         Variable("PIP_CERT", bundle, "pip"),
         Variable("npm_config_cafile", bundle, "npm"),
         Variable("AWS_CA_BUNDLE", bundle, "AWS CLI, boto3"),
@@ -89,14 +99,28 @@ def list_variables(setup: Setup, environ: Mapping[str, str]) -> list[Variable]:
         Variable("CLOUDSDK_CORE_CUSTOM_CA_CERTS_FILE", bundle, "Google Cloud CLI"),
         Variable("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", bundle, "gRPC"),
     ]
+    if setup.settings is not None:
+        variables += _list_settings(setup.settings, environ, has_wgetrc=setup.has_wgetrc)
     options = format_java_options(setup, direct)
     variables.append(Variable("JAVA_TOOL_OPTIONS", " ".join([*_foreign_java_options(environ), options]), "Java"))
     return variables
 
 
+def _list_settings(directory: PurePath, environ: Mapping[str, str], *, has_wgetrc: bool) -> list[Variable]:
+    found = []
+    own = str(directory / WGETRC)
+    if not has_wgetrc and environ.get("WGETRC", own) == own:
+        found.append(Variable("WGETRC", own, "wget, whose GnuTLS reads no variable"))
+    # An empty entry stands for PHP's own directories.
+    added = f"{os.pathsep}{directory / PHP_SETTINGS}"
+    earlier = environ.get("PHP_INI_SCAN_DIR", "").removesuffix(added)
+    found.append(Variable("PHP_INI_SCAN_DIR", f"{earlier}{added}", "PHP, whose curl reads no variable"))
+    return found
+
+
 def list_names() -> list[str]:
     """Return the names of all variables, in the order in which they are shown."""
-    nothing = Setup("http://localhost:1", PurePosixPath(), PurePosixPath(), ())
+    nothing = Setup("http://localhost:1", PurePosixPath(), PurePosixPath(), (), PurePosixPath())
     return [variable.name for variable in list_variables(nothing, {})]
 
 

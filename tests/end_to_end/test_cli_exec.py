@@ -16,7 +16,7 @@ import pytest
 from proxy.cli.recognition import describe_stranger
 from proxy.config.addresses import parse_listen_address
 from proxy.interception.store import load_or_create
-from tests.end_to_end.programs import COMMAND, Program, configuration, run_program, write_configuration
+from tests.end_to_end.programs import COMMAND, Program, configuration, environment, run_program, write_configuration
 from tests.end_to_end.test_cli_env import JAVA, fixed
 from tests.ports import free_port
 from tests.security.boundary import light_hash
@@ -47,12 +47,37 @@ http.request({host: proxy.hostname, port: proxy.port, method: 'CONNECT', path, h
   })
   .end();
 """
+# Its streams know no proxy variables.
+PHP_STREAMS = """
+$proxy = str_replace('http:', 'tcp:', getenv('HTTPS_PROXY'));
+file_get_contents($argv[1], false, stream_context_create(['http' => ['proxy' => $proxy]]));
+echo explode(' ', end($http_response_header) ? $http_response_header[0] : '- -')[1];
+"""
 PROGRAMS = {
     "curl": ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}"],
     "requests": [sys.executable, "-c", "import requests, sys; print(requests.get(sys.argv[1]).status_code)"],
     "httpx": [sys.executable, "-c", "import httpx, sys; print(httpx.get(sys.argv[1]).status_code)"],
     "urllib": [sys.executable, "-c", "import urllib.request as u, sys; print(u.urlopen(sys.argv[1]).status)"],
     "node": ["node", "-e", NODE],
+    "wget": ["sh", "-c", 'wget -q -S -O /dev/null "$1" 2>&1 | sed -n "s/.*HTTP.* \\(200\\) .*/\\1/p"', "wget"],
+    "perl": [
+        "perl",
+        "-MLWP::UserAgent",
+        "-e",
+        "my $a = LWP::UserAgent->new(env_proxy => 1); print $a->get(shift)->code",
+    ],
+    "php": [
+        "php",
+        "-r",
+        "$c = curl_init($argv[1]); curl_setopt($c, 19913, 1); curl_exec($c); echo curl_getinfo($c, 2097154);",
+    ],
+    "php streams": ["php", "-r", PHP_STREAMS],
+    "ruby": ["ruby", "-rnet/http", "-e", "print Net::HTTP.get_response(URI(ARGV[0])).code"],
+}
+
+NEEDS = {
+    "perl": ["perl", "-MLWP::Protocol::https", "-e", "1"],
+    "php": ["php", "-r", "exit(function_exists('curl_init') ? 0 : 1);"],
 }
 
 
@@ -72,10 +97,48 @@ def under(proxy: ProxyProgram, *words: str) -> Finished:
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_a_program_gets_an_answer_for_an_https_url(name: str, running: ProxyProgram, place: Place) -> None:
-    if shutil.which(PROGRAMS[name][0]) is None:
-        pytest.skip(f"{PROGRAMS[name][0]} is not installed here")
+    needed = name.split(maxsplit=1)[0] if name not in ("requests", "httpx", "urllib") else sys.executable
+    if shutil.which(needed) is None or run_program(NEEDS.get(name, ["true"])).status != 0:
+        pytest.skip(f"{needed}, or its library, is not installed here")
     done = under(running, *PROGRAMS[name], f"{place.api_alias}/orders")
     assert (done.status, done.stdout.strip()) == (0, b"200"), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("version", "bypasses"),
+    [
+        ("v18.20.8", "fetch, node:http and node:https"),
+        ("v20.20.2", "fetch, node:http and node:https"),
+        ("v22.20.0", "fetch, node:http and node:https"),
+        ("v22.21.0", ""),
+        ("v24.0.0", "for node:http and node:https"),
+        ("v24.5.0", ""),
+        ("v25.1.0", ""),
+    ],
+)
+@pytest.mark.parametrize("is_script", [False, True])
+def test_a_node_that_bypasses_the_proxy_is_told_of(
+    running: ProxyProgram, tmp_path: Path, version: str, bypasses: str, is_script: bool
+) -> None:
+    """F14: its fetch would go around the proxy without a word."""
+    node, script = tmp_path / "node", tmp_path / "tool"
+    node.write_text(f"#!/bin/sh\necho {version}\n")
+    script.write_text("#!/usr/bin/env node\n")
+    for file in (node, script):
+        file.chmod(0o755)
+    words = [
+        COMMAND,
+        "exec",
+        "--config",
+        str(running.config_file),
+        "--",
+        str(script) if is_script else "node",
+        "--version",
+    ]
+    done = run_program(words, environ=environment(PATH=f"{tmp_path}:{os.environ['PATH']}"))
+    assert (done.status, done.stdout.decode().strip()) == (0, version)
+    assert bypasses in done.stderr
+    assert ("EnvHttpProxyAgent" in done.stderr) is bool(bypasses)
 
 
 def test_java_gets_answers_with_both_of_its_clients(running: ProxyProgram, place: Place, tmp_path: Path) -> None:
