@@ -1,6 +1,6 @@
-"""Makes those files below deploy/ that follow from others: the chart's copies and schema, and the Kustomize base.
+"""Makes those files below deploy/ that follow from others: the charts' schemas, and the chart's copies.
 
-Run by `make deploy-files`; check_chart.py and check_kustomize.py hold what is committed equal to what this makes.
+Run by `make deploy-files`; test_artefacts.py holds what is committed equal to what this makes.
 """
 
 from __future__ import annotations
@@ -10,32 +10,37 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.deploy.programs import CHART, DEPLOY, ROOT
+from tests.deploy.programs import CHART, DEPLOY, LIBRARY, ROOT
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 SCHEMA: Final = CHART / "values.schema.json"
-# What the chart writes into the configuration itself.
-_WRITTEN_BY_CHART: Final = ("listeners", "admin", "interception", "state_directory")
+LIBRARY_SCHEMA: Final = LIBRARY / "values.schema.json"
+# What each chart writes into the configuration itself.
+_WRITTEN: Final = {
+    SCHEMA: ("listeners", "admin", "interception", "state_directory"),
+    LIBRARY_SCHEMA: ("listeners", "admin", "interception", "allow_any_client", "state_directory"),
+}
 
 
 def make_files() -> dict[Path, str]:
     """Return the text of each file that the chart has from elsewhere."""
+    product = _product_schema()
     return {
         CHART / "files/alerts.yml": (DEPLOY / "prometheus/alerts.yml").read_text(encoding="utf-8"),
         CHART / "files/dashboard.json": (DEPLOY / "grafana/apim-auth-proxy.json").read_text(encoding="utf-8"),
-        SCHEMA: make_schema(SCHEMA.read_text(encoding="utf-8"), _product_schema()),
+        **{path: make_schema(path.read_text(encoding="utf-8"), product, own) for path, own in _WRITTEN.items()},
     }
 
 
-def make_schema(text: str, product: dict[str, Any]) -> str:
-    """Return the schema of the values, in which `config` is what the product says that it reads."""
+def make_schema(text: str, product: dict[str, Any], own: tuple[str, ...]) -> str:
+    """Return the schema of a chart's values, in which `config` is what the product reads, less the chart's own keys."""
     schema = json.loads(text)
-    properties = {name: of for name, of in product["properties"].items() if name not in _WRITTEN_BY_CHART}
+    properties = {name: of for name, of in product["properties"].items() if name not in own}
     schema["properties"]["config"] = {
         "description": "The proxy's configuration, with the keys of config.example.yaml; the chart itself writes "
-        f"{', '.join(_WRITTEN_BY_CHART[:-1])} and {_WRITTEN_BY_CHART[-1]}.",
+        f"{', '.join(own[:-1])} and {own[-1]}.",
         "type": "object",
         "additionalProperties": False,
         "required": ["credentials", "routes"],

@@ -12,6 +12,7 @@ import yaml
 ROOT: Final = Path(__file__).parents[2]
 DEPLOY: Final = ROOT / "deploy"
 CHART: Final = DEPLOY / "helm/apim-auth-proxy"
+LIBRARY: Final = DEPLOY / "helm/apim-auth-proxy-sidecar"
 TOOLS: Final = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "apim-auth-proxy/deploy-tools"
 
 Document = dict[str, Any]

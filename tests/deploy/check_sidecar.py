@@ -1,0 +1,152 @@
+"""The sidecar that a user's chart includes from the library: tests/deploy/legacy-app does, with `helm dependency build`."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+import proxy
+from tests.deploy.artefacts import LIBRARY_SCHEMA
+from tests.deploy.check_chart import KUBERNETES, undescribed, validate_strictly
+from tests.deploy.check_pod import answers, curl, sandbox_values
+from tests.deploy.container import is_root, running, wait_until
+from tests.deploy.kubelet import settings_of
+from tests.deploy.pod_security import find_violations
+from tests.deploy.programs import LIBRARY, ROOT, Document, helm, of_kind, template
+from tests.ports import free_port
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+NAME = LIBRARY.name
+
+
+@pytest.fixture(scope="module")
+def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the example chart and the library, and let helm resolve the one's dependency on the other."""
+    copy = tmp_path_factory.mktemp("checkout")
+    example = ROOT / "tests/deploy/legacy-app"
+    for directory in (LIBRARY, example):
+        shutil.copytree(directory, copy / directory.relative_to(ROOT))
+    done = helm("dependency", "build", copy / example.relative_to(ROOT))
+    assert done.returncode == 0, done.stderr
+    return copy / example.relative_to(ROOT)
+
+
+def pod_of(rendered: list[Document]) -> dict[str, Any]:
+    (deployment,) = of_kind(rendered, "Deployment")
+    pod: dict[str, Any] = deployment["spec"]["template"]["spec"]
+    return pod
+
+
+def with_values(tmp_path: Path, **values: Any) -> Path:
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump({NAME: values}))
+    return file
+
+
+def test_helm_has_nothing_to_object_to(chart: Path) -> None:
+    done = helm("lint", "--strict", "--quiet", chart)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("version", KUBERNETES)
+def test_kubernetes_takes_what_is_rendered(chart: Path, version: str, tmp_path: Path) -> None:
+    validate_strictly(template(chart, chart / "values.yaml", "--kube-version", version), version, tmp_path)
+
+
+def test_it_is_a_native_sidecar_that_pod_security_restricted_admits(chart: Path) -> None:
+    pod = pod_of(template(chart, chart / "values.yaml"))
+    (sidecar,) = pod["initContainers"]
+    assert sidecar["restartPolicy"] == "Always"
+    assert find_violations(pod) == []
+    # By itself as well: whatever the pod around it says.
+    assert find_violations({"initContainers": [sidecar]}) == []
+    assert {mount["name"] for mount in sidecar["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_program_is_told_where_it_is(chart: Path) -> None:
+    values = chart / "values.yaml"
+    (program,) = pod_of(template(chart, values, "--set", f"{NAME}.port=3128"))["containers"]
+    told = {each["name"]: each["value"] for each in program["env"]}
+    assert told["http_proxy"] == told["HTTP_PROXY"] == "http://127.0.0.1:3128"
+    assert told["no_proxy"] == told["NO_PROXY"] == "localhost,127.0.0.1,::1,.svc,.cluster.local"
+    # Programs with https URLs need a CA that they trust.
+    assert "https_proxy" not in told
+    (program,) = pod_of(
+        template(chart, values, "--set", f"{NAME}.keys.ca.secret=ca", "--set", f"{NAME}.interception.caKey=ca")
+    )["containers"]
+    told = {each["name"]: each["value"] for each in program["env"]}
+    assert told["https_proxy"] == told["HTTPS_PROXY"] == "http://127.0.0.1:8080"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        pytest.param("prot=1", "'prot'", id="a key that does not exist"),
+        pytest.param("config.timeouts.drain_s=soon", "/config/timeouts/drain_s", id="a wrong type"),
+        pytest.param("config.listeners[0].address=x", "'listeners'", id="what the templates write"),
+        pytest.param(
+            "config.credentials.orders-client.certificate=/keys/x/tls.crt", 'no entry "x"', id="a file of no key"
+        ),
+        pytest.param("interception.caKey=x", 'names "x"', id="a CA that is not there"),
+    ],
+)
+def test_a_wrong_value_is_an_error_that_names_the_key(chart: Path, arguments: str, said: str) -> None:
+    done = helm("template", "try", chart, "--set", f"{NAME}.{arguments}")
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_every_value_is_described_and_has_a_default() -> None:
+    schema = json.loads(LIBRARY_SCHEMA.read_text())
+    assert list(undescribed(schema)) == []
+    values = yaml.safe_load((LIBRARY / "values.yaml").read_text())
+    assert values.keys() == schema["properties"].keys() - {"global"}
+
+
+def test_the_library_runs_the_version_beside_it(chart: Path) -> None:
+    assert yaml.safe_load((LIBRARY / "Chart.yaml").read_text())["appVersion"] == proxy.__version__
+    (sidecar,) = pod_of(template(chart, chart / "values.yaml"))["initContainers"]
+    assert sidecar["image"] == f"apim-auth-proxy:{proxy.__version__}"
+
+
+@pytest.mark.skipif(not is_root(), reason="runs a container, so it needs root")
+def test_the_rendered_sidecar_serves_its_pod(chart: Path, sandbox: dict[str, Any], tmp_path: Path) -> None:
+    """On loopback alone; strangers who reach the pod's address get the probes and nothing more."""
+    port, admin = free_port(), free_port()
+    values = sandbox_values(sandbox, port=port, admin={"port": admin})
+    # In the place of the example's, which have these names.
+    (credential,) = values["config"]["credentials"].values()
+    values["config"]["credentials"] = {"orders-client": credential | {"private_key": credential["certificate"]}}
+    for route in values["config"]["routes"]:
+        route["credential"] = "orders-client"
+    rendered = template(chart, with_values(tmp_path, **values))
+    pod = pod_of(rendered)
+    (sidecar,) = pod["initContainers"]
+    directory = sandbox["directory"]
+    content = {
+        "apim-auth-proxy-config": of_kind(rendered, "ConfigMap")[0]["data"],
+        "apim-auth-proxy-key-clientapp": {"clientapp.pem": (directory / "clientapp.pem").read_text()},
+        "apim-auth-proxy-key-sandbox": {"ca.pem": (directory / "ca.pem").read_text()},
+    }
+    (tmp_path / "volumes").mkdir()
+    settings, _ = settings_of(pod, sidecar, content, tmp_path / "volumes")
+    assert settings.user == (65532, 65532)
+    with running(settings, tmp_path) as container:
+        site = f"http://127.0.0.1:{admin}"
+        for path in ("/startupz", "/readyz", "/livez"):
+            wait_until(partial(answers, f"{site}{path}"), container.log.read_text)
+        host = sandbox["api_alias"].removeprefix("https://")
+        status, text = curl("--proxy", f"http://127.0.0.1:{port}", f"http://{host}/orders")
+        assert status == 200
+        assert json.loads(text)["token"]["present"] is True
+        assert curl("--noproxy", "*", f"{site}/metrics")[0] == 403
+        # Another address of this machine is where other pods would come from.
+        assert curl("--noproxy", "*", f"http://127.0.0.2:{port}/")[0] == 0
+        assert container.stop() == 0
