@@ -40,6 +40,9 @@ OF_THE_API: Final = {
     "a scope that is too small": START
     + b'WWW-Authenticate: Bearer error="insufficient_scope"\r\nContent-Length: 0\r\n\r\n',
     "20 kB": START + b"Content-Length: 20000\r\n\r\n" + b"x" * 20_000,
+    "20 kB that blame the token": START
+    + b'WWW-Authenticate: Bearer error="invalid_token"\r\nContent-Length: 20000\r\n\r\n'
+    + b"x" * 20_000,
     "20 kB in chunks": START + b"Transfer-Encoding: chunked\r\n\r\n" + b"4e20\r\n" + b"x" * 20_000 + b"\r\n0\r\n\r\n",
 }
 
