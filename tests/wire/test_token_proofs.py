@@ -9,7 +9,7 @@ import re
 import ssl
 import time
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import jwt
@@ -36,6 +36,7 @@ from proxy.sandbox import (
     create_keys,
     register_certificate,
 )
+from proxy.sandbox.tokens import self_signed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -537,6 +538,22 @@ async def test_a_vault_key_proves_it_by_the_managed_identity(bench: Bench, vault
         ("POST", "/keys/clientapp/0001/sign?api-version=7.4"),
         ("POST", "/keys/clientapp/0001/sign?api-version=7.4"),
     ]
+
+
+@pytest.mark.asyncio
+async def test_a_vaults_certificate_is_read_again_once_it_has_expired(bench: Bench, vault: Vault) -> None:
+    """A2: nobody has to restart the proxy after the vault has renewed it."""
+    good = vault.certificate
+    vault.certificate = self_signed(vault.key, "client", datetime.now(UTC) - timedelta(days=800))
+    source = bench.source(f"key_vault_key: {vault.url}/keys/clientapp")
+    with pytest.raises(CredentialRejected):
+        await source.acquire()
+
+    vault.certificate = good
+    source.forgive()
+    await source.acquire()
+
+    assert [method for method, _ in vault.calls if method == "GET"] == ["GET", "GET"]
 
 
 @pytest.mark.asyncio

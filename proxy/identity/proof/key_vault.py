@@ -139,7 +139,8 @@ class KeyVaultSigner:
         Raises:
             IdentityError: the vault does not, or signs with another key than the certificate's.
         """
-        certificate = await self.public_certificate()
+        # The one that the input's header names, where it has been read for that.
+        certificate = self._certificate or await self.public_certificate()
         digest = _encode(hashlib.sha256(signing_input).digest())
         content = json.dumps({"alg": algorithm, "value": digest}).encode()
         answer = await self._send("POST", f"keys/{self._key.name}{self._suffix()}/sign", content)
