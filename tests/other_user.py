@@ -53,7 +53,11 @@ def open_directory() -> Iterator[Path]:
 
 
 def run_as_other_user(
-    arguments: Sequence[str | Path], directory: Path, *, mounts: Sequence[str] = (), stdin: str = ""
+    arguments: Sequence[str | Path],
+    directory: Path,
+    *,
+    mounts: Sequence[str] = (),
+    is_closed: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """Runs a program to its end.
 
@@ -61,16 +65,18 @@ def run_as_other_user(
         arguments: the program and its arguments.
         directory: its working directory, and its HOME.
         mounts: shell commands that mount something in the namespace before.
-        stdin: what it reads.
+        is_closed: the directory is one that the user could not have entered.
     """
     drop = ["setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
     # The second shell starts without capabilities; what it cannot run, no other user could.
-    inner = f"cd {shlex.quote(str(directory))} && exec {shlex.join([str(argument) for argument in arguments])}"
+    enter = f"cd {shlex.quote(str(directory))}"
+    run = f"exec {shlex.join([str(argument) for argument in arguments])}"
+    inner = run if is_closed else f"{enter} && {run}"
     command = shlex.join([*drop, "sh", "-c", inner])
-    script = "\n".join(["set -e", *_open_way(), *mounts, f"exec {command}"])
+    script = "\n".join(["set -e", *_open_way(), *mounts, *([enter] if is_closed else []), f"exec {command}"])
     return subprocess.run(
         ["unshare", "-m", "sh", "-c", script],
-        input=stdin,
+        stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

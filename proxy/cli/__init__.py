@@ -68,9 +68,16 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> object:
-        """Runs a command; one that Ctrl-C ends has the status that a shell gives it, and nothing to say."""
+        """Runs a command; one that Ctrl-C ends has the status that a shell gives it, and nothing to say.
+
+        A file that the user may not get at is no fault of the program's, whichever command comes upon it.
+        """
         try:
             return super().invoke(ctx)
+        except OSError as error:
+            if error.filename is None:  # such as a closed pipe, which is click's
+                raise
+            raise click.ClickException(_describe_file_error(error)) from None
         except KeyboardInterrupt:
             ended_by_user = True
         except click.Abort as abort:  # click makes one of a Ctrl-C and of an end of input at a question
@@ -96,6 +103,17 @@ class LazyGroup(click.Group):
         ]
 
 
+def _describe_file_error(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return (
+            f"{error.filename}: this user may not get at it. Correct its owner and mode, and those of the directories above it, or "
+            "name another place."
+        )
+    return (
+        f"{error.filename}: {error.strerror or 'the system gives no reason'}. Correct the path, or name another place."
+    )
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="apim-auth-proxy")
 def group() -> None:
@@ -111,3 +129,11 @@ def main() -> None:
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except Exception as error:  # noqa: BLE001  # the top of the program: whoever uses it can do nothing with a traceback
+        from proxy.tasks import describe_fault  # noqa: PLC0415  # for what should never happen
+
+        click.echo(
+            f"apim-auth-proxy failed: {describe_fault(error)}. This is a fault of the proxy's own; please report this line.",
+            err=True,
+        )
+        sys.exit(1)

@@ -21,7 +21,7 @@ from proxy.config.one_route import (
     describe_unknown_variable,
     find_unknown_variables,
 )
-from proxy.config.source import STANDARD_INPUT, FileSource, StandardInput, read_standard_input
+from proxy.config.source import STANDARD_INPUT, FileSource, StandardInput, is_there, read_standard_input
 from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -148,13 +148,13 @@ def _choose_source(
     if route is not None:
         if variable:
             say(f"Note: options count. Not looked at: {CONFIG_VARIABLE}.")
-        if CONFIG_HERE.is_file():
+        if is_there(CONFIG_HERE):
             say(
                 f"Note: the configuration is what options and variables say ({_list_origins(route)}); {CONFIG_HERE} here is not "
                 f"read. To use it, unset them, or add --config {CONFIG_HERE}."
             )
         return collect_one_route({**options, **extra}, os.environ, Path.cwd())
-    return FileSource(CONFIG_HERE) if CONFIG_HERE.is_file() else None
+    return FileSource(CONFIG_HERE) if is_there(CONFIG_HERE) else None
 
 
 def _refuse_unknown_variables(source: Source | None) -> None:
@@ -181,7 +181,7 @@ def _list_origins(route: OneRoute) -> str:
 def _is_another(named: str) -> bool:
     """Whether there is a configuration here beside the file of a name."""
     try:
-        return CONFIG_HERE.is_file() and (named == STANDARD_INPUT or not CONFIG_HERE.samefile(named))
+        return is_there(CONFIG_HERE) and (named == STANDARD_INPUT or not CONFIG_HERE.samefile(named))
     except OSError:
         return True
 

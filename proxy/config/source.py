@@ -164,3 +164,11 @@ def _parse(name: str, content: bytes) -> Document:
         return parse_document(text)
     except DocumentError as error:
         raise ConfigurationFaults(name, [error.fault]) from None
+
+
+def is_there(file: Path) -> bool:
+    """Return whether there is a file that this user can at least look at."""
+    try:
+        return file.is_file()
+    except OSError:
+        return False

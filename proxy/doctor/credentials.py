@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proxy.config.source import is_there
 from proxy.dialing.trust import create_tls_context
 from proxy.doctor.findings import days_left, error, ok, warning
 from proxy.errors import ConfigurationError
@@ -45,7 +46,7 @@ def check_credential(name: str, settings: CredentialSettings, now: datetime) -> 
     """
     subject = f"credential {name}"
     if settings.signer_command or settings.key_vault_key is not None:
-        if settings.certificate is not None and settings.certificate.is_file():
+        if settings.certificate is not None and is_there(settings.certificate):
             yield from _check_public(subject, settings.certificate, now)
     else:
         yield from _check_certificates(subject, list_certificates(settings), now)
@@ -59,7 +60,7 @@ def check_credential(name: str, settings: CredentialSettings, now: datetime) -> 
             "It proves itself by a client secret, which travels with every token request.",
             "A certificate never leaves this machine: `apim-auth-proxy cert new`.",
         )
-    if settings.ca_file is not None and settings.ca_file.is_file():
+    if settings.ca_file is not None and is_there(settings.ca_file):
         yield check_ca_file(subject, settings.ca_file)
 
 
@@ -70,7 +71,7 @@ def _check_certificates(subject: str, listed: Sequence[CertificateSettings], now
     for index, entry in enumerate(listed):
         name = subject if len(listed) == 1 else f"{subject}, certificates[{index}]"
         files = [file for file in (entry.certificate, entry.private_key, entry.password_file) if file is not None]
-        if not all(file.is_file() for file in files):
+        if not all(is_there(file) for file in files):
             continue
         try:
             password = read_password(entry.password_file)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from cryptography import x509
 
 from proxy.config.addresses import parse_listen_address
+from proxy.config.source import is_there
 from proxy.doctor.credentials import judge_end
 from proxy.doctor.findings import error, ok, warning
 from proxy.errors import ConfigurationError
@@ -112,7 +113,7 @@ def _check_socket(subject: str, path: Path) -> Finding:
 
 def _check_tls(subject: str, tls: ListenerTlsSettings, now: datetime) -> Iterator[Finding]:
     files = [file for file in (tls.certificate, tls.private_key, tls.password_file, tls.client_ca) if file is not None]
-    if not all(file.is_file() for file in files):
+    if not all(is_there(file) for file in files):
         return
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:

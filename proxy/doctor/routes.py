@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.config.source import is_there
 from proxy.dialing.route_tls import create_route_context, list_client_files, read_client_certificate
 from proxy.doctor.credentials import check_ca_file, judge_end
 from proxy.doctor.findings import error, ok, warning
@@ -43,7 +44,7 @@ def check_routes(settings: Settings, now: datetime) -> Iterator[Finding]:
             credential=route.credential,
             target=route.scope or route.resource or "",
         )
-        if route.ca_file is not None and route.ca_file.is_file():
+        if route.ca_file is not None and is_there(route.ca_file):
             yield check_ca_file(f"routes[{index}]", route.ca_file)
         yield from _check_client_certificate(f"routes[{index}]", route, now)
     used = {route.credential for route in settings.routes}
@@ -65,7 +66,7 @@ def check_routes(settings: Settings, now: datetime) -> Iterator[Finding]:
 
 def _check_client_certificate(subject: str, route: RouteSettings, now: datetime) -> Iterator[Finding]:
     files = list_client_files(route)
-    if not files or not all(file.is_file() for file in files):
+    if not files or not all(is_there(file) for file in files):
         return
     try:
         create_route_context(route)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proxy.config.source import is_there
 from proxy.dialing.building import build_proxies
 from proxy.doctor.credentials import check_ca_file
 from proxy.doctor.findings import ok
@@ -34,5 +35,5 @@ def check_upstream_proxy(settings: Settings) -> Iterator[Finding]:
         plain_http_url=str(proxies.for_plain or ""),
         no_proxy=list(settings.upstream_proxy.no_proxy),
     )
-    if settings.upstream_proxy.ca_file is not None and settings.upstream_proxy.ca_file.is_file():
+    if settings.upstream_proxy.ca_file is not None and is_there(settings.upstream_proxy.ca_file):
         yield check_ca_file(_SUBJECT, settings.upstream_proxy.ca_file)

@@ -11,9 +11,6 @@ import re
 import shlex
 from typing import TYPE_CHECKING, Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
-
 from proxy.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -184,6 +181,10 @@ def _tidy_block(label: bytes, content: bytes, file: Path) -> bytes:
 
 def _extract_pkcs7(der: bytes, file: Path) -> bytes:
     """Return the certificates of a PKCS#7 bundle, which never holds a key."""
+    # Whoever loads a configuration comes by this module, and many need nothing of the library.
+    from cryptography.exceptions import UnsupportedAlgorithm  # noqa: PLC0415  # as it says
+    from cryptography.hazmat.primitives.serialization import Encoding, pkcs7  # noqa: PLC0415  # likewise
+
     try:
         certificates = pkcs7.load_der_pkcs7_certificates(der)
     except (ValueError, UnsupportedAlgorithm):

@@ -292,6 +292,12 @@ def test_roots_are_read_in_the_same_forms(pair: Pair, tmp_path: Path) -> None:
         create_tls_context(file)
 
 
+def test_loading_a_configuration_needs_no_cryptography() -> None:
+    """It costs a twentieth of a second at each start of `env`, `explain` and `exec`."""
+    program = "import sys, proxy.config.loading; sys.exit('cryptography' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
 CONFIGURATION: Final = """\
 listeners: [{{address: "127.0.0.1:0"}}]
 credentials: {{c: {{tenant_id: contoso.com, client_id: c, certificate: {certificate}}}}}
