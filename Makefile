@@ -147,6 +147,10 @@ sbom: $(VENV)/.supply ## Write a CycloneDX bill of what the image has into build
 fidelity-table: $(VENV)/.dev test-tools ## Measure what this proxy and others change, and make of odd responses, into docs/behaviour.md
 	@$(BIN)/python -m tests.fidelity
 
+.PHONY: clients-table
+clients-table: $(VENV)/.dev test-tools ## Measure which programs use the proxy under `exec` alone, into docs/clients.md (npm)
+	@$(BIN)/python -m tests.client_table
+
 .PHONY: troubleshooting
 troubleshooting: $(VENV)/.runtime ## Write docs/troubleshooting.md from the table of codes in proxy/explanations
 	@$(BIN)/python -m proxy.explanations.page > docs/troubleshooting.md

@@ -1,15 +1,18 @@
-"""The usual libraries of Node.js call an https URL through CONNECT with `exec` alone (F14, C1)."""
+"""Libraries of Node.js call an https URL through CONNECT with `exec` alone (F14, C1), and the table of clients is true."""
 
 from __future__ import annotations
 
+import json
 import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.client_table import LIBRARIES, PACKAGES, PAGE, read_table
 from tests.end_to_end.npm_packages import install_packages
-from tests.end_to_end.programs import COMMAND, environment, run_program
+from tests.end_to_end.programs import COMMAND, ROOT, environment, run_program
 from tests.end_to_end.test_cli_env import fixed
 
 if TYPE_CHECKING:
@@ -18,34 +21,6 @@ if TYPE_CHECKING:
     from tests.end_to_end.programs import Place, ProxyProgram
 
 PROGRAM: Final = Path(__file__).with_name("clients") / "node_libraries.cjs"
-PACKAGES: Final = (
-    "undici-5-22@npm:undici@5.22.1",
-    "undici-5-28@npm:undici@5.28.5",
-    "undici-6-2@npm:undici@6.2.1",
-    "undici-7@npm:undici@7.30.2",
-    "https-proxy-agent@7.0.6",
-    "hpagent-0-1@npm:hpagent@0.1.2",
-    "hpagent-1@npm:hpagent@1.2.0",
-    "tunnel-agent@0.6.0",
-    "axios@1.21.1",
-    "got@11.8.5",
-    "global-agent@3.0.0",
-)
-LIBRARIES: Final = (
-    "undici 5.22",
-    "undici 5.28",
-    "undici 6.2",
-    "undici 7",
-    "undici 7 EnvHttpProxyAgent",
-    "https-proxy-agent 7",
-    "hpagent 0.1",
-    "hpagent 1",
-    "tunnel-agent 0.6",
-    "axios 1",
-    "got 11 with hpagent",
-    "global-agent 3",
-    "node:http CONNECT",
-)
 
 
 @pytest.fixture(scope="module")
@@ -73,3 +48,19 @@ def test_a_library_gets_an_answer_under_exec_alone(
         environ=environment(LIBRARIES_DIRECTORY=str(libraries)),
     )
     assert (done.status, done.stdout.strip()) == (0, b"200"), done.stderr
+
+
+def test_the_table_of_clients_is_true(libraries: Path, running: ProxyProgram, place: Place) -> None:
+    """F14: as far as the programs are installed here; `make clients-table` measures it again."""
+    call = [sys.executable, "-m", "tests.client_table", "--json", f"{place.api_alias}/orders"]
+    done = run_program(
+        [COMMAND, "exec", "--config", running.config_file, "--", *call],
+        environ=environment(LIBRARIES_DIRECTORY=str(libraries)),
+        directory=ROOT,
+        patience_s=600,
+    )
+    told = read_table(PAGE.read_text(encoding="utf-8"))
+    measured = {row["name"]: "yes" if row["works"] else "**no**" for row in json.loads(done.stdout)}
+    compared = {name: verdict for name, verdict in measured.items() if name in told}
+    assert compared == {name: told[name][1] for name in compared}
+    assert len(compared) > len(LIBRARIES)
