@@ -50,9 +50,9 @@ def names() -> Iterator[NameServer]:
 
 @pytest.fixture
 def wrapper(names: NameServer, tmp_path: Path) -> list[str]:
-    """Runs a program where the silent server is the only one, and a look-up of c-ares waits for it longer than any test."""
+    """Runs a program where the silent server is the only one; c-ares asks it, 5 s each time at most, for longer than any test."""
     resolv, hosts = tmp_path / "resolv.conf", tmp_path / "hosts"
-    resolv.write_text(f"nameserver {names.host}\noptions timeout:120 attempts:1\n", encoding="ascii")
+    resolv.write_text(f"nameserver {names.host}\noptions timeout:5 attempts:100\n", encoding="ascii")
     hosts.write_text("127.0.0.1 localhost hosted.test\n::1 localhost\n", encoding="ascii")
     script = 'mount --bind "$0" /etc/resolv.conf && mount --bind "$1" /etc/hosts && shift && exec "$@"'
     return ["unshare", "--mount", "sh", "-c", script, str(resolv), str(hosts)]
