@@ -46,8 +46,8 @@ PATIENCE_S: Final = 30.0
 # How often to look before nothing more is expected. Looks are counted, not time: while a machine stalls, nobody looks.
 LOOKS: Final = 15
 LOOK_EVERY_S: Final = 0.01
-# The kernel's buffers between client and relay: left alone they grow to megabytes, and hide who stops whom. Under two
-# segments of loopback, delayed acknowledgements would make every test slow.
+# The kernel's buffers between client, relay and upstream: left alone they grow to megabytes (32 where the kernel is new), and hide
+# who stops whom. Under two segments of loopback, delayed acknowledgements would make every test slow.
 KERNEL_BYTES: Final = 131_072
 
 
@@ -208,6 +208,7 @@ class Upstream:
     async def start(self, context: ssl.SSLContext | None) -> None:
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(lambda: Peer(self), "127.0.0.1", 0, ssl=context)
+        self._server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def on_data(self, peer: Peer) -> None:
@@ -351,7 +352,8 @@ class Rig:
         for mode, entry in (("forward", ForwardEntry()), ("reverse", self.reverse)):
             server = await loop.create_server(self.relay.protocol_factory(entry), "127.0.0.1", 0)
             self._servers.append(server)
-            server.sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+            for kind in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                server.sockets[0].setsockopt(socket.SOL_SOCKET, kind, KERNEL_BYTES)
             self.ports[mode] = server.sockets[0].getsockname()[1]
         self.ports["connect"] = self.ports["forward"]
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from pathlib import Path
 
 import pytest
 
-from tests.wire.rig import HOST, MODES, PATIENCE_S, Mode, Peer, Rig, Wire, address_form, settle
+from tests.wire.rig import HOST, KERNEL_BYTES, MODES, PATIENCE_S, Mode, Peer, Rig, Wire, address_form, settle
 
 HOST_LINE = b"Host: " + HOST.encode() + b"\r\n"
 GET = b"GET /x HTTP/1.1\r\n" + HOST_LINE + b"\r\n"
@@ -50,6 +51,9 @@ async def download(rig: Rig, mode: Mode, fields: bytes) -> tuple[Peer, Peer]:
     client.send(address_form(GET, mode))
     upstream = await rig.upstream.next()
     await upstream.read_until()
+    for connection in rig.relay.upstreams:
+        connected = connection.transport.get_extra_info("socket")
+        connected.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, KERNEL_BYTES)
     upstream.send(b"HTTP/1.1 200 OK\r\n" + fields + b"\r\n")
     return upstream, client
 
