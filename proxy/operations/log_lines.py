@@ -18,10 +18,24 @@ if TYPE_CHECKING:
 
 # More different names than this in one log are unusual; longer ones are not remembered, so that memory stays bounded.
 _REMEMBERED: Final = 1_024
-_REMEMBERED_CHARACTERS: Final = 512
+_REMEMBERED_CHARACTERS: Final = 1_024
 # In hundredths of a millisecond: 200 ms.
 _REMEMBERED_DURATIONS: Final = 20_000
 
+# The fields whose texts are remembered, in the order of a line.
+_RECURRING: Final = (
+    "client",
+    "mode",
+    "method",
+    "authority",
+    "route",
+    "reused",
+    "outcome",
+    "code",
+    "client_name",
+    "credential",
+    "proof",
+)
 _THOUSANDTHS: Final = tuple(f"{number:03d}" for number in range(1_000))
 _VISIBLE: Final = bytes(byte for byte in range(0x21, 0x7F) if byte not in b"\\")
 # What stands in a JSON string as it is.
@@ -63,26 +77,6 @@ def quote(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' if text else "null"
 
 
-class _Fields(dict[tuple[str | bytes | bool, ...], str]):
-    """The JSON of fields that come again and again in the same company, such as client, mode, method and authority.
-
-    Args:
-        names: of the fields, in the order of the keys' items.
-    """
-
-    def __init__(self, *names: str) -> None:
-        super().__init__()
-        self._names = names
-
-    def __missing__(self, values: tuple[str | bytes | bool, ...]) -> str:
-        fields = ",".join(f'"{name}":{_to_json(value)}' for name, value in zip(self._names, values, strict=True))
-        if len(fields) <= _REMEMBERED_CHARACTERS:
-            if len(self) >= _REMEMBERED:
-                self.clear()
-            self[values] = fields
-        return fields
-
-
 class _Durations(dict[int, str]):
     """Milliseconds as text, by hundredths of a millisecond."""
 
@@ -100,45 +94,57 @@ def _to_json(value: str | bytes | bool) -> str:
 
 
 class JsonFormat:
-    """Lines of JSON (JSON Lines): UTC times with milliseconds, ``null`` for what is not there."""
+    """Lines of JSON (JSON Lines): UTC times with milliseconds, ``null`` for what is not there.
+
+    Most of a line is the same from one exchange to the next: client, method, authority, route, credential. So the texts of
+    what recurs are looked up, once a line, and only path, sizes and times are formatted.
+    """
 
     def __init__(self) -> None:
-        self._origins = _Fields("client", "mode", "method", "authority")
-        self._routes = _Fields("route")
-        self._outcomes = _Fields("reused", "outcome", "code")
-        self._owners = _Fields("client_name", "credential", "proof")
+        self._known: dict[tuple[str | bytes | bool, ...], tuple[str, str, str]] = {}
         self._durations = _Durations()
         self._second = -1
         self._second_text = ""
 
     def format(self, records: Iterable[ExchangeRecord]) -> str:
         """See `LineFormat`."""
-        origins, routes, outcomes, durations = self._origins, self._routes, self._outcomes, self._durations
-        owners = self._owners
+        known, durations = self._known, self._durations
         lines = []
         for record in records:
-            ended_at, _, _, _, _, target, status, received_bytes, sent_bytes, duration_s, upstream_s = record[:11]
-            token_age_s, name_s = record[12], record[20]
+            (
+                ended_at, client, mode, method, authority, target, status, received_bytes, sent_bytes, duration_s, upstream_s,
+                route, token_age_s, reused, outcome, code, client_name, credential, proof, _, name_s,
+            ) = record  # fmt: skip
             second = int(ended_at)
             if second != self._second:
                 self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
                 self._second = second
+            recurring = (client, mode, method, authority, route, reused, outcome, code, client_name, credential, proof)
+            start, middle, end = known.get(recurring) or self._remember(recurring)
             path = (
                 f'"{target.decode("ascii")}"'
                 if target and not target.translate(None, _PLAIN)
                 else quote(escape(target))
             )
             lines.append(
-                f'{{"time":"{self._second_text}{_THOUSANDTHS[int((ended_at - second) * 1000)]}Z",{origins[record[1:5]]},'
-                f'"path":{path},'
+                f'{{"time":"{self._second_text}{_THOUSANDTHS[int((ended_at - second) * 1000)]}Z",{start},"path":{path},'
                 f'"status":{status or "null"},"received_bytes":{received_bytes},"sent_bytes":{sent_bytes},'
                 f'"duration_ms":{durations[int(duration_s * 1e5)]},'
                 f'"upstream_ms":{"null" if upstream_s is None else durations[int(upstream_s * 1e5)]},'
                 f'"name_ms":{"null" if name_s is None else durations[int(name_s * 1e5)]},'
-                f'{routes[record[11:12]]},"token_age_s":{"null" if token_age_s is None else int(token_age_s)},'
-                f"{outcomes[record[13:16]]},{owners[record[16:19]]}}}\n"
+                f'{middle},"token_age_s":{"null" if token_age_s is None else int(token_age_s)},{end}}}\n'
             )
         return "".join(lines)
+
+    def _remember(self, recurring: tuple[str | bytes | bool, ...]) -> tuple[str, str, str]:
+        """Return the texts before the path, behind the times, and behind the token's age; keep them, unless they are long."""
+        fields = [f'"{name}":{_to_json(value)}' for name, value in zip(_RECURRING, recurring, strict=True)]
+        texts = ",".join(fields[:4]), fields[4], ",".join(fields[5:])
+        if sum(map(len, texts)) <= _REMEMBERED_CHARACTERS:
+            if len(self._known) >= _REMEMBERED:
+                self._known.clear()
+            self._known[recurring] = texts
+        return texts
 
     def format_loss(self, at: float, count: int) -> str:
         """See `LineFormat`."""
