@@ -17,7 +17,7 @@ from benchmarks.stage import INTERPRETED, open_stage
 
 
 def main() -> int:
-    """Returns the exit code: 0 if everything could be measured, 2 for a wrong argument; targets do not count."""
+    """Return the exit code: 0 if everything could be measured, 2 for a wrong argument; targets do not count."""
     options = _parse_arguments()
     unknown = set(options.cells) - {cell.name for cell in CELLS}
     if unknown:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def fetch(
     rival: Rival, target: str, host: str, *, secure: bool = False, content: bytes | None = None
 ) -> tuple[int, bytes]:
-    """Returns status and content of the answer to a GET, or to a POST if there is content to send.
+    """Return status and content of the answer to a GET, or to a POST if there is content to send.
 
     Args:
         rival: the proxy.

@@ -38,7 +38,7 @@ class Upstream:
         self._parser = httptools.HttpResponseParser(self)
 
     def data_received(self, data: bytes) -> None:
-        """Takes plain bytes."""
+        """Take plain bytes."""
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:
@@ -82,12 +82,12 @@ class TLSOverTransport(asyncio.Protocol):
         self.upstream = Upstream(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Starts the handshake."""
+        """Start the handshake."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # TCP only
         self._handshake()
 
     def data_received(self, data: bytes) -> None:
-        """Takes records."""
+        """Take records."""
         self._incoming.write(data)
         if not self.established.done():
             self._handshake()
@@ -99,7 +99,7 @@ class TLSOverTransport(asyncio.Protocol):
                     break
 
     def write(self, data: bytes) -> None:
-        """Sends plain bytes as records."""
+        """Send plain bytes as records."""
         self._tls.write(data)
         self._transport.write(self._outgoing.read())
 
@@ -124,7 +124,7 @@ class BareRelay:
         self._context = ssl.create_default_context(cafile=ca_file)
 
     async def connect(self) -> Upstream:
-        """Returns a new connection to the upstream."""
+        """Return a new connection to the upstream."""
         _, tls = await asyncio.get_running_loop().create_connection(
             lambda: TLSOverTransport(self._context, self._host), "127.0.0.1", self._upstream_port
         )
@@ -142,11 +142,11 @@ class Client(asyncio.Protocol):
         self._parser = httptools.HttpRequestParser(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport."""
+        """Keep the transport."""
         self.transport: asyncio.Transport = transport  # type: ignore[assignment]  # TCP only
 
     def data_received(self, data: bytes) -> None:
-        """Takes request bytes."""
+        """Take request bytes."""
         self._parser.feed_data(data)
 
     def on_message_begin(self) -> None:

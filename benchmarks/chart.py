@@ -37,7 +37,7 @@ _OFF_SCALE: Final = 15.0  # times nginx
 
 
 def relate(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
-    """Returns, for each cell that is about one request, each proxy's figure as a multiple of nginx's."""
+    """Return, for each cell that is about one request, each proxy's figure as a multiple of nginx's."""
     related = {}
     for row in rows:
         figures = {one.rival: one.figure for one in row.results}
@@ -47,7 +47,7 @@ def relate(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
 
 
 def format_title(related: dict[str, dict[str, float]]) -> str:
-    """Returns the title, which names what is off the scale and by how much."""
+    """Return the title, which names what is off the scale and by how much."""
     title = "CPU time a request, as a multiple of nginx's"
     beyond: dict[str, list[float]] = {}
     for ratios in related.values():
@@ -60,7 +60,7 @@ def format_title(related: dict[str, dict[str, float]]) -> str:
 
 
 def draw_chart(rows: Sequence[Row]) -> str:
-    """Returns an SVG of the rows that are about one request."""
+    """Return an SVG of the rows that are about one request."""
     related = relate(rows)
     names = [
         name for name in _COLOURS if any(ratios.get(name, _OFF_SCALE + 1) <= _OFF_SCALE for ratios in related.values())

@@ -73,7 +73,7 @@ class Wire:
             self._handshake(self.tls)
 
     def send(self, data: bytes) -> None:
-        """Sends; what the socket's buffer cannot take is an error, as messages here are small."""
+        """Send; what the socket's buffer cannot take is an error, as messages here are small."""
         if self.tls is None:
             self.socket.sendall(data)
         else:
@@ -81,7 +81,7 @@ class Wire:
             self.socket.sendall(self._outgoing.read())
 
     def receive(self) -> bytes:
-        """Returns what has come; empty only if a TLS record is incomplete.
+        """Return what has come; empty only if a TLS record is incomplete.
 
         Raises:
             LoadError: the connection has ended.
@@ -99,7 +99,7 @@ class Wire:
         return b"".join(pieces)
 
     def exchange(self, message: bytes, tail: bytes) -> bytes:
-        """Sends a message; returns the answer, which ends with `tail`. Blocks."""
+        """Send a message; return the answer, which ends with `tail`. Blocks."""
         self.send(message)
         answer = b""
         while not answer.endswith(tail):
@@ -107,7 +107,7 @@ class Wire:
         return answer
 
     def close(self) -> None:
-        """Closes."""
+        """Close."""
         self.socket.close()
 
     def _handshake(self, tls: ssl.SSLObject) -> None:
@@ -138,13 +138,13 @@ class Message:
 
 
 def format_request(method: str, target: str, host: str, *extra: str) -> bytes:
-    """Returns a request head with the fields of every load here."""
+    """Return a request head with the fields of every load here."""
     lines = [f"{method} {target} HTTP/1.1", f"Host: {host}", *(f"{name}: {value}" for name, value in FIELDS), *extra]
     return "\r\n".join([*lines, "", ""]).encode("ascii")
 
 
 def create_context() -> ssl.SSLContext:
-    """Returns a TLS client context that verifies nothing."""
+    """Return a TLS client context that verifies nothing."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -161,7 +161,7 @@ class Tally:
 
 
 def repeat(wires: list[Wire], message: Message, seconds: float, rate: float) -> Tally:
-    """Sends a message on every wire as soon as the last is answered, or `rate` times a second over all wires.
+    """Send a message on every wire as soon as the last is answered, or `rate` times a second over all wires.
 
     At a rate, a latency counts from when the message was due, so that a slow answer is not hidden by the wait for it.
     """
@@ -212,7 +212,7 @@ def repeat(wires: list[Wire], message: Message, seconds: float, rate: float) -> 
 
 
 def reconnect(way: Way, message: Message, seconds: float, threads: int) -> Tally:
-    """Opens a connection for each message, from several threads."""
+    """Open a connection for each message, from several threads."""
     tally = Tally([])
     ends = time.perf_counter() + seconds
     context = create_context()
@@ -240,7 +240,7 @@ def reconnect(way: Way, message: Message, seconds: float, threads: int) -> Tally
 
 
 def download(way: Way, head: bytes, size: int, seconds: float) -> Tally:
-    """Fetches `size` bytes again and again on one connection."""
+    """Fetch `size` bytes again and again on one connection."""
     tally = Tally([])
     ends = time.perf_counter() + seconds
     wire = Wire(way, create_context())
@@ -265,7 +265,7 @@ def download(way: Way, head: bytes, size: int, seconds: float) -> Tally:
 
 
 def upload(way: Way, head: bytes, size: int, seconds: float, ends_with: bytes) -> Tally:
-    """Sends `size` bytes again and again on one connection."""
+    """Send `size` bytes again and again on one connection."""
     tally = Tally([])
     ends = time.perf_counter() + seconds
     wire = Wire(way, create_context())
@@ -340,7 +340,7 @@ def _run(options: argparse.Namespace, began: float) -> Tally:
 
 
 def main() -> None:
-    """Does what the arguments say; the line it prints is read by `loads.py`."""
+    """Do what the arguments say; the line it prints is read by `loads.py`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("kind", choices=["repeat", "reconnect", "websocket", "download", "upload", "hold"])
     parser.add_argument("--port", type=int, required=True)

@@ -86,7 +86,7 @@ class Verdict:
 
 
 def sum_up(rival: str, rounds: Sequence[Round]) -> Result:
-    """Returns the medians of at least one round."""
+    """Return the medians of at least one round."""
     figures = [one.figure for one in rounds]
     return Result(
         rival=rival,
@@ -103,7 +103,7 @@ def sum_up(rival: str, rounds: Sequence[Round]) -> Result:
 
 
 def subtract(results: Sequence[Result], baseline: str) -> list[Result]:
-    """Returns the results less the baseline's figure, without the baseline."""
+    """Return the results less the baseline's figure, without the baseline."""
     base = next((result.figure for result in results if result.rival == baseline), None)
     if base is None:
         return []
@@ -115,7 +115,7 @@ def subtract(results: Sequence[Result], baseline: str) -> list[Result]:
 
 
 def judge(results: Sequence[Result], targets: Sequence[Target], subject: str = "ours") -> list[Verdict]:
-    """Returns a verdict for each target whose proxies were measured."""
+    """Return a verdict for each target whose proxies were measured."""
     figures = {result.rival: result.figure for result in results}
     verdicts = []
     for target in targets:

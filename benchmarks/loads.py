@@ -127,7 +127,7 @@ def download(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG0
 
 
 def upload(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG001  # every load has one signature
-    """Requests of 100 MB; the figure is CPU milliseconds for each."""
+    """Request of 100 MB; the figure is CPU milliseconds for each."""
     load = {"--bytes": LARGE_BYTES, "--seconds": seconds, "--ends": RECEIVED_BODY}
     return _per_transfer(*_measure(rival, lambda: _run_client("upload", {**_by_http_url(rival, "/upload"), **load})))
 
@@ -193,13 +193,13 @@ def start_time(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: AR
 
 
 def check_plain(stage: Stage, rival: Rival) -> None:
-    """Raises unless the answer comes through whole."""
+    """Raise unless the answer comes through whole."""
     host = f"127.0.0.1:{stage.plain_port}"
     _expect(rival, fetch(rival, f"http://{host}/json", host), JSON_BODY.encode())
 
 
 def check_get(stage: Stage, rival: Rival) -> None:  # noqa: ARG001  # every check has one signature
-    """Raises unless the answer comes through whole and the bearer field reached the upstream."""
+    """Raise unless the answer comes through whole and the bearer field reached the upstream."""
     if rival.program is not None:
         _expect(rival, fetch(rival, f"http://{API_HOST}/json", API_HOST), JSON_BODY.encode())
         _expect(rival, fetch(rival, f"http://{API_HOST}/authorization", API_HOST), f"Bearer {TOKEN}".encode())

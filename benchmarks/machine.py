@@ -20,7 +20,7 @@ _VERSION: Final = re.compile(r"\d+\.\d[\w.+-]*")
 
 
 def describe_machine() -> list[str]:
-    """Returns one fact a line. The machine's name is not among them."""
+    """Return one fact a line. The machine's name is not among them."""
     packages = [f"{name} {metadata.version(name)}" for name in ("uvloop", "httptools")]
     others = [f"{name} {_version(name, option)}" for name, option in _VERSION_OPTIONS.items()]
     others += [requirement.replace("==", " ") for requirement in REQUIREMENTS.values()]

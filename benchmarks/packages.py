@@ -58,7 +58,7 @@ def install_debian_programs(programs: Sequence[str]) -> None:
 
 
 def package_program(package: str, program: str) -> str:
-    """Returns the path of a package's program; makes its environment first if need be.
+    """Return the path of a package's program; makes its environment first if need be.
 
     Raises:
         BenchmarkError: the package cannot be installed.
@@ -77,7 +77,7 @@ def package_program(package: str, program: str) -> str:
 
 
 def image_command() -> str:
-    """Returns what starts our proxy as the container image has it: installed from a wheel whose relay is compiled.
+    """Return what starts our proxy as the container image has it: installed from a wheel whose relay is compiled.
 
     Raises:
         BenchmarkError: it cannot be built; a C compiler is needed.

@@ -63,7 +63,7 @@ class CpuTime:
 
 
 def find_program(name: str) -> str:
-    """Returns the path of a program.
+    """Return the path of a program.
 
     Raises:
         BenchmarkError: it is not installed.
@@ -77,7 +77,7 @@ def find_program(name: str) -> str:
 
 
 def free_port() -> int:
-    """Returns a loopback port that was free a moment ago; below the ephemeral range, so that no outgoing connection takes it."""
+    """Return a loopback port that was free a moment ago; below the ephemeral range, so that no outgoing connection takes it."""
     for port in _PORTS:
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
@@ -126,7 +126,7 @@ class Program:
         return self._process.pid
 
     def wait_for_port(self, port: int) -> None:
-        """Waits until something accepts connections on a loopback port.
+        """Wait until something accepts connections on a loopback port.
 
         Raises:
             BenchmarkError: the program has ended, or does not listen in time; it is stopped then.
@@ -144,7 +144,7 @@ class Program:
         raise BenchmarkError(f"{self._describe()} does not listen on port {port}.\n{self._tail()}")
 
     def wait_for_line(self, text: str) -> float:
-        """Waits until a line of output ends with `text`; returns the seconds since the start.
+        """Wait until a line of output ends with `text`; return the seconds since the start.
 
         Raises:
             BenchmarkError: the program has ended, or does not say so in time; it is stopped then.
@@ -160,7 +160,7 @@ class Program:
         raise BenchmarkError(f"{self._describe()} did not say {text!r}.\n{self._tail()}")
 
     def processes(self) -> list[int]:
-        """Returns the ids of the program's processes."""
+        """Return the ids of the program's processes."""
         found = [self.pid]
         for pid in found:  # grows while it is walked
             for children in Path(f"/proc/{pid}/task").glob("*/children"):
@@ -169,7 +169,7 @@ class Program:
         return found
 
     def cpu_time(self) -> CpuTime:
-        """Returns what all processes, and descendants that have ended, have used."""
+        """Return what all processes, and descendants that have ended, have used."""
         user = system = 0
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -180,7 +180,7 @@ class Program:
         return CpuTime(user / _TICKS_PER_S, system / _TICKS_PER_S)
 
     def resident_bytes(self) -> int:
-        """Returns the resident set of all processes, added up."""
+        """Return the resident set of all processes, added up."""
         total = 0
         for pid in self.processes():
             with contextlib.suppress(OSError):
@@ -197,7 +197,7 @@ class Program:
                     os.sched_setaffinity(int(thread.name), {core})
 
     def stop(self) -> None:
-        """Ends the program: politely, then for certain. May be called twice."""
+        """End the program: politely, then for certain. May be called twice."""
         descendants = self.processes()
         self._process.terminate()
         try:

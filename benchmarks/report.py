@@ -25,7 +25,7 @@ class Row:
 
 
 def format_row(row: Row) -> str:
-    """Returns one cell's results as lines for the terminal."""
+    """Return one cell's results as lines for the terminal."""
     lines = [f"\n{row.cell.title} [{row.cell.name}], {row.cell.unit}"]
     for one in row.results:
         parts = [
@@ -39,7 +39,7 @@ def format_row(row: Row) -> str:
 
 
 def format_summary(rows: Sequence[Row]) -> str:
-    """Returns all targets as a table for the terminal."""
+    """Return all targets as a table for the terminal."""
     table = [_summary_cells(row, verdict) for row in rows for verdict in row.verdicts]
     if not table:
         return ""
@@ -50,7 +50,7 @@ def format_summary(rows: Sequence[Row]) -> str:
 
 
 def format_results(rows: Sequence[Row], machine: Sequence[str], complaints: Sequence[str]) -> str:
-    """Returns the whole run as Markdown."""
+    """Return the whole run as Markdown."""
     lines = ["# Results", "", "One run of `make bench`; [README.md](README.md) says how to read it.", ""]
     lines += [f"- {fact}" for fact in machine]
     lines += [
@@ -75,7 +75,7 @@ def format_results(rows: Sequence[Row], machine: Sequence[str], complaints: Sequ
 
 
 def format_figure(value: float) -> str:
-    """Returns a figure with three significant digits, or all of its whole part."""
+    """Return a figure with three significant digits, or all of its whole part."""
     if abs(value) >= 100:
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
@@ -111,7 +111,7 @@ def _summary_cells(row: Row, verdict: Verdict) -> list[str]:
 
 
 def format_ratio(value: float) -> str:
-    """Returns a ratio or a limit; small ones as a fraction of one, as the targets are put."""
+    """Return a ratio or a limit; small ones as a fraction of one, as the targets are put."""
     if 0 < value < 0.3:
         return f"1/{1 / value:.3g}"
     return f"{value:.3g}" if value < 1_000 else f"{value:,.0f}"

@@ -45,7 +45,7 @@ class Rival:
 
 
 def start_rival(name: str, stage: Stage) -> Rival:
-    """Starts a proxy on the proxies' core.
+    """Start a proxy on the proxies' core.
 
     Raises:
         BenchmarkError: it is not installed, or does not start.

@@ -25,7 +25,7 @@ _WARM_UP_S = 1.0
 def run_cell(
     stage: Stage, cell: Cell, names: Sequence[str], *, rounds: int, seconds: float, complain: Callable[[str], None]
 ) -> list[Result]:
-    """Returns the results of the proxies that could be measured; `complain` is told why others could not."""
+    """Return the results of the proxies that could be measured; `complain` is told why others could not."""
     with contextlib.ExitStack() as stack:
         ready: list[Rival] = []
         for name in names:

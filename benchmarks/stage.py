@@ -129,13 +129,13 @@ class Stage:
 
 
 def nginx_user() -> str:
-    """Returns the directive that keeps nginx's worker able to read the stage's directory."""
+    """Return the directive that keeps nginx's worker able to read the stage's directory."""
     return "user root;" if os.geteuid() == 0 else ""
 
 
 @contextlib.contextmanager
 def open_stage(command: str, start: type[Program] = Program) -> Iterator[Stage]:
-    """Starts the upstream; ends it, and removes the directory, afterwards."""
+    """Start the upstream; end it, and remove the directory, afterwards."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as name:
         directory = Path(name)
         directory.chmod(0o755)  # squid drops to a user of its own

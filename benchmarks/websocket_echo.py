@@ -30,7 +30,7 @@ class Echo(asyncio.Protocol):
         self._upgraded = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Keeps the transport."""
+        """Keep the transport."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # TCP only
 
     def data_received(self, data: bytes) -> None:

@@ -74,7 +74,7 @@ class WrkRequest:
 
 
 def format_script(request: WrkRequest) -> str:
-    """Returns the Lua script for a request."""
+    """Return the Lua script for a request."""
     fields = "\n".join(f'wrk.headers["{name}"] = {json.dumps(value)}' for name, value in FIELDS)
     body = f'wrk.body = string.rep("x", {request.content_bytes})' if request.content_bytes else ""
     return _SCRIPT.format(
@@ -89,7 +89,7 @@ def format_script(request: WrkRequest) -> str:
 def run_wrk(
     request: WrkRequest, port: int, *, connections: int, seconds: float, directory: Path, secure: bool = False
 ) -> Load:
-    """Runs one round.
+    """Run one round.
 
     Raises:
         BenchmarkError: wrk is not installed, or failed.
@@ -110,7 +110,7 @@ def run_wrk(
 
 
 def parse_load(told: dict[str, float]) -> Load:
-    """Returns what a load generator printed about its round."""
+    """Return what a load generator printed about its round."""
     return Load(
         count=int(told["requests"]),
         failed=int(told["failed"]),

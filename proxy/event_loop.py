@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def run(work: Coroutine[None, None, None]) -> None:
-    """Runs a coroutine to its end."""
+    """Run a coroutine to its end."""
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(work)
 

@@ -23,7 +23,7 @@ _CAPABILITIES_KEPT: Final = 1 << 1 | 1 << 2 | 1 << 10
 
 
 def harden_process() -> None:
-    """Turns core dumps off, and on Linux reading this process's memory by others of the same user (ptrace, /proc/PID/mem).
+    """Turn core dumps off, and on Linux reading this process's memory by others of the same user (ptrace, /proc/PID/mem).
 
     Keys and tokens are in that memory. Also gives up capabilities that nothing here uses. All of that lasts until the process
     executes another program, which then has to do the same. What the system does not have is passed over.
@@ -38,7 +38,7 @@ def harden_process() -> None:
 
 
 def _drop_capabilities() -> None:
-    """Gives up what root may beyond opening files and low ports: loading modules, tracing others, raw sockets, mounts.
+    """Give up what root may beyond opening files and low ports: loading modules, tracing others, raw sockets, mounts.
 
     For the calling thread and those it starts, so before there are others. A program that this one executes as root has them again.
     """
@@ -54,7 +54,7 @@ def _drop_capabilities() -> None:
 
 
 def raise_file_limit() -> None:
-    """Raises the number of files this process may open to what the administrator allows: each connection is one.
+    """Raise the number of files this process may open to what the administrator allows: each connection is one.
 
     The usual soft limit of 1,024 is a relic of select(2), which nothing here uses.
     """
@@ -65,7 +65,7 @@ def raise_file_limit() -> None:
 
 
 def own_program(module: str) -> list[str]:
-    """Returns the words that run a module of this very code in another process.
+    """Return the words that run a module of this very code in another process.
 
     `python -m` looks in the working directory first: what is called ``proxy`` there would run in our place, with our keys
     (CWE-427). It may where we come from there ourselves.

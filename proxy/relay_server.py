@@ -77,7 +77,7 @@ class Door:
     address: tuple[str, int] = ("", 0)
 
     def accept(self, relay: Relay) -> asyncio.BaseProtocol:
-        """Returns the protocol of a connection."""
+        """Return the protocol of a connection."""
         return ClientConnection(relay, self.entry) if self.guard is None else Doorway(relay, self.entry, self.guard)
 
 
@@ -130,7 +130,7 @@ class RelayServer:
         fetch_context: ContextFetcher | None = None,
         resolver: Resolver | None = None,
     ) -> None:
-        """Builds everything that can fail for reasons of configuration, before any socket opens.
+        """Build everything that can fail for reasons of configuration, before any socket opens.
 
         Raises:
             ConfigurationError: a file named by the settings cannot be used.
@@ -157,7 +157,7 @@ class RelayServer:
         self._client_files: asyncio.Task[None] | None = None
 
     async def start(self, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()) -> None:
-        """Opens the listeners.
+        """Open the listeners.
 
         Args:
             ports: the port of each listener, to be shared with other processes; None: those of the settings, alone.
@@ -173,7 +173,7 @@ class RelayServer:
         self.use(self._plan)
 
     async def stop(self) -> bool:
-        """Stops accepting, lets exchanges finish, closes everything. Returns whether all of them finished in time."""
+        """Stop accepting, let exchanges finish, close everything. Return whether all of them finished in time."""
         self.relay.draining = True
         for door in self._plan.doors:
             _close(door)
@@ -189,7 +189,7 @@ class RelayServer:
         return finished
 
     def plan(self, settings: Settings, tokens: Sources) -> Plan:
-        """Builds what a configuration means, without changing anything.
+        """Build what a configuration means, without changing anything.
 
         Raises:
             ConfigurationError: a file named by the settings cannot be used.
@@ -213,7 +213,7 @@ class RelayServer:
     async def open(
         self, plan: Plan, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()
     ) -> None:
-        """Opens the listeners of a plan that are not open yet; those of the running plan stay as they are.
+        """Open the listeners of a plan that are not open yet; those of the running plan stay as they are.
 
         Args:
             plan: what is to run.
@@ -245,12 +245,12 @@ class RelayServer:
             raise
 
     def discard(self, plan: Plan) -> None:
-        """Gives up a plan that is not to run after all."""
+        """Give up a plan that is not to run after all."""
         if plan.access_log is not self.access_log:
             plan.access_log.close()
 
     def close_new(self, plan: Plan) -> None:
-        """Closes the listeners that were opened for a plan that is not to run after all."""
+        """Close the listeners that were opened for a plan that is not to run after all."""
         running = {door.key for door in self._plan.doors}
         for door in plan.doors:
             if door.key not in running:
@@ -294,7 +294,7 @@ class RelayServer:
             asyncio.get_running_loop().run_in_executor(None, old_log.close)
 
     def snapshot(self, *, events_dropped: int = 0) -> WorkerSnapshot:
-        """Returns what has been counted so far."""
+        """Return what has been counted so far."""
         return take_snapshot(
             self.relay,
             access_log=self.access_log.statistics(),
@@ -305,7 +305,7 @@ class RelayServer:
         )
 
     def _watch_client_files(self, settings: Settings) -> RotationWatch:
-        """Returns what looks at the routes' client certificates, from how their files are now: before they are read."""
+        """Return what looks at the routes' client certificates, from how their files are now: before they are read."""
         return RotationWatch(
             Watched(
                 route.hosts[0],
@@ -339,7 +339,7 @@ class RelayServer:
         return self._doors[key].accept(self.relay)
 
     def _redirect(self, before: Plan) -> None:
-        """Gives open connections that are for one authority the destination that it has now."""
+        """Give open connections that are for one authority the destination that it has now."""
         entries = {id(door.entry): self._doors.get(door.key) for door in before.doors}
 
         def redirect(entry: Entry) -> Entry:
@@ -384,7 +384,7 @@ def _is_still_taken(seat: Seat, doors: Mapping[int, Door | None]) -> bool:
 def build_entry(
     listener: ListenerSettings, destinations: Destinations, clients: Sequence[ClientSettings] = ()
 ) -> Entry:
-    """Returns how requests on a listener name their destination.
+    """Return how requests on a listener name their destination.
 
     Args:
         listener: what is configured.
@@ -410,7 +410,7 @@ def build_entry(
 async def _take_over(
     inherited: socket.socket, factory: Callable[[], asyncio.BaseProtocol]
 ) -> tuple[asyncio.Server, tuple[str, int]]:
-    """Accepts connections on a socket that somebody else opened; returns the server and the address."""
+    """Accept connections on a socket that somebody else opened; return the server and the address."""
     name = inherited.getsockname()
     loop = asyncio.get_running_loop()
     if isinstance(name, str):
@@ -425,7 +425,7 @@ def _close(door: Door) -> None:
 
 
 def _admin_addresses(settings: Settings) -> frozenset[tuple[str, int]]:
-    """Returns the admin site's address, which is no destination either."""
+    """Return the admin site's address, which is no destination either."""
     if settings.admin is None:
         return frozenset()
     address = parse_listen_address(settings.admin.address)
@@ -433,7 +433,7 @@ def _admin_addresses(settings: Settings) -> frozenset[tuple[str, int]]:
 
 
 def build_admission(settings: Settings, passwords: PasswordChecker) -> Admission | None:
-    """Returns who may use the proxy; None where everyone may and nothing about requests is limited.
+    """Return who may use the proxy; None where everyone may and nothing about requests is limited.
 
     Raises:
         ConfigurationError: a client is known by a Unix user that this machine does not have.
@@ -461,7 +461,7 @@ def _build_client(client: ClientSettings, route_names: Mapping[str, str]) -> Cli
 
 
 def build_destinations(relay: Relay, settings: Settings, tokens: Sources) -> Destinations:
-    """Returns where requests may go, by the routes of the settings.
+    """Return where requests may go, by the routes of the settings.
 
     Raises:
         ConfigurationError: a route's ca_file or client certificate cannot be used.
@@ -495,7 +495,7 @@ def _build_route(route: RouteSettings, context: ssl.SSLContext, tokens: Sources)
 
 
 def build_permit(settings: Settings) -> Permit:
-    """Returns what judges the addresses of hosts that no route names."""
+    """Return what judges the addresses of hosts that no route names."""
     allowed = [ip_network(text) for text in settings.destinations.allow]
     ports = settings.destinations.ports
     return lambda address, port: check_destination(address, port, allowed, ports)

@@ -82,7 +82,7 @@ class Server:
     """
 
     def __init__(self, settings: Settings, on_quit: Callable[[], None] = lambda: None) -> None:
-        """Builds everything that can fail for reasons of configuration, before any socket opens.
+        """Build everything that can fail for reasons of configuration, before any socket opens.
 
         Raises:
             ConfigurationError: a file named by the settings cannot be used.
@@ -126,7 +126,7 @@ class Server:
         return self._settings
 
     async def start(self, inherited: Sequence[socket.socket] = ()) -> None:
-        """Opens the listeners and the admin site, and begins to obtain tokens.
+        """Open the listeners and the admin site, and begin to obtain tokens.
 
         Args:
             inherited: sockets that listen already, one for each of the first listeners.
@@ -251,7 +251,7 @@ class Server:
             raise ConfigurationError(f"These settings change with a restart only: {', '.join(changed)}.")
 
     async def _go_over(self, settings: Settings) -> None:
-        """Builds everything first, in an order in which each step can still be given up; then uses it at once."""
+        """Build everything first, in an order in which each step can still be given up; then use it at once."""
         hosts = routed_hosts(settings)
         await self.tokens.look_at_files()
         client_certificates = ClientCertificates(settings)
@@ -292,7 +292,7 @@ class Server:
         self._retire(retired, settings.timeouts.drain_s)
 
     async def _follow_ca(self) -> None:
-        """Takes up another CA when its files have changed, as at a rotation, and once an hour what is due without that."""
+        """Take up another CA when its files have changed, as at a rotation, and once an hour what is due without that."""
         while True:
             await asyncio.sleep(_LOOK_S)
             if not self._ca_watch.is_due(time.monotonic()):
@@ -325,7 +325,7 @@ class Server:
         task.add_done_callback(lambda done: self._retired.pop(done, None) if not done.cancelled() else None)
 
     def cut(self) -> None:
-        """Ends a drain: what is left of it is cut."""
+        """End a drain: what is left of it is cut."""
         self._is_cut.set()
         if self.front is not None:
             self.front.relay.abort()
@@ -359,14 +359,14 @@ class Server:
         )
 
     def snapshots(self) -> list[WorkerSnapshot]:
-        """Returns what each process that relays has counted so far."""
+        """Return what each process that relays has counted so far."""
         dropped = self._event_log.dropped if self._event_log is not None else 0
         if self.front is not None:
             return [self.front.snapshot(events_dropped=dropped)]
         return self.control.snapshots() if self.control is not None else []
 
     def _counted(self) -> list[WorkerSnapshot]:
-        """Returns the snapshots, and where there are relay processes, the look-ups of this one: those of token endpoints."""
+        """Return the snapshots, and where there are relay processes, the look-ups of this one: those of token endpoints."""
         if self.front is not None:
             return self.snapshots()
         from proxy.operations.snapshot import WorkerSnapshot  # noqa: PLC0415  # see `_open_admin`
@@ -374,7 +374,7 @@ class Server:
         return [WorkerSnapshot(name_lookups=dict(self._resolver.outcomes)), *self.snapshots()]
 
     async def _open_admin(self, settings: Settings) -> tuple[AdminSite, tuple[str, int]] | None:
-        """Opens the admin site of a configuration, where it has one that is not open already."""
+        """Open the admin site of a configuration, where it has one that is not open already."""
         if settings.admin is None or (self._admin is not None and settings.admin == self._settings.admin):
             return None
         # aiohttp.web costs a quarter of a second to import, and not everybody wants the site.
@@ -438,7 +438,7 @@ class Server:
         return self.tokens.statistics()
 
     def _other_certificates(self) -> list[CertificateExpiry]:
-        """Returns the certificates beside the credentials' own."""
+        """Return the certificates beside the credentials' own."""
         from proxy.operations.metrics import CertificateExpiry  # noqa: PLC0415  # see `_open_admin`
 
         return [
@@ -480,7 +480,7 @@ class Server:
 
 
 def unchanged_credentials(before: Settings, after: Settings) -> list[str]:
-    """Returns the names of the credentials whose tokens another configuration may go on using.
+    """Return the names of the credentials whose tokens another configuration may go on using.
 
     One whose key is in a vault is not among them: it reaches the vault through the sources of its own configuration. None is
     where the upstream proxy changes, through which they reach the identity platform.
@@ -495,7 +495,7 @@ def unchanged_credentials(before: Settings, after: Settings) -> list[str]:
 
 
 def _open_ca(settings: Settings, hosts: Sequence[str]) -> Authority:
-    """Returns what signs leaves, and says in the log where clients refuse it for its dates.
+    """Return what signs leaves, and say in the log where clients refuse it for its dates.
 
     Raises:
         ConfigurationError: it cannot be used.
@@ -509,7 +509,7 @@ def _open_ca(settings: Settings, hosts: Sequence[str]) -> Authority:
 
 
 def _patience_s(settings: Settings) -> float:
-    """Returns for how long requests wait out failures: a little less than they may, so that they are told the reason."""
+    """Return for how long requests wait out failures: a little less than they may, so that they are told the reason."""
     return settings.timeouts.token_s * 0.95
 
 
@@ -546,7 +546,7 @@ class LeafMint:
         self._literal = frozenset(literal)
 
     def __call__(self, host: str, key: RSAPrivateKey | None = None) -> Leaf:
-        """Returns a leaf for a host; one below a wildcard route shares it with its siblings. See `proxy.interception.leaf.mint`.
+        """Return a leaf for a host; one below a wildcard route shares it with its siblings. See `proxy.interception.leaf.mint`.
 
         Raises:
             ConfigurationError: the CA may not sign for that host.
@@ -555,7 +555,7 @@ class LeafMint:
 
 
 def read_admin_token(file: Path | None) -> str | None:
-    """Returns what opens the admin site; None without a file.
+    """Return what opens the admin site; None without a file.
 
     Raises:
         ConfigurationError: the file cannot be read, or holds no token that could not be guessed.

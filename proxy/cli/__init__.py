@@ -51,11 +51,11 @@ class LazyGroup(click.Group):
     """A group that imports a command's module when the command is wanted."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
-        """Returns the commands in the order in which a newcomer needs them."""
+        """Return the commands in the order in which a newcomer needs them."""
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
-        """Returns a command, imported."""
+        """Return a command, imported."""
         if cmd_name not in _COMMANDS:
             return None
         module, name, _ = _COMMANDS[cmd_name]
@@ -68,7 +68,7 @@ class LazyGroup(click.Group):
         return command
 
     def invoke(self, ctx: click.Context) -> object:
-        """Runs a command; one that Ctrl-C ends has the status that a shell gives it, and nothing to say.
+        """Run a command; one that Ctrl-C ends has the status that a shell gives it, and nothing to say.
 
         A file that the user may not get at is no fault of the program's, whichever command comes upon it.
         """
@@ -88,12 +88,12 @@ class LazyGroup(click.Group):
         sys.exit(INTERRUPTED)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
-        """Writes the list of commands without importing them."""
+        """Write the list of commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
-        """Returns commands and options, without importing a command."""
+        """Return commands and options, without importing a command."""
         if incomplete and not incomplete[0].isalnum():
             return super().shell_complete(ctx, incomplete)
         from click.shell_completion import CompletionItem  # noqa: PLC0415  # for completion only
@@ -117,11 +117,11 @@ def _describe_file_error(error: OSError) -> str:
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="apim-auth-proxy")
 def group() -> None:
-    """A proxy that gets Microsoft Entra ID access tokens for clients that cannot do OAuth."""
+    """A proxy that gets Microsoft Entra ID access tokens for clients that cannot do OAuth."""  # noqa: D401  # a help text
 
 
 def main() -> None:
-    """Runs the command line; errors of our own become one message: exit code 2 for the configuration's, 1 for others."""
+    """Run the command line; errors of our own become one message: exit code 2 for the configuration's, 1 for others."""
     try:
         group(prog_name="apim-auth-proxy")
     except ProxyError as error:

@@ -35,7 +35,7 @@ class Forwarding:
         self._earlier: dict[int, signal.Handlers | None] = {}
 
     def start(self, command: Sequence[str], environ: Mapping[str, str]) -> subprocess.Popen[bytes]:
-        """Starts the program.
+        """Start the program.
 
         Raises:
             OSError: it cannot be run.

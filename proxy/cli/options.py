@@ -48,7 +48,7 @@ class ConfiguredCommand(click.Command):
     """A command whose help lists the options of a configuration without a file apart."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Writes its own options, then those."""
+        """Write its own options, then those."""
         usual: list[tuple[str, str]] = []
         route: list[tuple[str, str]] = []
         for parameter in self.get_params(ctx):

@@ -30,7 +30,7 @@ _REFUSED: Final = "a proxy, but not this configuration's: it has no route for th
 
 
 def listens(address: ListenAddress) -> bool:
-    """Returns whether something accepts connections at an address of this machine."""
+    """Return whether something accepts connections at an address of this machine."""
     try:
         with socket.create_connection((address.host, address.port), timeout=_CONNECT_S):
             return True
@@ -41,7 +41,7 @@ def listens(address: ListenAddress) -> bool:
 def describe_stranger(
     address: ListenAddress, patterns: Iterable[str], trusted: bytes, *, are_routed: bool = True
 ) -> str | None:
-    """Opens a tunnel to a routed host and looks who ends its TLS; no request is sent, and the proxy counts none.
+    """Open a tunnel to a routed host and look who ends its TLS; no request is sent, and the proxy counts none.
 
     Args:
         address: where something accepts connections without TLS.

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def routed_hosts(settings: Settings) -> list[str]:
-    """Returns the hosts of the routes, without ports, wildcards as they are."""
+    """Return the hosts of the routes, without ports, wildcards as they are."""
     return list(dict.fromkeys(_host_of(text) for route in settings.routes for text in route.hosts))
 
 

@@ -80,7 +80,7 @@ class Dialer:
         tells: bool = False,
         attempt: Attempt | None = None,
     ) -> socket.socket:
-        """Returns a connected non-blocking socket; the caller closes it.
+        """Return a connected non-blocking socket; the caller closes it.
 
         Args:
             host: a DNS name in A-label form, or an IP address.
@@ -116,11 +116,11 @@ class Dialer:
         return connected
 
     def choose(self, host: str, port: int, name: str | None = None, *, is_plain: bool = False) -> UpstreamProxy | None:
-        """Returns the upstream proxy that a connection would go through; None for a direct one."""
+        """Return the upstream proxy that a connection would go through; None for a direct one."""
         return self._proxies.choose((host, name or host), port, is_plain=is_plain)
 
     def describe_way(self, host: str, port: int, name: str | None = None, *, is_plain: bool = False) -> str:
-        """Returns words for a message about a connection: nothing for a direct one."""
+        """Return words for a message about a connection: nothing for a direct one."""
         proxy = self.choose(host, port, name, is_plain=is_plain)
         return "" if proxy is None else f", through the upstream proxy {proxy},"
 

@@ -9,7 +9,7 @@ from proxy.dialing.trust import making_contexts
 
 
 def import_aiohttp() -> None:
-    """Imports aiohttp, where that has not happened yet.
+    """Import aiohttp, where that has not happened yet.
 
     Its connector makes two TLS contexts for sessions that are given none, each with the system's roots: 80 ms of CPU and 3 MB. Ours
     are always given one, so those two stay without roots, and would trust nobody.

@@ -24,7 +24,7 @@ _FIELD_LINE: Final = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):([^\x00\r\n]*)"
 
 
 async def open_tunnel(connected: socket.socket, proxy: UpstreamProxy, target: Authority, *, tells: bool) -> None:
-    """Sends CONNECT over a connection to the proxy and returns when the tunnel is open.
+    """Send CONNECT over a connection to the proxy and return when the tunnel is open.
 
     Args:
         connected: non-blocking; left open whatever happens.
@@ -52,7 +52,7 @@ async def open_tunnel(connected: socket.socket, proxy: UpstreamProxy, target: Au
 
 
 def format_connect(proxy: UpstreamProxy, target: Authority) -> bytes:
-    """Returns the CONNECT request for a target."""
+    """Return the CONNECT request for a target."""
     authorization = b"Proxy-Authorization: %b\r\n" % proxy.authorization if proxy.authorization else b""
     name = str(target).encode("ascii")
     return b"CONNECT %b HTTP/1.1\r\nHost: %b\r\nUser-Agent: apim-auth-proxy/%b\r\n%b\r\n" % (
@@ -107,7 +107,7 @@ def _explain(status: int, proxy: UpstreamProxy, schemes: list[bytes]) -> str:
 
 
 async def _read_head(connected: socket.socket, proxy: UpstreamProxy) -> tuple[bytes, bool]:
-    """Takes the head from the socket; returns it, and whether more has arrived behind it."""
+    """Take the head from the socket; return it, and whether more has arrived behind it."""
     head = b""
     while True:
         seen = await _peek(connected)
@@ -124,7 +124,7 @@ async def _read_head(connected: socket.socket, proxy: UpstreamProxy) -> tuple[by
 
 
 async def _peek(connected: socket.socket) -> bytes:
-    """Returns what has arrived, at least a byte, and leaves it there; nothing at the connection's end."""
+    """Return what has arrived, at least a byte, and leave it there; nothing at the connection's end."""
     loop = asyncio.get_running_loop()
     while True:
         try:

@@ -23,7 +23,7 @@ _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)  # SO_LINGER with no time to li
 
 
 async def start_tls(connected: socket.socket, proxy: UpstreamProxy, context: ssl.SSLContext) -> socket.socket:
-    """Returns a socket whose bytes travel to the proxy within TLS; the caller closes it, which closes `connected`.
+    """Return a socket whose bytes travel to the proxy within TLS; the caller closes it, which closes `connected`.
 
     Args:
         connected: to the proxy; taken over.
@@ -133,7 +133,7 @@ def _reset(transport: asyncio.Transport) -> None:
 
 
 async def _create_pair() -> tuple[socket.socket, socket.socket]:
-    """Returns two non-blocking sockets that are connected with each other.
+    """Return two non-blocking sockets that are connected with each other.
 
     Over TCP, because socketpair(2) makes Unix sockets, which know no reset.
     """

@@ -102,7 +102,7 @@ class AccessLog:
         self._thread.start()
 
     def observe(self, record: ExchangeRecord) -> None:
-        """Takes note of a finished exchange. For the event loop: appends, and that is all."""
+        """Take note of a finished exchange. For the event loop: appends, and that is all."""
         if len(self._queue) >= self._queued:
             self._dropped += 1
             return
@@ -111,11 +111,11 @@ class AccessLog:
         self._queue.append(record)
 
     def recent(self) -> list[ExchangeRecord]:
-        """Returns the newest exchanges, the oldest of them first; up to a fifth of a second late."""
+        """Return the newest exchanges, the oldest of them first; up to a fifth of a second late."""
         return self.tail(0)[1]
 
     def tail(self, after: int) -> tuple[int, list[ExchangeRecord]]:
-        """Returns what has come since, as far as it is remembered, and where to go on.
+        """Return what has come since, as far as it is remembered, and where to go on.
 
         Args:
             after: what the last call returned first; 0 for everything remembered.
@@ -125,16 +125,16 @@ class AccessLog:
             return self._observed, list(self._recent)[-new:] if new > 0 else []
 
     def errors(self) -> list[ErrorCount]:
-        """Returns the kinds of errors that this proxy answered with, the one that came last at the end."""
+        """Return the kinds of errors that this proxy answered with, the one that came last at the end."""
         with self._memory_lock:
             return self._errors.counts()
 
     def statistics(self) -> AccessLogStatistics:
-        """Returns a snapshot."""
+        """Return a snapshot."""
         return AccessLogStatistics(self._observed, self._dropped, self._output.lost if self._output is not None else 0)
 
     def trace_statistics(self) -> TraceStatistics:
-        """Returns a snapshot of the tracing; all zeros without any."""
+        """Return a snapshot of the tracing; all zeros without any."""
         tracing = self._tracing
         if tracing is None:
             return TraceStatistics()
@@ -145,7 +145,7 @@ class AccessLog:
         self._reopen = True
 
     def close(self, *, patience_s: float = 5.0) -> None:
-        """Writes what is queued and ends the thread, and the tracing's behind it.
+        """Write what is queued and end the thread, and the tracing's behind it.
 
         Args:
             patience_s: after this long, output that blocks is left alone and the process may end.
@@ -208,7 +208,7 @@ def _start_tracing(endpoint: str) -> Tracing:
 
 
 def create_format(name: str, *, is_terminal: bool) -> LineFormat:
-    """Returns the format that ``text``, ``json`` or ``auto`` stands for: ``auto`` is text on a terminal only."""
+    """Return the format that ``text``, ``json`` or ``auto`` stands for: ``auto`` is text on a terminal only."""
     if name == "text" or (name == "auto" and is_terminal):
         return TextFormat(terminal=is_terminal, colour=is_terminal)
     return JsonFormat()

@@ -64,7 +64,7 @@ class Extra(Protocol):
     posts: Sequence[str]
 
     def routes(self) -> list[web.RouteDef]:
-        """Returns what is served."""
+        """Return what is served."""
         ...
 
 
@@ -110,7 +110,7 @@ class AdminSite:
         self._server: asyncio.Server | None = None
 
     async def start(self) -> tuple[str, int]:
-        """Listens, and returns the address and the port it got.
+        """Listen, and return the address and the port it got.
 
         Raises:
             OSError: the address cannot be bound.
@@ -154,7 +154,7 @@ class AdminSite:
         return bound
 
     async def close(self) -> None:
-        """Stops listening and ends connections within about a second."""
+        """Stop listening and end connections within about a second."""
         runner, self._runner = self._runner, None
         if runner is not None:
             if self._server is not None:
@@ -180,7 +180,7 @@ class AdminSite:
 
 
 def _accept(runner: web.AppRunner) -> asyncio.Protocol:
-    """Returns the protocol of a new connection. Where there are many, the oldest gives way, so that probes always get through."""
+    """Return the protocol of a new connection. Where there are many, the oldest gives way, so that probes always get through."""
     server = runner.server
     assert server is not None  # noqa: S101  # there is one from `setup` to `cleanup`
     transports = [one.transport for one in server.connections if one.transport is not None]
@@ -236,7 +236,7 @@ def _answer_denial(denial: Denial) -> web.Response:
 
 
 def _answer_problem(status: int, detail: str, fields: dict[str, str] | None = None) -> web.Response:
-    """Returns problem details (RFC 9457); where status and title say it all, the type is about:blank (§4.2.1)."""
+    """Return problem details (RFC 9457); where status and title say it all, the type is about:blank (§4.2.1)."""
     title = "Misdirected Request" if status == 421 else HTTPStatus(status).phrase
     content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
     return web.Response(

@@ -51,7 +51,7 @@ class Admission:
     token: str | None = field(default=None, repr=False)
 
     def decide(self, path: str, host: str | None, own_address: str, authorization: str | None) -> Denial | None:
-        """Returns None where the request is to be answered.
+        """Return None where the request is to be answered.
 
         Args:
             path: of the request target.

@@ -36,7 +36,7 @@ _PARAMETER = re.compile(
 
 
 def redact(text: str) -> str:
-    """Returns the text with everything that looks like a secret replaced."""
+    """Return the text with everything that looks like a secret replaced."""
     text = _PRIVATE_KEY.sub("[private key]", text)
     text = _JWT.sub("[token]", text)
     text = _CREDENTIALS.sub(r"\1\2[redacted]", text)
@@ -44,7 +44,7 @@ def redact(text: str) -> str:
 
 
 def escape_controls(text: str) -> str:
-    r"""Returns the text with control and formatting characters as ``\x1b`` or ``\u202e``; line feeds and tabs stay."""
+    r"""Return the text with control and formatting characters as ``\x1b`` or ``\u202e``; line feeds and tabs stay."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
@@ -120,7 +120,7 @@ class _Listener(QueueListener):
         self._events = events
 
     def enqueue_sentinel(self) -> None:
-        """Waits for room, rather than fail as the ordinary one does on a full queue."""
+        """Wait for room, rather than fail as the ordinary one does on a full queue."""
         super_sentinel: Callable[[], None] = super().enqueue_sentinel
         while True:
             try:
@@ -165,7 +165,7 @@ class EventLog:
         return self._queueing.dropped
 
     def close(self, *, patience_s: float = 2.0) -> None:
-        """Writes what is queued and ends the thread.
+        """Write what is queued and end the thread.
 
         Args:
             patience_s: after this long, output that blocks is left alone and the process may end.

@@ -27,7 +27,7 @@ class AutoConfig:
         self._addresses = addresses
 
     def routes(self) -> list[web.RouteDef]:
-        """Returns what is served."""
+        """Return what is served."""
         return [web.get("/proxy.pac", self._answer)]
 
     async def _answer(self, request: web.Request) -> web.Response:
@@ -54,7 +54,7 @@ class Quit:
         self._on_quit = on_quit
 
     def routes(self) -> list[web.RouteDef]:
-        """Returns what is served."""
+        """Return what is served."""
         return [web.post("/quit", self._answer)]
 
     async def _answer(self, request: web.Request) -> web.Response:
@@ -66,7 +66,7 @@ class Quit:
 
 
 def format_auto_config(hosts: Iterable[str], proxy: str) -> str:
-    """Returns a proxy auto-config file; every host it names is quoted as JSON, which is JavaScript too."""
+    """Return a proxy auto-config file; every host it names is quoted as JSON, which is JavaScript too."""
     conditions = [
         f"dnsDomainIs(host, {json.dumps(host.removeprefix('*'))})"
         if host.startswith("*.")

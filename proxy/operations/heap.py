@@ -42,7 +42,7 @@ class HeapTrimmer:
             self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._look, self._trim)
 
     def close(self) -> None:
-        """Ends."""
+        """End."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -57,7 +57,7 @@ class HeapTrimmer:
 
 
 def find_trim() -> Callable[[], None] | None:
-    """Returns what gives the free pages of the C library's heap back to the system; None where it is not glibc."""
+    """Return what gives the free pages of the C library's heap back to the system; None where it is not glibc."""
     try:
         malloc_trim = ctypes.CDLL(None).malloc_trim
     except (AttributeError, OSError, TypeError):

@@ -52,7 +52,7 @@ class History:
         return tuple(self._samples)
 
     def add(self, snapshot: WorkerSnapshot, at: float, now_mono: float) -> None:
-        """Takes another look; the first one only sets the baseline.
+        """Take another look; the first one only sets the baseline.
 
         Args:
             snapshot: of all processes together.
@@ -77,7 +77,7 @@ class History:
 
 
 def estimate_quantile(histogram: HistogramSnapshot, quantile: float) -> float | None:
-    """Returns a quantile in seconds as Prometheus' ``histogram_quantile`` does: evenly spread within a bucket.
+    """Return a quantile in seconds as Prometheus' ``histogram_quantile`` does: evenly spread within a bucket.
 
     None without values; the highest bound for whatever lies above it.
     """

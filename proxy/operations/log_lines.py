@@ -50,30 +50,30 @@ class LineFormat(Protocol):
     """Turns records into lines."""
 
     def format(self, records: Iterable[ExchangeRecord]) -> str:
-        """Returns one line an exchange, each with its line feed."""
+        """Return one line an exchange, each with its line feed."""
         ...
 
     def format_loss(self, at: float, count: int) -> str:
-        """Returns the line that says how many exchanges have no line; `at` in Unix seconds."""
+        """Return the line that says how many exchanges have no line; `at` in Unix seconds."""
         ...
 
 
 def escape(raw: bytes) -> str:
-    r"""Returns bytes as printable ASCII: all else, the space and the backslash become ``\xHH``, as in nginx's logs."""
+    r"""Return bytes as printable ASCII: all else, the space and the backslash become ``\xHH``, as in nginx's logs."""
     if not raw.translate(None, _VISIBLE):
         return raw.decode("ascii")
     return "".join(chr(byte) if byte in _VISIBLE else f"\\x{byte:02X}" for byte in raw)
 
 
 def escape_text(text: str) -> str:
-    """Returns text as printable ASCII, spaces kept, everything else as `escape` does it to its UTF-8 bytes."""
+    """Return text as printable ASCII, spaces kept, everything else as `escape` does it to its UTF-8 bytes."""
     if text.isascii() and text.isprintable() and "\\" not in text:
         return text
     return escape(text.encode("utf-8", "surrogatepass")).replace("\\x20", " ")
 
 
 def quote(text: str) -> str:
-    """Returns printable ASCII as a JSON string, and nothing as ``null``."""
+    """Return printable ASCII as a JSON string, and nothing as ``null``."""
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"' if text else "null"
 
 

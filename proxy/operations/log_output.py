@@ -73,7 +73,7 @@ class LogOutput:
             return False
 
     def write(self, lines: bytes, count: int) -> None:
-        """Writes whole lines in one go.
+        """Write whole lines in one go.
 
         Args:
             lines: each with its line feed.
@@ -96,7 +96,7 @@ class LogOutput:
             logger.warning("The access log %s can be written again; %d lines were lost so far.", self._name, self.lost)
 
     def follow(self, *, reopen: bool = False) -> None:
-        """Opens the file anew where it has been moved away or deleted, as logrotate does, or where that is asked for.
+        """Open the file anew where it has been moved away or deleted, as logrotate does, or where that is asked for.
 
         Where it cannot be opened, the old one goes on being written.
         """
@@ -119,7 +119,7 @@ class LogOutput:
         self._told_of_reopen = False
 
     def close(self) -> None:
-        """Closes the file; standard error stays open."""
+        """Close the file; standard error stays open."""
         if self._file is not None:
             with contextlib.suppress(
                 OSError

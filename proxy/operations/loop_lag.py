@@ -42,7 +42,7 @@ class LoopLag:
         self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._measure)
 
     def close(self) -> None:
-        """Ends."""
+        """End."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None

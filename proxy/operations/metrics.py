@@ -121,7 +121,7 @@ class MetricsCollector(Collector):
         return ()
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the metrics as they are now; for the event loop."""
+        """Yield the metrics as they are now; for the event loop."""
         info = {"version": __version__, "python": platform.python_version()}
         yield InfoMetricFamily(f"{PREFIX}build", "What is running.", info)
         yield from relay_metrics(sum_snapshots(self._workers()))
@@ -131,7 +131,7 @@ class MetricsCollector(Collector):
 
 
 def relay_metrics(snapshot: WorkerSnapshot) -> Iterator[Metric]:
-    """Yields the metrics of the relay."""
+    """Yield the metrics of the relay."""
     exchanges = CounterMetricFamily(
         f"{PREFIX}exchanges",
         "Exchanges by route and class of the status the client got; aborted: cut before there was one.",
@@ -156,7 +156,7 @@ def relay_metrics(snapshot: WorkerSnapshot) -> Iterator[Metric]:
 
 
 def count_exchanges(snapshot: WorkerSnapshot) -> dict[tuple[str, str], int]:
-    """Returns exchanges by route (``-`` without one) and status class: ``1xx`` to ``5xx``, ``other``, ``aborted``."""
+    """Return exchanges by route (``-`` without one) and status class: ``1xx`` to ``5xx``, ``other``, ``aborted``."""
     counts: dict[tuple[str, str], int] = {}
     for route, statuses in snapshot.exchanges.items():
         for status, count in statuses.items():
@@ -166,14 +166,14 @@ def count_exchanges(snapshot: WorkerSnapshot) -> dict[tuple[str, str], int]:
 
 
 def status_class(status: int) -> str:
-    """Returns the class of a status (RFC 9110 §15); ``aborted`` for 0."""
+    """Return the class of a status (RFC 9110 §15); ``aborted`` for 0."""
     if status == 0:
         return "aborted"
     return f"{status // 100}xx" if 100 <= status < 600 else "other"
 
 
 def identity_metrics(statistics: IdentityStatistics) -> Iterator[Metric]:
-    """Yields the metrics of credentials and access tokens."""
+    """Yield the metrics of credentials and access tokens."""
     requests = CounterMetricFamily(
         f"{PREFIX}token_requests",
         "Requests to the token endpoint by outcome and by the code of its error.",
@@ -228,7 +228,7 @@ def identity_metrics(statistics: IdentityStatistics) -> Iterator[Metric]:
 
 
 def format_metrics(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:
-    """Returns the metrics, and those of this process, in the text format that the Accept field asks for, and its media type.
+    """Return the metrics, and those of this process, in the text format that the Accept field asks for, and its media type.
 
     Reads files below /proc where the platform has them; so not for the event loop.
     """
@@ -251,7 +251,7 @@ class _Collected(Collector):
 
 
 def credential_certificates(statistics: IdentityStatistics) -> list[CertificateExpiry]:
-    """Returns the certificates of all credentials, as far as their ends are known."""
+    """Return the certificates of all credentials, as far as their ends are known."""
     return [
         CertificateExpiry("credential", name, proof, not_after.timestamp())
         for name, credential in statistics.credentials.items()

@@ -70,7 +70,7 @@ class Overview:
 
 
 def describe_overview(overview: Overview) -> dict[str, Json]:
-    """Returns the overview as the page's script reads it."""
+    """Return the overview as the page's script reads it."""
     total = overview.total
     return {
         "version": __version__,

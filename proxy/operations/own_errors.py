@@ -69,7 +69,7 @@ class ErrorTally:
         self._kinds: dict[tuple[int, str, str], ErrorCount] = {}
 
     def add(self, records: Iterable[ExchangeRecord]) -> None:
-        """Counts those among some exchanges that the proxy answered in its own name."""
+        """Count those among some exchanges that the proxy answered in its own name."""
         for record in records:
             if is_own_error(record):
                 kind = record.status, record.outcome, record.code
@@ -79,7 +79,7 @@ class ErrorTally:
             del self._kinds[next(iter(self._kinds))]
 
     def counts(self) -> list[ErrorCount]:
-        """Returns one for each kind, the one that came last at the end."""
+        """Return one for each kind, the one that came last at the end."""
         return list(self._kinds.values())
 
 
@@ -89,14 +89,14 @@ def is_own_error(record: ExchangeRecord) -> bool:
 
 
 def describe_errors(counts: Sequence[ErrorCount]) -> list[Json]:
-    """Returns an entry for each kind, the newest first."""
+    """Return an entry for each kind, the newest first."""
     return [
         _describe(one.newest, one.count) for one in sorted(counts, key=lambda one: one.newest.ended_at, reverse=True)
     ]
 
 
 def explain_code(code: str) -> dict[str, Json]:
-    """Returns cause and fix of an AADSTS code, or of one of ours; None for both of any other."""
+    """Return cause and fix of an AADSTS code, or of one of ours; None for both of any other."""
     number = parse_code(code)
     found = (explain(number) if number is not None else None) or advise(0, "", code)
     return {"cause": None, "fix": None} if found is None else {"cause": found.cause, "fix": found.fix}
@@ -124,7 +124,7 @@ def _describe(record: ExchangeRecord, count: int) -> dict[str, Json]:
 
 
 def find_title(record: ExchangeRecord) -> str:
-    """Returns the title of what the client was answered, as the README's table has it; empty where it was answered nothing."""
+    """Return the title of what the client was answered, as the README's table has it; empty where it was answered nothing."""
     kinds = [
         kind for kind in _all_kinds(ProxyError) if (kind.status, kind.proxy_status) == (record.status, record.outcome)
     ]
@@ -137,7 +137,7 @@ def find_title(record: ExchangeRecord) -> str:
 
 
 def _all_kinds(kind: type[ProxyError]) -> list[type[ProxyError]]:
-    """Returns a class and all below it, the more general ones first."""
+    """Return a class and all below it, the more general ones first."""
     found = [kind]
     for one in found:
         found.extend(one.__subclasses__())

@@ -94,7 +94,7 @@ class Page:
         self._files = {name: (directory / name).read_bytes() for name in _MEDIA_TYPES}
 
     def routes(self) -> list[web.RouteDef]:
-        """Returns what an application has to serve."""
+        """Return what an application has to serve."""
         return [
             web.get("/", self._file_handler("index.html")),
             *(web.get(f"/{name}", self._file_handler(name)) for name in _MEDIA_TYPES if name != "index.html"),
@@ -107,7 +107,7 @@ class Page:
         self._sampler = asyncio.create_task(keep_going(self._sample, "sampling for the page"), name="page samples")
 
     async def close(self) -> None:
-        """Ends sampling and all streams."""
+        """End sampling and all streams."""
         self._closing.set()
         if self._sampler is not None:
             self._sampler.cancel()

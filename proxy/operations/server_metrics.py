@@ -56,7 +56,7 @@ class ServerCollector(MetricsCollector):
         self._figures = figures
 
     def collect(self) -> Iterator[Metric]:
-        """Yields the metrics as they are now; for the event loop."""
+        """Yield the metrics as they are now; for the event loop."""
         yield from super().collect()
         figures = self._figures()
         yield GaugeMetricFamily(f"{PREFIX}ready", "Whether requests can be served (1) or not (0).", int(figures.ready))

@@ -44,7 +44,7 @@ class HistogramSnapshot:
         return HistogramSnapshot(tuple(mine + its for mine, its in pairs), self.total_s + other.total_s)
 
     def __sub__(self, earlier: HistogramSnapshot) -> HistogramSnapshot:
-        """What has come since an earlier snapshot of the same histogram."""
+        """Return what has come since an earlier snapshot of the same histogram."""
         pairs = zip(self.buckets, earlier.buckets, strict=True)
         return HistogramSnapshot(tuple(max(now - then, 0) for now, then in pairs), self.total_s - earlier.total_s)
 
@@ -98,7 +98,7 @@ class WorkerSnapshot:
     name_lookups: _Counts = dataclasses.field(default_factory=dict)
 
     def retired(self) -> WorkerSnapshot:
-        """Returns what goes on being counted of a process that has ended: totals never fall while others still run."""
+        """Return what goes on being counted of a process that has ended: totals never fall while others still run."""
         return dataclasses.replace(
             self,
             open_client_connections=0,
@@ -166,7 +166,7 @@ def take_snapshot(
     events_dropped: int = 0,
     name_lookups: Mapping[str, int] | None = None,
 ) -> WorkerSnapshot:
-    """Returns the relay's counters as they are now; for the event loop, which is their only writer."""
+    """Return the relay's counters as they are now; for the event loop, which is their only writer."""
     counters = relay.counters
     exchanges: dict[str, dict[int, int]] = {}
     for (route, status), count in counters.exchanges.items():
@@ -201,12 +201,12 @@ def take_snapshot(
 
 
 def format_snapshot(snapshot: WorkerSnapshot) -> bytes:
-    """Returns the snapshot as JSON."""
+    """Return the snapshot as JSON."""
     return _adapter().dump_json(snapshot)
 
 
 def parse_snapshot(content: bytes) -> WorkerSnapshot:
-    """Returns the snapshot that `format_snapshot` was given.
+    """Return the snapshot that `format_snapshot` was given.
 
     Raises:
         ValueError: it is not one.
@@ -215,7 +215,7 @@ def parse_snapshot(content: bytes) -> WorkerSnapshot:
 
 
 def sum_snapshots(snapshots: Iterable[WorkerSnapshot]) -> WorkerSnapshot:
-    """Returns all processes as one."""
+    """Return all processes as one."""
     total = WorkerSnapshot()
     for snapshot in snapshots:
         total = _add(total, snapshot)

@@ -56,7 +56,7 @@ class Span:
 
 
 def describe_exchange(record: ExchangeRecord) -> tuple[Span, ...]:
-    """Returns the spans of an exchange: the SERVER span first, which is the parent of the others.
+    """Return the spans of an exchange: the SERVER span first, which is the parent of the others.
 
     Children are the waits for an access token and for the addresses of a name, where there were any, and the CLIENT span, where
     the request was sent: of several times, the last.
@@ -147,7 +147,7 @@ def _request_attributes(record: ExchangeRecord) -> tuple[str, dict[str, Attribut
 
 
 def _scheme(record: ExchangeRecord) -> str:
-    """A route's upstream is always TLS; what no route names goes out as it came in."""
+    """Return the scheme: a route's upstream is always TLS; what no route names goes out as it came in."""
     return "http" if record.route == "-" else "https"
 
 

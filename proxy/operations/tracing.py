@@ -101,13 +101,13 @@ class Tracing:
         self._thread.start()
 
     def observe(self, records: Sequence[ExchangeRecord]) -> None:
-        """Takes note of finished exchanges; for the access log's thread."""
+        """Take note of finished exchanges; for the access log's thread."""
         room = _QUEUED - len(self._queue)
         self._queue.extend(records[:room])
         self.dropped += max(len(records) - room, 0)
 
     def close(self, *, patience_s: float = 2.0) -> None:
-        """Sends what is queued and ends the thread.
+        """Send what is queued and end the thread.
 
         Args:
             patience_s: after this long, a collector that does not answer is left alone.
@@ -182,12 +182,12 @@ class Tracing:
 
 
 def format_endpoint(endpoint: str) -> str:
-    """Returns the URL that spans are sent to: the collector's, with the path that OTLP gives them."""
+    """Return the URL that spans are sent to: the collector's, with the path that OTLP gives them."""
     return endpoint if endpoint.endswith(_PATH) else endpoint.rstrip("/") + _PATH
 
 
 def _describe_service() -> Resource:
-    """Returns what ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` say, and our name where they give none."""
+    """Return what ``OTEL_SERVICE_NAME`` and ``OTEL_RESOURCE_ATTRIBUTES`` say, and our name where they give none."""
     resource = Resource.create()
     ours = {SERVICE_VERSION: __version__}
     if str(resource.attributes.get(SERVICE_NAME, "unknown_service")).startswith("unknown_service"):

@@ -148,7 +148,7 @@ def recognise(candidates: Sequence[Client], authorization: bytes | None) -> Clie
 
 
 def parse_basic(authorization: bytes) -> tuple[str, bytes]:
-    """Returns the name and the password of Basic credentials (RFC 7617 §2).
+    """Return the name and the password of Basic credentials (RFC 7617 §2).
 
     Raises:
         ProxyAuthenticationRequired: it is another scheme, or malformed.
@@ -171,7 +171,7 @@ def parse_basic(authorization: bytes) -> tuple[str, bytes]:
 
 
 def parse_peer_address(text: str) -> IPv4Address | IPv6Address | None:
-    """Returns a peer's address as the kernel names it, IPv4-mapped IPv6 as IPv4; None where it is none."""
+    """Return a peer's address as the kernel names it, IPv4-mapped IPv6 as IPv4; None where it is none."""
     try:
         address = ip_address(text.partition("%")[0])
     except ValueError:
@@ -181,7 +181,7 @@ def parse_peer_address(text: str) -> IPv4Address | IPv6Address | None:
 
 @lru_cache(maxsize=1_024)
 def address_block(text: str) -> str:
-    """Returns what an address is counted by: itself, or an IPv6 address's /64, which one host may have (RFC 4291 §2.5.4).
+    """Return what an address is counted by: itself, or an IPv6 address's /64, which one host may have (RFC 4291 §2.5.4).
 
     Args:
         text: as the kernel names it; ``unix`` for a Unix socket.
@@ -204,7 +204,7 @@ def place(text: str) -> str:
 
 
 def certificate_names(certificate: Mapping[str, object] | None) -> frozenset[str]:
-    """Returns the names of a verified certificate in the form of `ssl.SSLObject.getpeercert`, in lower case."""
+    """Return the names of a verified certificate in the form of `ssl.SSLObject.getpeercert`, in lower case."""
     if not certificate:
         return frozenset()
     names = {value for kind, value in _pairs(certificate.get("subjectAltName")) if kind in ("DNS", "URI", "email")}

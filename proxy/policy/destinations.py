@@ -63,7 +63,7 @@ def is_public(address: IPv4Address | IPv6Address) -> bool:
 
 
 def embedded_addresses(address: IPv4Address | IPv6Address) -> list[IPv4Address | IPv6Address]:
-    """Returns the address that a packet to `address` ends at: itself, or the IPv4 address it embeds, or both."""
+    """Return the address that a packet to `address` ends at: itself, or the IPv4 address it embeds, or both."""
     if isinstance(address, IPv4Address):
         return [address]
     if address.ipv4_mapped is not None:

@@ -58,13 +58,13 @@ class PasswordHash:
 
 
 def hash_password(password: bytes, salt: bytes) -> PasswordHash:
-    """Returns the hash of a password. Takes as long as `PasswordHash.verify`."""
+    """Return the hash of a password. Takes as long as `PasswordHash.verify`."""
     key = _derive(password, salt, LOG_N, BLOCK, PARALLEL, _KEY_BYTES)
     return PasswordHash(LOG_N, BLOCK, PARALLEL, salt, key)
 
 
 def parse_password_hash(text: str) -> PasswordHash:
-    """Returns the hash that a text stands for.
+    """Return the hash that a text stands for.
 
     Raises:
         ValueError: it stands for none; the message does not repeat it.

@@ -23,7 +23,7 @@ class TokenBucket:
         self._filled_at = now
 
     def take(self, now: float) -> int:
-        """Takes one; returns 0, or where there is none, the whole seconds after which there will be."""
+        """Take one; return 0, or where there is none, the whole seconds after which there will be."""
         self._fill(now)
         if self._level >= 1.0:
             self._level -= 1.0
@@ -31,11 +31,11 @@ class TokenBucket:
         return max(1, ceil((1.0 - self._level) / self._per_s))
 
     def give_back(self) -> None:
-        """Gives back one that was taken for nothing."""
+        """Give back one that was taken for nothing."""
         self._level = min(self._burst, self._level + 1.0)
 
     def wait_s(self, now: float) -> int:
-        """Returns what `take` would, and takes nothing."""
+        """Return what `take` would, and take nothing."""
         self._fill(now)
         return 0 if self._level >= 1.0 else max(1, ceil((1.0 - self._level) / self._per_s))
 

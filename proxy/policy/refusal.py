@@ -79,7 +79,7 @@ def _judge_bearer(challenge: bytes) -> Verdict:
 
 
 def decode_claims(encoded: bytes) -> str | None:
-    """Returns the JSON text of a challenge's claims: base64 or base64url, padded or not; None if it is not that."""
+    """Return the JSON text of a challenge's claims: base64 or base64url, padded or not; None if it is not that."""
     if not encoded or len(encoded) > _CLAIMS_BYTES:
         return None
     standard = encoded.replace(b"-", b"+").replace(b"_", b"/").rstrip(b"=")

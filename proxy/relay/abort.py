@@ -14,7 +14,7 @@ _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 
 def abort_visibly(transport: asyncio.Transport) -> None:
-    """Closes with RST instead of FIN.
+    """Close with RST instead of FIN.
 
     A response that is delimited by the connection's end (RFC 9112 §6.3) would look complete after a FIN.
     """

@@ -76,7 +76,7 @@ class KnownClient:
         admission.exchanges += 1
 
     def leave(self) -> None:
-        """Ends an exchange."""
+        """End an exchange."""
         self.exchanges -= 1
         self.admission.exchanges -= 1
 
@@ -130,7 +130,7 @@ class Admission:
         return found
 
     async def verify(self, seat: Seat, claim: PasswordClaim) -> KnownClient:
-        """Checks a password.
+        """Check a password.
 
         Raises:
             ProxyAuthenticationRequired: it is wrong, or the name is.
@@ -164,7 +164,7 @@ class Admission:
         return found
 
     def _current(self, seat: Seat, settled: KnownClient) -> KnownClient:
-        """Returns the same client under this configuration, if what it has shown is still what its entry asks for."""
+        """Return the same client under this configuration, if what it has shown is still what its entry asks for."""
         if settled.admission is self:
             return settled
         known = self._known.get(settled.client.name)
@@ -207,7 +207,7 @@ class PendingCheck:
         )
 
     def on_client_lost(self) -> None:
-        """The client went away: the verdict is not needed."""
+        """Give up: the client went away, so the verdict is not needed."""
         self._cancel()
 
     def fail(self, error: ProxyError) -> None:
@@ -237,7 +237,7 @@ class Checked(Protocol):
     """Who waits for a password check."""
 
     def on_checked(self, head: RequestHead, verdict: KnownClient | ProxyError) -> None:
-        """Takes the verdict on the request with this head."""
+        """Take the verdict on the request with this head."""
         ...
 
     def abort(self) -> None:

@@ -17,7 +17,7 @@ CONNECT_ESTABLISHED: Final = b"HTTP/1.1 200 Connection established\r\n\r\n"
 
 
 def format_answer(error: ProxyError, *, with_content: bool, close: bool) -> bytes:
-    """Returns the whole response for an error.
+    """Return the whole response for an error.
 
     Args:
         error: what went wrong.
@@ -43,7 +43,7 @@ def format_answer(error: ProxyError, *, with_content: bool, close: bool) -> byte
 
 
 def format_problem(error: ProxyError) -> bytes:
-    """Returns the problem details object, as indented JSON with a final newline: a person reads it in a terminal."""
+    """Return the problem details object, as indented JSON with a final newline: a person reads it in a terminal."""
     problem: dict[str, str | int] = {
         "type": f"urn:{NAME}:{error.proxy_status}",
         "title": error.title,
@@ -56,7 +56,7 @@ def format_problem(error: ProxyError) -> bytes:
 
 
 def format_proxy_status(error: ProxyError) -> str:
-    """Returns the Proxy-Status value: an RFC 8941 list with one item, ours."""
+    """Return the Proxy-Status value: an RFC 8941 list with one item, ours."""
     details = error.title if error.code == error.default_code else error.code
     escaped = "".join(c if " " <= c <= "~" else "?" for c in details).replace("\\", "\\\\").replace('"', '\\"')
     return f'{NAME}; error={error.proxy_status}; details="{escaped}"'

@@ -111,7 +111,7 @@ class ChunkedReader:
         return b"".join(self._trailer_lines)
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
-        """Decodes what has arrived, or as much of it as one turn of the event loop has time for.
+        """Decode what has arrived, or as much of it as one turn of the event loop has time for.
 
         llhttp does not tell where a message ended, so what it is fed ends there at the latest. The cost of a byte does not
         depend on what it is, only on how many chunks there are, and those are bounded.
@@ -189,7 +189,7 @@ class ChunkedReader:
             raise MalformedRequest("The message's chunk extensions or trailers are over 16 KiB.", code="chunk_overhead")
 
     def on_body(self, piece: bytes) -> None:
-        """Takes content from llhttp."""
+        """Take content from llhttp."""
         self._pieces.append(piece)
         self._allowance += len(piece)
 
@@ -198,7 +198,7 @@ class ChunkedReader:
         self._allowance += _CHUNK_FRAMING_BYTES
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Takes a trailer field from llhttp, which hands it over like any other."""
+        """Take a trailer field from llhttp, which hands it over like any other."""
         if self._reading:
             lowered = name.lower()
             if lowered in self._refused:
@@ -216,15 +216,15 @@ class ChunkedReader:
                 self._trailer_lines.append(b"%b: %b\r\n" % (name, value))
 
     def on_message_complete(self) -> None:
-        """Takes note of the end."""
+        """Take note of the end."""
         self.complete = True
 
 
 def format_chunk(content: bytes) -> bytes:
-    """Returns one chunk holding `content`, which may not be empty: an empty chunk would end the message."""
+    """Return one chunk holding `content`, which may not be empty: an empty chunk would end the message."""
     return b"%x\r\n%b\r\n" % (len(content), content)
 
 
 def format_last_chunk(trailers: bytes) -> bytes:
-    """Returns the last chunk with the trailer section (field lines with CRLF, or nothing)."""
+    """Return the last chunk with the trailer section (field lines with CRLF, or nothing)."""
     return b"0\r\n%b\r\n" % trailers

@@ -122,7 +122,7 @@ class ClientConnection(asyncio.Protocol):
     # The transport's events.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Starts to wait for a request."""
+        """Start to wait for a request."""
         self.transport = transport  # type: ignore[assignment]  # stream transports only
         buffered = self.relay.limits.buffer_bytes
         self.transport.set_write_buffer_limits(buffered, buffered // 4)
@@ -135,7 +135,7 @@ class ClientConnection(asyncio.Protocol):
             self._take_seat()
 
     def data_received(self, data: bytes) -> None:
-        """Takes request bytes."""
+        """Take request bytes."""
         if self._buffer and self._state != _PIPELINED:
             data = self._buffer + data
             self._buffer = b""
@@ -154,7 +154,7 @@ class ClientConnection(asyncio.Protocol):
             self._refuse(error, raw=data)
 
     def eof_received(self) -> bool:
-        """The client has ended sending: it may still read (RFC 9112 §9.6), unless it left a request unfinished."""
+        """Take note that the client has ended sending: it may still read (RFC 9112 §9.6), unless it left a request unfinished."""
         if self.exchange is None and self._state == _HEAD and self._buffer:
             self._read_on()  # a request that came before the end, and whose turn it is now
         while self._state == _CONTENT and self._buffer:
@@ -172,7 +172,7 @@ class ClientConnection(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """The client is gone."""
+        """Let go of everything: the client is gone."""
         self.relay.clients.discard(self)
         if self.seat is not None:
             self.seat.leave()
@@ -189,7 +189,7 @@ class ClientConnection(asyncio.Protocol):
             self.exchange.upstream.hold_reading()
 
     def resume_writing(self) -> None:
-        """Ends back-pressure."""
+        """End back-pressure."""
         self._write_blocked = False
         exchange = self.exchange
         if exchange is None:
@@ -206,7 +206,7 @@ class ClientConnection(asyncio.Protocol):
             exchange.upstream.release_reading()
 
     def on_deadline(self) -> None:
-        """Gives up on a client that sends nothing, or takes nothing."""
+        """Give up on a client that sends nothing, or takes nothing."""
         exchange = self.exchange
         if self._state == _LINGERING:
             waiting = self.transport.get_write_buffer_size()
@@ -265,7 +265,7 @@ class ClientConnection(asyncio.Protocol):
         return self.relay.draining or self.is_dismissed or (self.half_closed and not self._buffer)
 
     def dismiss(self) -> None:
-        """Ends the connection: at once, or after the exchange under way."""
+        """End the connection: at once, or after the exchange under way."""
         self.is_dismissed = True
         if self.exchange is None:
             self.transport.close()
@@ -275,11 +275,11 @@ class ClientConnection(asyncio.Protocol):
         self.transport.abort()
 
     def write(self, data: bytes) -> None:
-        """Sends response bytes."""
+        """Send response bytes."""
         self.transport.write(data)
 
     def hold_reading(self) -> None:
-        """Stops reading the request: it cannot be passed on as fast as it comes."""
+        """Stop reading the request: it cannot be passed on as fast as it comes."""
         if not self._held:
             self._held = True
             self.transport.pause_reading()
@@ -295,13 +295,13 @@ class ClientConnection(asyncio.Protocol):
                 self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
 
     def take_buffer(self) -> bytes:
-        """Returns what was read behind the request, for the protocol that follows a 101 response."""
+        """Return what was read behind the request, for the protocol that follows a 101 response."""
         data, self._buffer = self._buffer, b""
         self.release_reading()
         return data
 
     def on_exchange_end(self, *, close: bool, request_complete: bool) -> None:
-        """The exchange is over: waits for the next request, or ends."""
+        """Wait for the next request, or end: the exchange is over."""
         self.exchange = None
         if close or self.ends_after_exchange:
             # Closing with unread bytes would reset the connection, and could take the response with it (RFC 9112 §9.6).
@@ -321,7 +321,7 @@ class ClientConnection(asyncio.Protocol):
             self._close(linger=False)
 
     def on_exchange_failed(self, error: ProxyError, *, request_complete: bool) -> None:
-        """The exchange ended before its response began: answers in the proxy's own name."""
+        """Answer in the proxy's own name: the exchange ended before its response began."""
         exchange, self.exchange = self.exchange, None
         head = exchange.request if exchange is not None else None
         close = head is None or not head.keeps_alive or not request_complete or self.ends_after_exchange
@@ -329,7 +329,7 @@ class ClientConnection(asyncio.Protocol):
         self.on_exchange_end(close=close, request_complete=request_complete)
 
     def on_exchange_cut(self) -> None:
-        """The response was cut: so is the client, so that it can tell."""
+        """Cut the client, so that it can tell that its response was cut."""
         self.exchange = None
         abort_visibly(self.transport)
 
@@ -352,7 +352,7 @@ class ClientConnection(asyncio.Protocol):
             self.hold_reading()
 
     def _read_head(self, data: bytes) -> bytes:
-        """Reads a request head and begins its exchange; returns what follows."""
+        """Read a request head and begin its exchange; return what follows."""
         if data.startswith(b"\r\n"):  # RFC 9112 §2.2: empty lines before a request are ignored
             data = _EMPTY_LINES.sub(b"", data, 1)
             self._checked = 0
@@ -396,7 +396,7 @@ class ClientConnection(asyncio.Protocol):
                 self.transport.abort()
 
     def _identify(self, admission: Admission, head: RequestHead, rest: bytes) -> bool:
-        """Finds out who sends a request; False where that takes a moment, and `on_checked` follows."""
+        """Find out who sends a request; False where that takes a moment, and `on_checked` follows."""
         seat = self.seat
         if seat is None:
             return True  # no request comes before a seat is taken

@@ -102,7 +102,7 @@ class TunnelEnd(asyncio.Protocol):
         self.deadline = client.relay.now + client.relay.timeouts.head_s
 
     def take_over(self, rest: bytes) -> None:
-        """Puts itself in the place of the client connection."""
+        """Put itself in the place of the client connection."""
         relay = self._client.relay
         relay.clients.discard(self._client)
         relay.tunnel_ends.add(self)
@@ -111,7 +111,7 @@ class TunnelEnd(asyncio.Protocol):
             self.data_received(rest)
 
     def data_received(self, data: bytes) -> None:
-        """Takes the first bytes."""
+        """Take the first bytes."""
         client, relay = self._client, self._client.relay
         relay.tunnel_ends.discard(self)
         inner = self._inner = type(client)(relay, self._entry, client.seat)
@@ -139,14 +139,14 @@ class TunnelEnd(asyncio.Protocol):
             client.transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Gives way to what is inside: the TLS handshake is complete."""
+        """Give way to what is inside: the TLS handshake is complete."""
         self._client.relay.tunnel_ends.discard(self)
         if self._inner is not None and isinstance(transport, SecureTransport):
             transport.set_protocol(self._inner)
             self._inner.connection_made(transport)
 
     def _fetch_context(self, data: bytes) -> None:
-        """Reads nothing more until there is a leaf certificate, or it is clear that there will be none."""
+        """Read nothing more until there is a leaf certificate, or it is clear that there will be none."""
         relay = self._client.relay
         if self._fetched or relay.fetch_context is None:
             self._record("proxy_internal_error", "NO_CERTIFICATE")
@@ -179,7 +179,7 @@ class TunnelEnd(asyncio.Protocol):
         fetch(self._authority.host, go_on, rsa=rsa)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """The client went away before it sent anything."""
+        """Let go: the client went away before it sent anything."""
         self._leave()
 
     def pause_writing(self) -> None:
@@ -200,7 +200,7 @@ class TunnelEnd(asyncio.Protocol):
             self._inner.entry = self._entry
 
     def dismiss(self) -> None:
-        """Ends a tunnel whose client the listener would not take any more."""
+        """End a tunnel whose client the listener would not take any more."""
         self.abort()
 
     def abort(self) -> None:
@@ -209,7 +209,7 @@ class TunnelEnd(asyncio.Protocol):
         self._client.transport.abort()
 
     def on_deadline(self) -> None:
-        """Gives up on a tunnel in which nothing happens."""
+        """Give up on a tunnel in which nothing happens."""
         self.abort()
 
     def _leave(self) -> None:
@@ -269,7 +269,7 @@ class TunnelRequest:
         )
 
     def on_client_lost(self) -> None:
-        """The client went away: the tunnel is not needed."""
+        """Give up: the client went away, so the tunnel is not needed."""
         if self._task is not None:
             self._task.cancel()
         self._record(0, 0, 0, "aborted_client")

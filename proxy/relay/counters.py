@@ -40,7 +40,7 @@ class Histogram:
         self.total = 0.0
 
     def observe(self, value: float) -> None:
-        """Counts one value, in seconds."""
+        """Count one value, in seconds."""
         self.buckets[bisect_left(LATENCY_BOUNDS_S, value)] += 1
         self.total += value
 
@@ -82,9 +82,9 @@ class Counters:
         self.token_wait = Histogram()
 
     def count_error(self, token: str) -> None:
-        """Counts one own answer."""
+        """Count one own answer."""
         self.errors[token] = self.errors.get(token, 0) + 1
 
     def count_abort(self, side: str) -> None:
-        """Counts one cut exchange."""
+        """Count one cut exchange."""
         self.aborts[side] = self.aborts.get(side, 0) + 1

@@ -105,7 +105,7 @@ class Destinations:
         return self._permit
 
     def for_target(self, scheme: bytes, raw: bytes) -> Destination:
-        """Returns the destination of an absolute-form target.
+        """Return the destination of an absolute-form target.
 
         Args:
             scheme: ``http`` or ``https``, in lower case.
@@ -131,7 +131,7 @@ class Destinations:
         return found
 
     def route_for(self, authority: Authority) -> tuple[Route, Authority] | None:
-        """Returns the route, and the authority it is reached under; None where no route names it.
+        """Return the route, and the authority it is reached under; None where no route names it.
 
         ``http://host`` without a route of its own for port 80 is the same as ``https://host``: an upstream is always TLS.
         """
@@ -142,7 +142,7 @@ class Destinations:
         return None if index is None else (self._routes[index], authority)
 
     def find(self, authority: Authority, default_port: int) -> Destination:
-        """Returns the destination for an authority; see `for_target`."""
+        """Return the destination for an authority; see `for_target`."""
         found = self._by_authority.get((authority, default_port))
         if found is None:
             routed = self.route_for(authority)
@@ -158,7 +158,7 @@ class Destinations:
         return found
 
     def close_idle(self) -> None:
-        """Closes every upstream connection that waits for an exchange."""
+        """Close every upstream connection that waits for an exchange."""
         for destination in self._by_authority.values():
             destination.pool.close_idle()
 

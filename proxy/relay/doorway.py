@@ -80,7 +80,7 @@ class Doorway(asyncio.Protocol):
         self.deadline = inf
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Looks at who connects; called again when the TLS handshake is complete."""
+        """Look at who connects; called again when the TLS handshake is complete."""
         if isinstance(transport, SecureTransport):
             self._seat.certificate_names = certificate_names(transport.tls.getpeercert())
             self._open(transport)
@@ -119,7 +119,7 @@ class Doorway(asyncio.Protocol):
         secure.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """The client went away."""
+        """Let go: the client went away."""
         self._leave()
 
     def pause_writing(self) -> None:
@@ -138,7 +138,7 @@ class Doorway(asyncio.Protocol):
         self._entry = change(self._entry)
 
     def dismiss(self) -> None:
-        """Ends a connection that its listener would not take any more."""
+        """End a connection that its listener would not take any more."""
         self.abort()
 
     def abort(self) -> None:
@@ -147,7 +147,7 @@ class Doorway(asyncio.Protocol):
         self._transport.abort()
 
     def on_deadline(self) -> None:
-        """Gives up on a handshake that does not get on."""
+        """Give up on a handshake that does not get on."""
         self.abort()
 
     def _check_user(self) -> None:

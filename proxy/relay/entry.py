@@ -37,7 +37,7 @@ class Entry(Protocol):
         ...
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
-        """Returns the destination, and the request target in origin-form.
+        """Return the destination, and the request target in origin-form.
 
         Raises:
             ClientError: there is none, or the names disagree.
@@ -146,7 +146,7 @@ class FixedEntry:
         )
 
     def _check_requested_name(self) -> None:
-        """Compares the SNI with the CONNECT target; a client may leave it out, and must where the host is an IP address."""
+        """Compare the SNI with the CONNECT target; a client may leave it out, and must where the host is an IP address."""
         requested: str | None = getattr(self.tls, "requested_name", None)
         if requested is not None:
             check_same(requested.encode("utf-8", "replace"), self.authority.port, self.authority)
@@ -154,7 +154,7 @@ class FixedEntry:
 
 
 def split_absolute_form(head: RequestHead) -> tuple[bytes, bytes, bytes]:
-    """Returns scheme (lower case), authority as sent, and the target in origin-form.
+    """Return scheme (lower case), authority as sent, and the target in origin-form.
 
     Raises:
         ProxyUsageError: the target is in another form, or of another scheme.
@@ -208,7 +208,7 @@ def parse_named(raw: bytes, default_port: int) -> Authority:
 
 
 def check_same(raw: bytes, default_port: int, authority: Authority) -> None:
-    """Compares a name the client used with the authority the connection is for.
+    """Compare a name the client used with the authority the connection is for.
 
     Raises:
         MalformedRequest: it is no authority.

@@ -129,7 +129,7 @@ class Exchange:
     # The request.
 
     def start(self) -> None:
-        """Sends what there is of the request: at once where a token and a connection are at hand."""
+        """Send what there is of the request: at once where a token and a connection are at hand."""
         tokens = self._destination.tokens
         if tokens is not None:
             self._token = tokens.peek(self._started)
@@ -143,12 +143,12 @@ class Exchange:
             self._send(connection)
 
     def on_request_content(self, content: bytes, *, chunked: bool) -> None:
-        """Passes content up; keeps a copy while it is small, in case the request must be sent again."""
+        """Pass content up; keep a copy while it is small, in case the request must be sent again."""
         self._received_bytes += len(content)
         self._pass_up(format_chunk(content) if chunked else content)
 
     def on_request_end(self, trailers: bytes | None) -> None:
-        """Takes note that the request is complete.
+        """Take note that the request is complete.
 
         Args:
             trailers: of a chunked request: field lines with CRLF, or nothing; None for any other framing.
@@ -187,19 +187,19 @@ class Exchange:
         self.fail(error)
 
     async def _prepare(self) -> None:
-        """Gets ready, then sends. The slow path: the first request, or a stale pool."""
+        """Get ready, then send. The slow path: the first request, or a stale pool."""
         connection = await self._get_ready(new=False)
         self._task = None
         self._send(connection)
 
     async def _retry(self) -> None:
-        """Sends the request again from its beginning, on a new connection."""
+        """Send the request again from its beginning, on a new connection."""
         connection = await self._get_ready(new=True)
         self._task = None
         self._send(connection)
 
     async def _get_ready(self, *, new: bool) -> UpstreamConnection:
-        """Waits for all that a request needs; the only way to it but for what is at hand at once.
+        """Wait for all that a request needs; the only way to it but for what is at hand at once.
 
         Args:
             new: whether the connection may not be a kept-alive one.
@@ -278,7 +278,7 @@ class Exchange:
             connection.await_response()
 
     def _repeat(self) -> None:
-        """Sends the request again from its beginning; only where all of it that was read has been kept."""
+        """Send the request again from its beginning; only where all of it that was read has been kept."""
         self.upstream = None
         self._pending = list(self._kept or ())
         self._spawn(self._retry)
@@ -291,14 +291,14 @@ class Exchange:
     # The response.
 
     def on_interim(self, head: ResponseHead) -> None:
-        """Passes a 1xx response down; HTTP/1.0 has none (RFC 9110 §15.2)."""
+        """Pass a 1xx response down; HTTP/1.0 has none (RFC 9110 §15.2)."""
         if head.status == 100:
             self._continued = True
         if self.request.minor == 1:
             self.client.write(format_response_head(head, b"", chunked=True))
 
     def on_upgraded(self, connection: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
-        """Passes 101 down and joins the two connections (RFC 9110 §7.8)."""
+        """Pass 101 down and join the two connections (RFC 9110 §7.8)."""
         if not self._upgrades or not self.request_complete:
             connection.detach()
             self.fail(UpstreamClosed("The upstream switched protocols (101) although nobody asked it to."))
@@ -337,7 +337,7 @@ class Exchange:
             splice.client.eof_received()
 
     def on_response_head(self, head: ResponseHead, *, until_close: bool) -> bytes:
-        """Returns the head as it goes to the client; the caller writes it with the first content."""
+        """Return the head as it goes to the client; the caller writes it with the first content."""
         self._upstream_s = time.monotonic() - self._head_sent_at
         self._status = head.status
         if head.status == 401 and self._token is not None and not self._replayed:
@@ -361,14 +361,14 @@ class Exchange:
         return head.keeps_alive and (self._continued or not self.request.expects_continue)
 
     def on_response_content(self, prefix: bytes, content: bytes) -> None:
-        """Passes content down, behind `prefix`: the head, where this is the first."""
+        """Pass content down, behind `prefix`: the head, where this is the first."""
         self.sent_bytes += len(content)
         if self._held is not None:
             self._held_content += content
         self._pass_down(prefix + content if prefix else content)
 
     def on_response_chunks(self, prefix: bytes, content: bytes, trailers: bytes | None) -> None:
-        """Passes chunked content down as one chunk, or bare to an HTTP/1.0 client.
+        """Pass chunked content down as one chunk, or bare to an HTTP/1.0 client.
 
         Args:
             prefix: the head, where this is the first content.
@@ -395,14 +395,14 @@ class Exchange:
             self.client.write(wire)
 
     def _let_go(self) -> None:
-        """Passes down a 401 response that was held back to be judged."""
+        """Pass down a 401 response that was held back to be judged."""
         held, self._held = self._held, None
         if held:
             self.response_begun = True
             self.client.write(b"".join(held))
 
     def on_response_end(self, connection: UpstreamConnection, *, fit: bool) -> None:
-        """Takes note that the response is complete.
+        """Take note that the response is complete.
 
         Args:
             connection: the one it came on; it has let go of this exchange.
@@ -452,7 +452,7 @@ class Exchange:
         return True
 
     async def _replay(self) -> None:
-        """Sends the request once more with another token; without one, the 401 is the answer after all."""
+        """Send the request once more with another token; without one, the 401 is the answer after all."""
         try:
             connection = await self._get_ready(new=False)
         except ProxyError:
@@ -475,7 +475,7 @@ class Exchange:
     # Ends.
 
     def on_upstream_lost(self, connection: UpstreamConnection) -> None:
-        """The upstream connection went before the response was complete."""
+        """Repeat, answer or cut: the upstream connection went before the response was complete."""
         self.upstream = None
         if self.response_complete:
             # The rest of an upload that nobody takes any more.
@@ -492,13 +492,13 @@ class Exchange:
             self._abort("aborted_upstream", "response_incomplete" if connection.clean_end else "connection_reset")
 
     def on_upstream_refused(self, error: ProxyError) -> None:
-        """The upstream has judged our client certificate, and read nothing of the request: another try would end the same."""
+        """Answer at once: the upstream has refused our client certificate, and another try would end the same."""
         self.upstream = None
         self._held = None
         self.fail(error)
 
     def on_upstream_silent(self) -> None:
-        """The upstream kept still for too long; its connection is cut already."""
+        """Answer or cut: the upstream kept still for too long, and its connection is cut already."""
         self.upstream = None
         timeouts = self.client.relay.timeouts
         if self.response_complete:
@@ -515,7 +515,7 @@ class Exchange:
             )
 
     def on_client_lost(self) -> None:
-        """The client went away: nobody waits for the response any more."""
+        """Let go of the upstream: nobody waits for the response any more."""
         self._cancel()
         if not self.response_complete:
             self.client.relay.counters.count_abort("client")

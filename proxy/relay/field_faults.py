@@ -30,7 +30,7 @@ def describe_bad_field(fields: bytes, what: str) -> str:
 
 
 def _find_fault(name: bytes, colon: bytes, value: bytes) -> str:
-    """Returns a sentence with gaps; empty where the line is well-formed."""
+    """Return a sentence with gaps; empty where the line is well-formed."""
     if not colon:
         return "{line} has no colon (RFC 9112 §5)"
     if not name:
@@ -63,6 +63,6 @@ def _describe_framing(lines: list[bytes], what: str) -> str:
 
 
 def _show(name: bytes) -> str:
-    """Returns a name, of bounded length, as printable ASCII in quotes."""
+    """Return a name, of bounded length, as printable ASCII in quotes."""
     name = name.rstrip(b" \t")
     return ascii(name[:_SHOWN].decode("latin-1")) + ("…" if len(name) > _SHOWN else "")

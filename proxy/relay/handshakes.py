@@ -28,7 +28,7 @@ _UNKNOWN: Final = _Cause("TLS_HANDSHAKE_FAILED", ())
 
 
 def name_cause(error: Exception) -> str:
-    """Returns the code of why a handshake failed; ``TLS_HANDSHAKE_FAILED`` where that is not known."""
+    """Return the code of why a handshake failed; ``TLS_HANDSHAKE_FAILED`` where that is not known."""
     reason = (error.reason or "") if isinstance(error, ssl.SSLError) else ""
     for cause in _CAUSES:
         if any(part in reason for part in cause.reasons):

@@ -99,7 +99,7 @@ class Head:
         self.keeps_alive = minor == 1
 
     def on_header(self, name: bytes, value: bytes) -> None:  # noqa: ARG002  # llhttp's signature
-        """Takes one field that llhttp has approved; its line stands in `fields`."""
+        """Take one field that llhttp has approved; its line stands in `fields`."""
         self.names.append(name.lower())
 
     @property
@@ -110,16 +110,16 @@ class Head:
         return self._lines
 
     def value(self, name: bytes) -> bytes:
-        """Returns the value of the first field with a name that is among `names`."""
+        """Return the value of the first field with a name that is among `names`."""
         return self.lines[self.names.index(name)][len(name) + 1 :].strip(b" \t")
 
     def values(self, wanted: bytes) -> list[bytes]:
-        """Returns the values of all fields with a name, in order."""
+        """Return the values of all fields with a name, in order."""
         skip = len(wanted) + 1
         return [line[skip:].strip(b" \t") for name, line in zip(self.names, self.lines, strict=True) if name == wanted]
 
     def take_framing(self, special: frozenset[bytes]) -> None:
-        """Reads Content-Length and Transfer-Encoding, where they are among the message's `special` names.
+        """Read Content-Length and Transfer-Encoding, where they are among the message's `special` names.
 
         A way to write them that some recipient could read in another way is replaced by the plain one.
 
@@ -157,7 +157,7 @@ class Head:
         self.fields = b"\r\n".join(self._lines) + b"\r\n"
 
     def take_connection(self, name: bytes) -> frozenset[bytes]:
-        """Reads the Connection field: who keeps the connection, and what ends here. Returns its options."""
+        """Read the Connection field: who keeps the connection, and what ends here. Return its options."""
         value = self.value(name) if self.names.count(name) == 1 else b",".join(self.values(name))
         options, self.nominated = _read_options(value)
         self.keeps_alive = b"close" not in options if self.minor else b"keep-alive" in options
@@ -194,7 +194,7 @@ class RequestHead(Head):
         return self.chunked or bool(self.length)
 
     def take_special(self, special: frozenset[bytes]) -> None:
-        """Reads the fields that the relay decides by.
+        """Read the fields that the relay decides by.
 
         Raises:
             MalformedRequest: they contradict each other.
@@ -252,7 +252,7 @@ class ResponseHead(Head):
         return self.values(b"www-authenticate")
 
     def take_special(self, special: frozenset[bytes]) -> None:
-        """Reads the fields that the relay decides by.
+        """Read the fields that the relay decides by.
 
         Raises:
             MalformedRequest: they contradict each other; the caller knows that it was a response.
@@ -267,13 +267,13 @@ class ResponseHead(Head):
 
 @lru_cache(maxsize=64)
 def _read_options(value: bytes) -> tuple[frozenset[bytes], frozenset[bytes]]:
-    """Returns the options of a Connection field, and those of them that name fields which end at this hop."""
+    """Return the options of a Connection field, and those of them that name fields which end at this hop."""
     options = frozenset(option.strip(b" \t") for option in value.lower().split(b","))
     return options, options - HOP_BY_HOP - _NEVER_NOMINATED - _KNOWN_OPTIONS
 
 
 def parse_request_head(raw: bytes, *, target_bytes: int, field_count: int) -> RequestHead:
-    """Validates a request head.
+    """Validate a request head.
 
     Args:
         raw: everything up to and including the empty line.
@@ -312,7 +312,7 @@ def parse_request_head(raw: bytes, *, target_bytes: int, field_count: int) -> Re
 
 @lru_cache(maxsize=64)
 def _read_status_line(line: bytes) -> tuple[int, int, bytes] | None:
-    """Returns status code, minor version and the line in the proxy's own version; None where it is no status line."""
+    """Return status code, minor version and the line in the proxy's own version; None where it is no status line."""
     match = _STATUS_LINE.fullmatch(line)
     if match is None:
         return None
@@ -321,7 +321,7 @@ def _read_status_line(line: bytes) -> tuple[int, int, bytes] | None:
 
 
 def parse_response_head(raw: bytes, *, field_count: int, to_head: bool = False) -> ResponseHead:
-    """Validates a response head.
+    """Validate a response head.
 
     One that is not in the plain form, but can be read in one way only, is taken in that form; its connection is not kept.
 
@@ -360,7 +360,7 @@ def parse_response_head(raw: bytes, *, field_count: int, to_head: bool = False) 
 
 
 def _read_response_head(start: tuple[int, int, bytes], rest: bytes) -> ResponseHead:
-    """Reads the fields of a response, up to and including the empty line.
+    """Read the fields of a response, up to and including the empty line.
 
     Raises:
         httptools.HttpParserError, MalformedRequest: they are not in the plain form.
@@ -381,7 +381,7 @@ def _describe(error: Exception, raw: bytes) -> str:
 def format_request_head(
     head: RequestHead, target: bytes, host: bytes, drop: frozenset[bytes], added: bytes, *, upgrades: bool
 ) -> bytes:
-    """Writes a request head for the upstream, ending with the empty line.
+    """Write a request head for the upstream, ending with the empty line.
 
     Args:
         head: what the client sent.
@@ -408,13 +408,13 @@ def format_request_head(
 
 
 def _without(head: Head, drop: frozenset[bytes]) -> list[bytes]:
-    """Returns the field lines whose names are not to be dropped."""
+    """Return the field lines whose names are not to be dropped."""
     lines = head.lines
     return [lines[index] for index, name in enumerate(head.names) if name not in drop]
 
 
 def _with_host(head: RequestHead, host: bytes, drop: frozenset[bytes]) -> list[bytes]:
-    """Returns the kept field lines with the Host field of this upstream, where the client's stood or else first."""
+    """Return the kept field lines with the Host field of this upstream, where the client's stood or else first."""
     line = b"Host: " + host
     lines = head.lines
     kept = [line if name == b"host" else lines[index] for index, name in enumerate(head.names) if name not in drop]
@@ -422,7 +422,7 @@ def _with_host(head: RequestHead, host: bytes, drop: frozenset[bytes]) -> list[b
 
 
 def format_response_head(head: ResponseHead, connection: bytes, *, chunked: bool) -> bytes:
-    """Writes a response head for the client, ending with the empty line.
+    """Write a response head for the client, ending with the empty line.
 
     Args:
         head: what the upstream sent.
@@ -497,7 +497,7 @@ def _has_bad_bytes(raw: bytes, checked: int) -> bool:
 
 
 def refuse_other_protocol(raw: bytes) -> MalformedRequest | None:
-    """Returns the error for bytes of another protocol than HTTP/1.x, where it is known by its first bytes."""
+    """Return the error for bytes of another protocol than HTTP/1.x, where it is known by its first bytes."""
     for start, code, words in _OTHER_PROTOCOLS:
         if raw.startswith(start):
             return MalformedRequest(words, code=code)
@@ -505,7 +505,7 @@ def refuse_other_protocol(raw: bytes) -> MalformedRequest | None:
 
 
 def refuse_request(raw: bytes) -> MalformedRequest:
-    """Returns the error for bytes that are no request head; its code names another protocol, whose clients cannot read us."""
+    """Return the error for bytes that are no request head; its code names another protocol, whose clients cannot read us."""
     other = refuse_other_protocol(raw)
     if other is not None:
         return other

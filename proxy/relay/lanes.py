@@ -98,7 +98,7 @@ class Lane:
             self._busy -= 1
 
     def _take(self) -> tuple[PasswordClaim, asyncio.Future[bool]]:
-        """Takes one check of whoever has waited longest for a turn; any of theirs, so that no order helps to guess."""
+        """Take one check of whoever has waited longest for a turn; any of theirs, so that no order helps to guess."""
         who, waiting = next(iter(self._waiting.items()))
         self._size -= 1
         taken = waiting.pop(random.randrange(len(waiting)))  # noqa: S311  # fairness, not secrecy

@@ -35,7 +35,7 @@ _AEAD: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL"
 async def open_listener(
     listener: ListenerSettings, factory: Callable[[], asyncio.BaseProtocol], *, shared_port: int | None = None
 ) -> tuple[asyncio.Server, tuple[str, int]]:
-    """Starts to accept connections; returns the server and its address: host and port, or ``unix:/path`` and 0.
+    """Start to accept connections; return the server and its address: host and port, or ``unix:/path`` and 0.
 
     Args:
         listener: what is configured.
@@ -65,7 +65,7 @@ async def open_listener(
 
 
 def build_guard(listener: ListenerSettings) -> Guard | None:
-    """Returns what a listener asks of those who connect; None where it asks nothing and nothing can be told.
+    """Return what a listener asks of those who connect; None where it asks nothing and nothing can be told.
 
     Raises:
         ConfigurationError: a file of its TLS cannot be used, or there is no such user.
@@ -80,7 +80,7 @@ def build_guard(listener: ListenerSettings) -> Guard | None:
 
 
 def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:
-    """Returns the TLS context towards the clients of a listener.
+    """Return the TLS context towards the clients of a listener.
 
     Raises:
         ConfigurationError: a file cannot be used.
@@ -97,7 +97,7 @@ def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:
 
 
 def find_listener_certificates(listeners: Iterable[ListenerSettings]) -> dict[str, x509.Certificate]:
-    """Returns the certificate of each listener with TLS, by its address.
+    """Return the certificate of each listener with TLS, by its address.
 
     Raises:
         ConfigurationError: a file cannot be used.
@@ -112,7 +112,7 @@ def find_listener_certificates(listeners: Iterable[ListenerSettings]) -> dict[st
 
 
 def find_users(users: Iterable[str]) -> frozenset[int]:
-    """Returns the numbers of Unix users given by name or number.
+    """Return the numbers of Unix users given by name or number.
 
     Raises:
         ConfigurationError: this machine has no such user.
@@ -134,14 +134,14 @@ def find_users(users: Iterable[str]) -> frozenset[int]:
 
 
 def remove_socket(address: str) -> None:
-    """Removes the file of a Unix socket that is no longer listened on; does nothing for other addresses."""
+    """Remove the file of a Unix socket that is no longer listened on; does nothing for other addresses."""
     if address.startswith("unix:"):
         with contextlib.suppress(OSError):
             Path(address.removeprefix("unix:")).unlink()
 
 
 def cannot_listen(address: str, error: OSError, *, site: str = "") -> ConfigurationError:
-    """Returns the error for an address that cannot be bound.
+    """Return the error for an address that cannot be bound.
 
     Args:
         address: as configured.
@@ -169,7 +169,7 @@ def describe_bind(error: OSError) -> str:
 
 
 def _bind_unix(path: str, mode: str) -> socket.socket:
-    """Returns a bound socket whose file has its mode from the first moment."""
+    """Return a bound socket whose file has its mode from the first moment."""
     _clear_stale(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     bound.setblocking(False)
@@ -186,7 +186,7 @@ def _bind_unix(path: str, mode: str) -> socket.socket:
 
 
 def _clear_stale(path: str) -> None:
-    """Removes a socket that a process left behind; leaves one that somebody listens on.
+    """Remove a socket that a process left behind; leave one that somebody listens on.
 
     Raises:
         OSError: somebody listens there, or something else than a socket stands there.

@@ -75,7 +75,7 @@ class PasswordChecker:
         return False
 
     async def verify(self, claim: PasswordClaim, place: str) -> None:
-        """Checks a password; the same one sent on several connections is checked once.
+        """Check a password; the same one sent on several connections is checked once.
 
         Args:
             claim: what was sent.
@@ -114,7 +114,7 @@ class PasswordChecker:
         )
 
     def close(self) -> None:
-        """Ends the checks and their threads."""
+        """End the checks and their threads."""
         for flight in self._flights.values():
             flight.cancel()
         for lane in (self._fast, self._slow):
@@ -148,7 +148,7 @@ class PasswordChecker:
         return right and stored is not None
 
     def _decoy_like(self, known: PasswordHash | None) -> PasswordHash:
-        """Returns a hash that costs what a known one costs, and that no password fits."""
+        """Return a hash that costs what a known one costs, and that no password fits."""
         decoy = self._decoy
         return decoy if known is None else PasswordHash(known.log_n, known.block, known.parallel, decoy.salt, decoy.key)
 
@@ -158,7 +158,7 @@ class PasswordChecker:
         return f"{place} {hmac.digest(self._key, claim.name.encode(), 'sha256')[0] % _NAME_GROUPS}"
 
     def _digest(self, claim: PasswordClaim) -> bytes:
-        """Returns what a password is remembered by: it says nothing without this process's key, and dies with its hash."""
+        """Return what a password is remembered by: it says nothing without this process's key, and dies with its hash."""
         stored = "" if claim.client is None else f"{claim.client.name}:{claim.client.password}"
         return hmac.digest(self._key, stored.encode() + b"\0" + claim.password, "sha256")
 

@@ -16,7 +16,7 @@ _TRANSFER_ENCODING: Final = b"transfer-encoding"
 
 
 def write_plainly(fields: bytes, status: int, minor: int, *, to_head: bool) -> bytes:
-    """Returns the field lines of a response in the plain form, as far as they have one.
+    """Return the field lines of a response in the plain form, as far as they have one.
 
     Args:
         fields: the field lines as sent, each with its CRLF.

@@ -59,7 +59,7 @@ class UpstreamPool:
         self._session_due = -inf
 
     def take(self) -> UpstreamConnection | None:
-        """Returns a kept-alive connection, or None. Never waits."""
+        """Return a kept-alive connection, or None. Never waits."""
         idle = self.idle
         while idle:
             connection = idle.pop()
@@ -69,7 +69,7 @@ class UpstreamPool:
         return None
 
     async def acquire(self, attempt: Attempt | None = None, *, new: bool = False) -> UpstreamConnection:
-        """Returns a connection for one exchange: kept alive, newly opened, or given back by another exchange.
+        """Return a connection for one exchange: kept alive, newly opened, or given back by another exchange.
 
         Args:
             attempt: is told how far this comes, where anybody wants to know.
@@ -87,7 +87,7 @@ class UpstreamPool:
         return await self._await_turn(attempt or Attempt(), first=False)
 
     def release(self, connection: UpstreamConnection) -> None:
-        """Takes back a connection that is fit for another exchange."""
+        """Take back a connection that is fit for another exchange."""
         if connection.paused:
             connection.release_reading()
         while self._waiters:
@@ -103,7 +103,7 @@ class UpstreamPool:
             relay.close_longest_idle()
 
     def forget(self, connection: UpstreamConnection) -> None:
-        """Takes note that a connection is closed, and keeps its TLS session for the next one's handshake (RFC 8446 §2.2)."""
+        """Take note that a connection is closed, and keep its TLS session for the next one's handshake (RFC 8446 §2.2)."""
         self.size -= 1
         if isinstance(connection.transport, SecureTransport):
             self._keep_session(connection.transport.tls)
@@ -114,14 +114,14 @@ class UpstreamPool:
         self._invite()
 
     def close_idle(self) -> None:
-        """Closes the connections that wait for an exchange."""
+        """Close the connections that wait for an exchange."""
         while self.idle:
             connection = self.idle.pop()
             del self.relay.idle[connection]
             connection.transport.close()
 
     def _keep_session(self, tls: ssl.SSLObject) -> None:
-        """Reads a TLS session where the one in hand was not accepted, not often, and in all a bounded number of times.
+        """Read a TLS session where the one in hand was not accepted, not often, and in all a bounded number of times.
 
         CPython loses 7 KB each time that `SSLObject.session` is read; what is read once can be used for many connections.
         Names below a wildcard have a pool each, and clients may make up as many as they like. Without a session a handshake
@@ -135,7 +135,7 @@ class UpstreamPool:
                 self._session_due = self.relay.now + _SESSION_S
 
     def _invite(self) -> None:
-        """Gives free places to those who wait, in the order in which they came; each is taken from this moment on."""
+        """Give free places to those who wait, in the order in which they came; each is taken from this moment on."""
         while self._waiters and self.size < self.relay.limits.upstream_connections:
             waiter = self._waiters.popleft()
             if not waiter.done():
@@ -143,7 +143,7 @@ class UpstreamPool:
                 waiter.set_exception(_PlaceGiven())
 
     async def _await_turn(self, attempt: Attempt, *, first: bool) -> UpstreamConnection:
-        """Returns a connection as soon as it is this caller's turn: behind all who wait already, or `first` of them."""
+        """Return a connection as soon as it is this caller's turn: behind all who wait already, or `first` of them."""
         if self.size < self.relay.limits.upstream_connections:
             self.size += 1
             return await self._open(attempt)
@@ -171,7 +171,7 @@ class UpstreamPool:
         return await self._await_turn(attempt, first=True) if connection.transport.is_closing() else connection
 
     def _leave(self, waiter: asyncio.Future[UpstreamConnection]) -> None:
-        """Ends a wait, and hands on what reached it in the very turn of the loop in which it was given up."""
+        """End a wait, and hand on what reached it in the very turn of the loop in which it was given up."""
         if waiter in self._waiters:
             self._waiters.remove(waiter)
         elif waiter.done() and not waiter.cancelled():
@@ -181,7 +181,7 @@ class UpstreamPool:
                 self._give_up()
 
     async def _open(self, attempt: Attempt) -> UpstreamConnection:
-        """Opens a connection in a place that has been counted already."""
+        """Open a connection in a place that has been counted already."""
         connection = UpstreamConnection(self)
         try:
             async with asyncio.timeout(self.relay.timeouts.connect_s):

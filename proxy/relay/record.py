@@ -90,7 +90,7 @@ def note_trace(
     credential: str = "",
     name_wait: tuple[float, float] | None = None,
 ) -> TraceNote:
-    """Returns the note on an exchange; the arguments behind the request's head are as in `TraceNote`."""
+    """Return the note on an exchange; the arguments behind the request's head are as in `TraceNote`."""
     parents = request.values(b"traceparent")
     traceparent = parents[0] if len(parents) == 1 else b""
     tracestate = b",".join(request.values(b"tracestate"))

@@ -50,7 +50,7 @@ class Watched(Protocol):
     deadline: float
 
     def on_deadline(self) -> None:
-        """Called once the deadline has passed; may be called again while it stays so."""
+        """Act on a deadline that has passed; called again while it stays so."""
 
     def abort(self) -> None:
         """Cuts it at once."""
@@ -109,11 +109,11 @@ class Relay:
         self.wall_offset = time.time() - self.now
 
     def protocol_factory(self, entry: Entry) -> Callable[[], ClientConnection]:
-        """Returns what makes the protocol of each connection accepted on a listener."""
+        """Return what makes the protocol of each connection accepted on a listener."""
         return lambda: ClientConnection(self, entry)
 
     async def watch(self) -> None:
-        """Runs the clock until cancelled."""
+        """Run the clock until cancelled."""
         while True:
             await asyncio.sleep(_TICK_S)
             self.tick(time.monotonic())
@@ -131,7 +131,7 @@ class Relay:
                     overdue.abort()
 
     def close_longest_idle(self) -> None:
-        """Closes the upstream connection that has waited longest for an exchange, of whichever upstream."""
+        """Close the upstream connection that has waited longest for an exchange, of whichever upstream."""
         connection, _ = self.idle.popitem(last=False)
         connection.pool.idle.remove(connection)
         connection.transport.close()

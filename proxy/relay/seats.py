@@ -57,7 +57,7 @@ class Seat:
         self.guard: Guard | None = None
 
     def leave(self) -> None:
-        """Takes note that the connection is closed; more often than once is no harm."""
+        """Take note that the connection is closed; more often than once is no harm."""
         seats, self._seats = self._seats, None
         if seats is not None:
             seats.free(self.address)
@@ -85,7 +85,7 @@ class Seats:
         self.taken = 0
 
     def take(self, address: str) -> Seat:
-        """Counts one connection; whether there is room for it is for `check` to say."""
+        """Count one connection; whether there is room for it is for `check` to say."""
         self.taken += 1
         if not is_this_machine(address):
             block = address_block(address)
@@ -93,7 +93,7 @@ class Seats:
         return Seat(self, address)
 
     def free(self, address: str) -> None:
-        """Counts one connection less."""
+        """Count one connection less."""
         self.taken -= 1
         block = address_block(address)
         left = self._by_block.get(block, 0) - 1
@@ -131,7 +131,7 @@ class Seats:
 
 
 def descriptor_of(transport: asyncio.BaseTransport) -> int:
-    """Returns the file descriptor of a connection; -1 where there is none."""
+    """Return the file descriptor of a connection; -1 where there is none."""
     connected = transport.get_extra_info("socket")
     return -1 if connected is None else int(connected.fileno())
 
@@ -145,7 +145,7 @@ class Socket(Protocol):
 
 
 def peer_user(connected: Socket) -> int | None:
-    """Returns the numeric user at the other end of a Unix socket; None where the system does not tell (it does on Linux)."""
+    """Return the numeric user at the other end of a Unix socket; None where the system does not tell (it does on Linux)."""
     option: int | None = getattr(socket, "SO_PEERCRED", None)
     if option is None:
         return None

@@ -28,7 +28,7 @@ _NOBODY: Final = asyncio.Protocol()
 
 
 def _ignore(_error: Exception) -> None:
-    """Takes the place of what was to hear of a failure, once that is past."""
+    """Take the place of what was to hear of a failure, once that is past."""
 
 
 class SecureTransport(asyncio.Protocol, asyncio.Transport):
@@ -93,12 +93,12 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
     # The protocol below.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Starts the handshake."""
+        """Start the handshake."""
         self._transport = transport  # type: ignore[assignment]  # TCP and Unix sockets give a full transport
         self._handshake()
 
     def data_received(self, data: bytes) -> None:
-        """Takes records in, hands their content up in one piece."""
+        """Take records in, hand their content up in one piece."""
         self._incoming.write(data)
         if not self.established:
             if self.on_no_match is not None:
@@ -119,7 +119,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         return self._ended and not self._closing
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Passes the news on, once."""
+        """Pass the news on, once."""
         if self.established:
             self._protocol.connection_lost(exc or self._cut)
         else:
@@ -130,12 +130,12 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         self._on_failure = _ignore
 
     def pause_writing(self) -> None:
-        """Passes back-pressure up."""
+        """Pass back-pressure up."""
         if self.established:
             self._protocol.pause_writing()
 
     def resume_writing(self) -> None:
-        """Ends back-pressure."""
+        """End back-pressure."""
         if self.established:
             self._protocol.resume_writing()
 
@@ -158,7 +158,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         self._transport.write(self._outgoing.read())
 
     def close(self) -> None:
-        """Sends close_notify, flushes and closes."""
+        """Send close_notify, flush and close."""
         if self._closing:
             return
         self._closing = True
@@ -166,7 +166,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         self._transport.close()
 
     def write_eof(self) -> None:
-        """Sends close_notify and ends the sending side; reading goes on."""
+        """Send close_notify and end the sending side; reading goes on."""
         if not self._closing:
             self._notify_close()
             if self._transport.can_write_eof():
@@ -186,7 +186,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         return self._closing or self._transport.is_closing()
 
     def pause_reading(self) -> None:
-        """Stops reading."""
+        """Stop reading."""
         self._held = True
         self._transport.pause_reading()
 
@@ -201,7 +201,7 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         return self._transport.get_write_buffer_size()
 
     def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        """Sets where back-pressure starts and ends, in bytes."""
+        """Set where back-pressure starts and ends, in bytes."""
         self._transport.set_write_buffer_limits(high, low)
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:  # noqa: ANN401  # asyncio's own signature
@@ -209,11 +209,11 @@ class SecureTransport(asyncio.Protocol, asyncio.Transport):
         return self._transport.get_extra_info(name, default)
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        """Replaces the protocol above."""
+        """Replace the protocol above."""
         self._protocol = protocol  # type: ignore[assignment]  # only stream protocols run here
 
     def get_protocol(self) -> asyncio.BaseProtocol:
-        """Returns the protocol above."""
+        """Return the protocol above."""
         return self._protocol
 
     # Within.

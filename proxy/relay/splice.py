@@ -41,13 +41,13 @@ class Side(asyncio.Protocol):
         self.ended = False
 
     def data_received(self, data: bytes) -> None:
-        """Passes bytes on."""
+        """Pass bytes on."""
         self.passed_bytes += len(data)
         self.splice.touch()
         self.other.transport.write(data)
 
     def eof_received(self) -> bool:
-        """Passes a half-close on; once both sides have ended, closes."""
+        """Pass a half-close on; once both sides have ended, close."""
         self.ended = True
         if self.other.ended:
             self.splice.close()
@@ -59,7 +59,7 @@ class Side(asyncio.Protocol):
         return True
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Ends the other side the way this one ended: closed with closed, cut with cut."""
+        """End the other side the way this one ended: closed with closed, cut with cut."""
         if exc is None:
             self.splice.close()
         else:
@@ -70,7 +70,7 @@ class Side(asyncio.Protocol):
         self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
-        """Ends back-pressure."""
+        """End back-pressure."""
         if not self.other.transport.is_closing():
             self.other.transport.resume_reading()
 
@@ -109,11 +109,11 @@ class Splice:
             transport.resume_reading()
 
     def touch(self) -> None:
-        """Takes note that bytes moved."""
+        """Take note that bytes moved."""
         self.deadline = self._relay.now + self._relay.timeouts.tunnel_idle_s
 
     def on_deadline(self) -> None:
-        """Ends a tunnel that nobody uses; cuts one that has ended, and whose last bytes nobody takes."""
+        """End a tunnel that nobody uses; cuts one that has ended, and whose last bytes nobody takes."""
         if self._closed and self._waiting_bytes >= self._left_bytes:
             self.abort()
         else:

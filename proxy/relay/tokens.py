@@ -17,17 +17,17 @@ class Source(Protocol):
     """The access token of one (credential, scope); what each method promises is written at `TokenSource`."""
 
     def peek(self, now_mono: float) -> AccessToken | None:
-        """Returns a usable token or None, at once."""
+        """Return a usable token or None, at once."""
         ...
 
     async def acquire(self) -> AccessToken:
-        """Waits for a usable token; raises `IdentityError`."""
+        """Wait for a usable token; raises `IdentityError`."""
         ...
 
     def rejected(
         self, token: AccessToken, now_mono: float, claims: str | None = None, *, certain: bool = False
     ) -> bool:
-        """Reports that an upstream refused a token; returns whether another is to be had."""
+        """Report that an upstream refused a token; return whether another is to be had."""
         ...
 
 
@@ -35,5 +35,5 @@ class Sources(Protocol):
     """Hands out sources."""
 
     def source_for(self, credential: str, target: Target) -> Source:
-        """Returns the one source of a credential and a target."""
+        """Return the one source of a credential and a target."""
         ...

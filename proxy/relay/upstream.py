@@ -98,7 +98,7 @@ class UpstreamConnection(asyncio.Protocol):
         self._interims = 0
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Takes the transport, plain or TLS, ready for writing."""
+        """Take the transport, plain or TLS, ready for writing."""
         self.transport = transport  # type: ignore[assignment]  # stream transports only
         buffered = self.pool.relay.limits.buffer_bytes
         self.transport.set_write_buffer_limits(buffered, buffered // 4)
@@ -107,7 +107,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.on_connected = None
 
     def begin(self, exchange: Exchange) -> None:
-        """Gets ready for the response to `exchange`, whose request is about to be written."""
+        """Get ready for the response to `exchange`, whose request is about to be written."""
         self.exchange = exchange
         self.answered = False
         self.deadline = inf
@@ -115,12 +115,12 @@ class UpstreamConnection(asyncio.Protocol):
         self._interims = 0
 
     def await_response(self) -> None:
-        """Starts the wait for the response: the request has been written whole."""
+        """Start the wait for the response: the request has been written whole."""
         timeouts = self.pool.relay.timeouts
         self.deadline = self.pool.relay.now + (timeouts.response_s if self._mode == _HEAD else timeouts.body_idle_s)
 
     def finish_upload(self, exchange: Exchange) -> None:
-        """Takes the rest of a request whose response is complete; nothing may be read until it has ended."""
+        """Take the rest of a request whose response is complete; nothing may be read until it has ended."""
         self.exchange = exchange
         self._mode = _UPLOAD
         self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
@@ -135,7 +135,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.transport.abort()
 
     def hold_reading(self) -> None:
-        """Stops reading the response: the client does not take it as fast as it comes."""
+        """Stop reading the response: the client does not take it as fast as it comes."""
         self.paused = True
         self.transport.pause_reading()
         self.deadline = inf
@@ -149,7 +149,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
 
     def data_received(self, data: bytes) -> None:
-        """Takes response bytes."""
+        """Take response bytes."""
         exchange = self.exchange
         if exchange is None:
             self.transport.abort()
@@ -170,7 +170,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._spoil(exchange, UpstreamProtocolError(error.detail, code=error.code))
 
     def eof_received(self) -> bool:
-        """Takes note of a proper end: FIN, or close_notify under TLS."""
+        """Take note of a proper end: FIN, or close_notify under TLS."""
         while self._buffer and self._mode == _CHUNKED and self.exchange is not None:
             self.data_received(b"")  # nothing more will come to wait for
         self.clean_end = True
@@ -204,7 +204,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.exchange.client.hold_reading()
 
     def resume_writing(self) -> None:
-        """Ends back-pressure."""
+        """End back-pressure."""
         self._stalled = False
         if self.exchange is not None:
             if self.exchange.request_complete:
@@ -212,7 +212,7 @@ class UpstreamConnection(asyncio.Protocol):
             self.exchange.client.release_reading()
 
     def on_deadline(self) -> None:
-        """Gives up on a silent upstream; one that still receives its request may be silent."""
+        """Give up on a silent upstream; one that still receives its request may be silent."""
         exchange = self.exchange
         if exchange is None:
             if self.transport.is_closing():
@@ -266,7 +266,7 @@ class UpstreamConnection(asyncio.Protocol):
             self._read_content(exchange, data, prefix)
 
     def _find_end(self, data: bytes) -> int:
-        """Returns where the head ends, 0 if it does not end yet."""
+        """Return where the head ends, 0 if it does not end yet."""
         head_bytes = self.pool.relay.limits.head_bytes
         end = data.find(b"\r\n\r\n") + 4
         if end > 3:

@@ -189,7 +189,7 @@ class Gateway:
         return claims
 
     def _check_subscription_key(self, request: web.BaseRequest, query: str) -> None:
-        """The query parameter counts only where the field is absent."""
+        """Raise for a missing or wrong key. The query parameter counts only where the field is absent."""
         key = request.headers.get(SUBSCRIPTION_KEY_FIELD)
         if key is None:
             key = dict(parse_qsl(query)).get(SUBSCRIPTION_KEY_PARAMETER)

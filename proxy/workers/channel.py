@@ -41,7 +41,7 @@ class Channel(asyncio.Protocol, Generic[_Incoming]):
         self._transport: asyncio.Transport | None = None
 
     async def open(self, end: socket.socket) -> None:
-        """Takes over one end of a socket pair."""
+        """Take over one end of a socket pair."""
         await asyncio.get_running_loop().create_connection(lambda: self, sock=end)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,7 +49,7 @@ class Channel(asyncio.Protocol, Generic[_Incoming]):
         self._transport = transport  # type: ignore[assignment]  # a socket pair gives a full transport
 
     def data_received(self, data: bytes) -> None:
-        """Takes frames."""
+        """Take frames."""
         try:
             for frame in self._frames.feed(data):
                 self._on_message(self._adapter.validate_json(frame))
@@ -58,12 +58,12 @@ class Channel(asyncio.Protocol, Generic[_Incoming]):
             self.close()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """The other side is gone."""
+        """Take note that the other side is gone."""
         self._transport = None
         self._on_closed()
 
     def send(self, message: Message) -> bool:
-        """Sends a message; one to a process that is gone is dropped.
+        """Send a message; one to a process that is gone is dropped.
 
         Returns:
             False where the other process is so far behind with reading that the message was not taken.
@@ -75,6 +75,6 @@ class Channel(asyncio.Protocol, Generic[_Incoming]):
         return True
 
     def close(self) -> None:
-        """Closes this end."""
+        """Close this end."""
         if self._transport is not None:
             self._transport.close()

@@ -51,7 +51,7 @@ class RemoteContexts:
         self._kept.clear()
 
     def context_for(self, host: str) -> ssl.SSLContext | None:
-        """Returns the context for a host; None while its leaf is still to be fetched."""
+        """Return the context for a host; None while its leaf is still to be fetched."""
         found = self._kept.get(host)
         if found is None and host not in self._literal_hosts:
             wildcard = wildcard_over(host, self._apexes)
@@ -86,7 +86,7 @@ class RemoteContexts:
         return True
 
     def take(self, message: Leaf) -> None:
-        """Takes what control answered."""
+        """Take what control answered."""
         if message.pem is not None and message.rsa:
             if message.name in self._kept:
                 show_too(self._kept[message.name][0], message.pem.encode("ascii"))

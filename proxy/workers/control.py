@@ -93,7 +93,7 @@ class SharedSource:
         return True
 
     def reject(self, message: Rejected, now_mono: float) -> None:
-        """Passes a complaint on to the source."""
+        """Pass a complaint on to the source."""
         token = self._known.get(message.serial)
         if token is not None:
             self.source.rejected(token, now_mono, message.claims, certain=message.certain)
@@ -161,7 +161,7 @@ class RelayProcess:
         self.process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        """Starts the process, with one end of a socket pair and nothing else of ours.
+        """Start the process, with one end of a socket pair and nothing else of ours.
 
         Raises:
             OSError: the system lets us have no socket or no process; nothing is left of the attempt.
@@ -184,7 +184,7 @@ class RelayProcess:
             raise
 
     def send(self, message: Message) -> None:
-        """Sends a message; a process that has stopped reading is ended, and another takes its place."""
+        """Send a message; a process that has stopped reading is ended, and another takes its place."""
         if not self.channel.send(message) and self.process is not None and self.process.returncode is None:
             logger.error("relay process %d reads nothing any more; it is ended", self.number)
             self.kill()
@@ -195,7 +195,7 @@ class RelayProcess:
         return self.started.is_set() and self.process is not None and self.process.returncode is None
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """End it at once."""
         if self.process is not None and self.process.returncode is None:
             self.process.kill()
 
@@ -237,7 +237,7 @@ class Control:
         self._take_sources(settings, tokens)
 
     async def start(self) -> None:
-        """Starts all relay processes and waits until their listeners are open.
+        """Start all relay processes and wait until their listeners are open.
 
         Raises:
             ConfigurationError: one of them did not get that far.
@@ -304,7 +304,7 @@ class Control:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def kill(self) -> None:
-        """Ends every relay process at once; no other takes its place."""
+        """End every relay process at once; no other takes its place."""
         self.is_draining = True  # a second signal may come before the drain has begun
         for process in self._processes.values():
             process.kill()
@@ -315,7 +315,7 @@ class Control:
         return any(process.is_serving for process in self._processes.values())
 
     def snapshots(self) -> list[WorkerSnapshot]:
-        """Returns what each relay process has counted; what those that have ended had is the first one's."""
+        """Return what each relay process has counted; what those that have ended had is the first one's."""
         first, *others = [process.snapshot for process in self._processes.values()] or [WorkerSnapshot()]
         return [sum_snapshots((self._retired, first)), *others]
 
@@ -343,7 +343,7 @@ class Control:
             delay_s = _RESTART_S if lived else min(delay_s * 2, _RESTART_LIMIT_S)
 
     async def _run(self, process: RelayProcess, delay_s: float) -> int | None:
-        """Runs a relay process to its end and returns its status; None where it could not be started."""
+        """Run a relay process to its end and return its status; None where it could not be started."""
         try:
             await process.start()
         except OSError as error:
@@ -462,12 +462,12 @@ def _describe_start(number: int | None) -> str:
 
 
 def target_of(scope: str | None, resource: str | None) -> Target:
-    """Returns what a route asks tokens for."""
+    """Return what a route asks tokens for."""
     return Target(scope=scope, resource=resource)
 
 
 def describe_settings(settings: Settings) -> dict[str, object]:
-    """Returns the settings as JSON values, for a relay process.
+    """Return the settings as JSON values, for a relay process.
 
     With the secrets it needs and no others: the fields it sets, the hashes it checks, what it says to the upstream proxy.
     """

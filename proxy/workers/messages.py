@@ -196,7 +196,7 @@ class BrokenFrames(Exception):  # noqa: N818  # a verdict on the other process, 
 
 
 def format_frame(message: Message) -> bytes:
-    """Returns a message with its length in front: four bytes, big-endian."""
+    """Return a message with its length in front: four bytes, big-endian."""
     content = message.model_dump_json().encode()
     return len(content).to_bytes(_LENGTH_BYTES) + content
 
@@ -208,7 +208,7 @@ class FrameReader:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[bytes]:
-        """Returns the contents of the frames that are complete by now.
+        """Return the contents of the frames that are complete by now.
 
         Raises:
             BrokenFrames: a frame is larger than any message.

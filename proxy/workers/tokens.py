@@ -81,7 +81,7 @@ class RemoteSource:
         return True
 
     def take(self, message: Token) -> None:
-        """Takes the token that control sent."""
+        """Take the token that control sent."""
         if message.serial == self._serial and self._token is not None:
             return
         self._serial = message.serial
@@ -111,7 +111,7 @@ class RemoteSources:
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
     def number(self, keys: Sequence[SourceKey]) -> None:
-        """Takes note of what each number stands for, before the first token of it arrives.
+        """Take note of what each number stands for, before the first token of it arrives.
 
         Args:
             keys: all sources there are and were; of several alike, the last one counts from now on.
@@ -122,11 +122,11 @@ class RemoteSources:
             self._by_target[key.credential, Target(scope=key.scope, resource=key.resource)] = source
 
     def source_for(self, credential: str, target: Target) -> RemoteSource:
-        """Returns the source of a (credential, target); see `proxy.identity.sources.TokenSources.source_for`."""
+        """Return the source of a (credential, target); see `proxy.identity.sources.TokenSources.source_for`."""
         return self._by_target[credential, target]
 
     def ask(self, make: Callable[[int], Message]) -> asyncio.Future[None]:
-        """Sends a request; returns what is done once control has answered it, with an `IdentityError` where it failed."""
+        """Send a request; return what is done once control has answered it, with an `IdentityError` where it failed."""
         request = next(self._requests)
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answered.add_done_callback(lambda _: self._forget(request))
@@ -144,7 +144,7 @@ class RemoteSources:
             answered.exception()  # those who waited may have gone
 
     def take_token(self, message: Token) -> None:
-        """Takes a token."""
+        """Take a token."""
         self._by_index[message.source].take(message)
 
     def answer(self, request: int) -> None:

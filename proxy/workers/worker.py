@@ -57,7 +57,7 @@ class Worker:
         self._seen = 0
 
     async def serve(self, end: socket.socket) -> None:
-        """Serves until control says to drain, or is gone.
+        """Serve until control says to drain, or is gone.
 
         Raises:
             ConfigurationError: the listeners cannot be opened.
@@ -85,7 +85,7 @@ class Worker:
         self._wake.set()
 
     async def _go_over(self, front: RelayServer, contexts: RemoteContexts) -> None:
-        """Uses another configuration, if one has come. Control has judged it; should it fail here, another process begins with it.
+        """Use another configuration, if one has come. Control has judged it; should it fail here, another process begins with it.
 
         Raises:
             ConfigurationError: it cannot be used in this process.
