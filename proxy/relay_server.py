@@ -172,6 +172,10 @@ class RelayServer:
         await self.open(self._plan, ports, inherited)
         self.use(self._plan)
 
+    def announce_end(self) -> None:
+        """Has each response from now on tell its client to use another connection; new ones are accepted all the same."""
+        self.relay.ending = True
+
     async def stop(self) -> bool:
         """Stop accepting, let exchanges finish, close everything. Return whether all of them finished in time."""
         self.relay.draining = True

@@ -185,8 +185,12 @@ class Server:
         task.add_done_callback(lambda _: on_done())
 
     def begin_drain(self) -> None:
-        """Fails readiness; everything else goes on until `stop`."""
+        """Fails readiness, and tells clients that their connections end; everything else goes on until `stop`."""
         self._is_draining = True
+        if self.front is not None:
+            self.front.announce_end()
+        if self.control is not None:
+            self.control.announce_end()
 
     async def stop(self) -> None:
         """Fails readiness, waits for who routes by it, stops accepting, lets exchanges finish, closes everything."""

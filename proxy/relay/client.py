@@ -264,6 +264,11 @@ class ClientConnection(asyncio.Protocol):
         """Whether this connection takes no further request."""
         return self.relay.draining or self.is_dismissed or (self.half_closed and not self._buffer)
 
+    @property
+    def announces_end(self) -> bool:
+        """Whether the next response is to say that the connection ends with it."""
+        return self.relay.ending or self.ends_after_exchange
+
     def dismiss(self) -> None:
         """End the connection: at once, or after the exchange under way."""
         self.is_dismissed = True
@@ -324,7 +329,7 @@ class ClientConnection(asyncio.Protocol):
         """Answer in the proxy's own name: the exchange ended before its response began."""
         exchange, self.exchange = self.exchange, None
         head = exchange.request if exchange is not None else None
-        close = head is None or not head.keeps_alive or not request_complete or self.ends_after_exchange
+        close = head is None or not head.keeps_alive or not request_complete or self.announces_end
         self.write(format_answer(error, with_content=head is None or head.method != b"HEAD", close=close))
         self.on_exchange_end(close=close, request_complete=request_complete)
 

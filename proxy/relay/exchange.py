@@ -344,7 +344,7 @@ class Exchange:
             self._held, self._held_head = [], head
         chunked = head.chunked and self._chunks_pass
         delimited = not until_close and (chunked or not head.chunked)
-        if not delimited or self.client.ends_after_exchange:
+        if not delimited or self.client.announces_end:
             self._closes_client = True
         if not self.request_complete and not self._may_continue(head):
             self._closes_client = True

@@ -73,7 +73,8 @@ class Relay:
         seats: how many client connections there are, whatever runs on them.
         now: monotonic seconds, up to half a second old.
         wall_offset: what to add to monotonic seconds to get Unix seconds.
-        draining: whether connections end after their current exchange.
+        ending: whether responses tell clients that the connection ends with them.
+        draining: whether connections end after their current exchange, told or not.
         traces: whether records say what spans need.
         session_reads: how many TLS sessions may still be read from upstream connections; see `UpstreamPool`.
     """
@@ -102,6 +103,7 @@ class Relay:
         self.upstreams: set[UpstreamConnection] = set()
         self.idle: OrderedDict[UpstreamConnection, None] = OrderedDict()
         self.splices: set[Splice] = set()
+        self.ending = False
         self.draining = False
         self.traces = False
         self.session_reads = SESSION_READS
@@ -141,7 +143,7 @@ class Relay:
 
         Listeners are closed by now. Returns whether everything finished within `timeouts.drain_s`.
         """
-        self.draining = True
+        self.ending = self.draining = True
         for client in list(self.clients):
             if client.exchange is None:
                 client.transport.close()

@@ -23,6 +23,7 @@ from proxy.tasks import keep_going
 from proxy.workers.channel import Channel
 from proxy.workers.messages import (
     TO_CONTROL,
+    AnnounceEnd,
     Answered,
     Begin,
     CAChanged,
@@ -286,6 +287,11 @@ class Control:
         self._mint = mint
         for process in self._processes.values():
             process.send(CAChanged())
+
+    def announce_end(self) -> None:
+        """Has every relay process tell clients that their connections end."""
+        for process in self._processes.values():
+            process.send(AnnounceEnd())
 
     async def drain(self) -> None:
         """Lets every relay process finish, and waits for its end."""

@@ -121,6 +121,12 @@ class CAChanged(Message):
     kind: Literal["ca_changed"] = "ca_changed"
 
 
+class AnnounceEnd(Message):
+    """Control → relay: tell clients that their connections end, and go on accepting others."""
+
+    kind: Literal["announce_end"] = "announce_end"
+
+
 class Drain(Message):
     """Control → relay: stop accepting, finish what is in flight, exit."""
 
@@ -184,7 +190,9 @@ class Figures(Message):
     records: tuple[ExchangeRecord, ...] = ()
 
 
-ToRelay = Annotated[Begin | Reload | Token | Answered | Failed | Leaf | CAChanged | Drain, Field(discriminator="kind")]
+ToRelay = Annotated[
+    Begin | Reload | Token | Answered | Failed | Leaf | CAChanged | AnnounceEnd | Drain, Field(discriminator="kind")
+]
 ToControl = Annotated[Started | Want | Stale | Rejected | WantLeaf | Figures, Field(discriminator="kind")]
 
 TO_RELAY: Final[TypeAdapter[ToRelay]] = TypeAdapter(ToRelay)

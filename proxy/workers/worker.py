@@ -24,6 +24,7 @@ from proxy.workers.contexts import RemoteContexts
 from proxy.workers.control import CHANNEL_VARIABLE
 from proxy.workers.messages import (
     TO_RELAY,
+    AnnounceEnd,
     Answered,
     Begin,
     CAChanged,
@@ -52,6 +53,7 @@ class Worker:
         self._contexts: RemoteContexts | None = None
         self._begin: asyncio.Future[Begin] = asyncio.get_running_loop().create_future()
         self._stop = asyncio.Event()
+        self._front: RelayServer | None = None
         self._wake = asyncio.Event()
         self._reload: Reload | None = None
         self._seen = 0
@@ -66,7 +68,7 @@ class Worker:
         begin = await self._begin
         settings = Settings.model_validate(begin.settings)
         contexts = self._contexts = RemoteContexts(self._channel.send, routed_hosts(settings))
-        front = RelayServer(settings, self._sources, contexts.context_for, contexts.fetch)
+        front = self._front = RelayServer(settings, self._sources, contexts.context_for, contexts.fetch)
         await front.start(begin.ports)
         gc.freeze()  # as `run` does
         self._channel.send(Started())
@@ -124,8 +126,14 @@ class Worker:
             case CAChanged():
                 if self._contexts is not None:
                     self._contexts.forget()
+            case AnnounceEnd():
+                self._announce_end()
             case Drain():
                 self.stop()
+
+    def _announce_end(self) -> None:
+        if self._front is not None:
+            self._front.announce_end()
 
     def _on_closed(self) -> None:
         """Without control there will be no more tokens: what is in flight may finish."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import signal
 import socket
@@ -50,6 +51,42 @@ def test_until_the_delay_is_over_it_serves_although_it_is_not_ready(place: Place
         assert status_of(proxy, "/livez") == 200
         load.wait_for(20)
     assert set(load.outcomes) == {"200"}, load.outcomes
+    proxy.signal(signal.SIGTERM)
+    assert proxy.wait() == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_within_the_delay_each_response_says_that_its_connection_ends(
+    place: Place, start_proxy: StartProxy, workers: int
+) -> None:
+    """A client that keeps its connection goes elsewhere in time, and finds none closed that it counted on (RFC 9112 §9.6)."""
+    host, port = "127.0.0.1", free_port()
+    delay = {"drain_s": 30, "drain_delay_s": 600}
+    proxy = start_proxy(
+        configuration(place, listeners=[{"address": f"{host}:{port}"}], workers=workers, timeouts=delay)
+    )
+    kept = http.client.HTTPConnection(host, port, timeout=PATIENCE_S)
+    target = f"http://{place.alias_host}/orders"
+
+    def ask(connection: http.client.HTTPConnection) -> str | None:
+        connection.request("GET", target)
+        with connection.getresponse() as response:
+            response.read()
+            assert response.status == 200
+            return response.getheader("Connection")
+
+    assert [ask(kept), ask(kept)] == [None, None]
+    opened = kept.sock
+    proxy.signal(signal.SIGTERM)
+    proxy.wait_for_line("draining")
+    assert kept.sock is opened
+    give_up_at = time.monotonic() + PATIENCE_S
+    while (said := ask(kept)) is None:  # a relay process hears of the signal a moment later
+        assert time.monotonic() < give_up_at
+    assert said == "close"
+    # New connections are still taken, for one exchange each.
+    assert ask(kept) == "close"
+    kept.close()
     proxy.signal(signal.SIGTERM)
     assert proxy.wait() == 0
 
