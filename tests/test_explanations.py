@@ -139,6 +139,31 @@ def test_a_message_is_found_in_what_surrounds_it() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "program"),
+    [
+        ("curl: (60) SSL certificate problem: self-signed certificate in certificate chain", "curl"),
+        ("curl: (60) SSL certificate problem: self signed certificate in certificate chain", "curl"),
+        ("curl: (60) schannel: SEC_E_UNTRUSTED_ROOT (0x80090325) - The certificate chain was issued by", "curl"),
+        ('{ "statusCode": 401, "message": "JWT not present." }', "any program"),
+        ('{ "statusCode": 401, "message": "Invalid JWT." }', "any program"),
+        ('{ "statusCode": 401, "message": "Unauthorized. Access token is missing or invalid." }', "any program"),
+    ],
+)
+def test_a_message_is_explained_first_for_whom_it_holds(text: str, program: str) -> None:
+    found = find_symptoms(text)
+    assert found
+    assert found[0].program == program
+
+
+def test_a_401_of_the_gateway_is_not_taken_for_a_missing_token() -> None:
+    """The message that nearly every policy has hides whether a token was missing or not accepted: both are looked into."""
+    found = find_symptoms("Unauthorized. Access token is missing or invalid.")[0]
+    assert "does not accept" in found.cause
+    assert "access log" in found.fix
+    assert "--claims" in found.fix
+
+
+@pytest.mark.parametrize(
     ("exchange", "code"),
     [
         ((502, "destination_unavailable", "name_not_resolved"), "name_not_resolved"),

@@ -30,12 +30,18 @@ _REFUSED_TUNNEL: Final = "The proxy refused the tunnel (403): no route names the
 _ROUTE_IT: Final = "`apim-auth-proxy exec` prints the reason when the program ends; the access log has it, too. Add the host to a route, set `other_hosts: tunnel`, or name it in NO_PROXY."
 _ASKS_WHO: Final = "The proxy wants a name and a password (407)."
 _SAY_WHO: Final = "Put them into the proxy's URL: http://NAME:PASSWORD@host:port."
+_WAS_IT_SENT: Final = "Look for the request in the proxy's access log: no line means that the program bypasses the proxy. `apim-auth-proxy explain URL` says whether a route names the host."
+_COMPARE_CLAIMS: Final = 'compare `apim-auth-proxy token --host HOST --claims` with the policy: "What each 401 means" in docs/azure-setup.md.'
 _NOT_RUNNING: Final = "Nothing listens at the proxy's address."
 _RUN_IT: Final = "Start it: `apim-auth-proxy run`; `apim-auth-proxy wait` waits until it is ready."
 
 SYMPTOMS: Final = (
     Symptom("curl", "SSL certificate problem: unable to get local issuer certificate", _UNTRUSTED,
         "Start it with `apim-auth-proxy exec -- curl …`, or pass `--cacert proxy-ca.pem` from `apim-auth-proxy ca export`."),
+    Symptom("curl", "signed certificate in certificate chain", _UNTRUSTED,
+        "Start it with `apim-auth-proxy exec -- curl …`, or pass `--cacert proxy-ca.pem` from `apim-auth-proxy ca export`."),
+    Symptom("curl", "SEC_E_UNTRUSTED_ROOT", f"{_UNTRUSTED} This curl takes the roots of Windows.",
+        "`apim-auth-proxy ca trust --platform windows`, or call the API by an http URL."),
     Symptom("curl", "CONNECT tunnel failed, response 403", _REFUSED_TUNNEL, _ROUTE_IT),
     Symptom("curl", "Received HTTP code 403 from proxy after CONNECT", _REFUSED_TUNNEL, _ROUTE_IT),
     Symptom("curl", "CONNECT tunnel failed, response 407", _ASKS_WHO, _SAY_WHO),
@@ -66,9 +72,6 @@ SYMPTOMS: Final = (
     Symptom("Node.js", "SELF_SIGNED_CERT_IN_CHAIN", _UNTRUSTED, f"{_EXEC} Or set NODE_EXTRA_CA_CERTS."),
     Symptom("Node.js", "UNABLE_TO_GET_ISSUER_CERT_LOCALLY", _UNTRUSTED, f"{_EXEC} Or set NODE_EXTRA_CA_CERTS."),
     Symptom("Node.js", "Proxy response (403)", _REFUSED_TUNNEL, _ROUTE_IT),
-    Symptom("Node.js", "Access token is missing or invalid",
-        "The request did not go through the proxy: Node.js before 22.21 reads no proxy variables.",
-        "Use Node.js 22.21 or later with NODE_USE_ENV_PROXY=1, or undici's EnvHttpProxyAgent, or `node --require global-agent/bootstrap`."),
     Symptom("Java", "PKIX path building failed", _UNTRUSTED, f"{_EXEC} Or set `-Djavax.net.ssl.trustStore`."),
     Symptom("Java", 'Unable to tunnel through proxy. Proxy returns "HTTP/1.1 403', _REFUSED_TUNNEL, _ROUTE_IT),
     Symptom("Java", 'Unable to tunnel through proxy. Proxy returns "HTTP/1.1 407',
@@ -86,8 +89,17 @@ SYMPTOMS: Final = (
     Symptom("a browser", "NET::ERR_CERT_AUTHORITY_INVALID", _UNTRUSTED, "`apim-auth-proxy ca trust` says how each platform is told to trust it."),
     Symptom("a browser", "ERR_TUNNEL_CONNECTION_FAILED", _REFUSED_TUNNEL, "Use http://127.0.0.1:9901/proxy.pac, which sends routed hosts alone through the proxy."),
     Symptom("any program", "Access token is missing or invalid",
-        "API Management's words: the request arrived without a token, so it did not pass through the proxy, or no route names its host.",
-        "`apim-auth-proxy explain URL` says what becomes of a request; the access log says whether there was one."),
+        "API Management found no access token in the request, or one that its policy does not accept; this message does not say which.",
+        f"{_WAS_IT_SENT} If it was sent, {_COMPARE_CLAIMS}"),
+    Symptom("any program", "JWT not present",
+        "API Management found no access token in the request: it did not go through the proxy, or no route names its host.",
+        _WAS_IT_SENT),
+    Symptom("any program", "Invalid JWT",
+        "API Management received an access token that its policy does not accept: the wrong version, audience, issuer or role.",
+        f"{_COMPARE_CLAIMS[0].upper()}{_COMPARE_CLAIMS[1:]}"),
+    Symptom("Node.js", "Access token is missing or invalid",
+        "Node.js before 22.21 reads no proxy variables, so its requests do not go through the proxy.",
+        "Use Node.js 22.21 or later with NODE_USE_ENV_PROXY=1, or undici's EnvHttpProxyAgent, or `node --require global-agent/bootstrap`."),
     Symptom("any program", "Access denied due to missing subscription key",
         "API Management wants a subscription key beside the token.",
         "Set it in the route: `set_headers: {Ocp-Apim-Subscription-Key: …}`."),

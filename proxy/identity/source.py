@@ -373,7 +373,9 @@ class TokenSource:
             self._target,
             error.code or error.title,
             error.detail,
-            "The one in hand stays in use." if self._cache.usable(now) is not None else "There is none in hand.",
+            "The current token is used until it expires."
+            if self._cache.usable(now) is not None
+            else "There is no valid token to use meanwhile.",
         )
 
     def _retry_after_s(self, error: IdentityError) -> int | None:

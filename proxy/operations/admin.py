@@ -40,6 +40,10 @@ Probe: TypeAlias = Callable[[], "tuple[bool, Sequence[str]]"]
 _Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 _METHODS: Final = ("GET", "HEAD")
+_NOTHING_HERE: Final = (
+    "This is the admin site of apim-auth-proxy: it has /livez, /readyz, /startupz and /metrics. To call an API, use an "
+    "address of `listeners`."
+)
 _KEEP_ALIVE_S: Final = 30.0
 _SHUTDOWN_S: Final = 1.0
 # A few scrapers, probes and pages; each connection takes one of the proxy's file descriptors.
@@ -220,7 +224,7 @@ def _guard(admission: Admission, posts: Collection[str]) -> Middleware:
         try:
             return await handler(request)
         except web.HTTPNotFound:
-            return _answer_problem(404, "There is /livez, /readyz, /startupz and /metrics here.")
+            return _answer_problem(404, _NOTHING_HERE)
         except web.HTTPException:
             raise
         except Exception:

@@ -63,7 +63,9 @@ class Admission:
             return None
         if self.is_loopback and host is not None and not self._is_own(host, own_address):
             return Denial(
-                421, "This host name is not the admin site's. Use http://localhost, or the address it listens on."
+                421,
+                "This is the admin site, and it has no such host name. To read it, use http://localhost or the address it "
+                "listens on. To call an API, use an address of `listeners` as the proxy; the admin site passes nothing on.",
             )
         if path in PROBES:
             return None

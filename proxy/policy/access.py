@@ -140,7 +140,8 @@ def recognise(candidates: Sequence[Client], authorization: bytes | None) -> Clie
                 return client
         raise ProxyAuthenticationRequired(
             "Send the name and password of one of the configured `clients`, for example http://NAME:PASSWORD@host:port as "
-            "the proxy's URL. A Java program has to run with -Djdk.http.auth.tunneling.disabledSchemes= for https URLs.",
+            "the proxy's URL. A program that calls a `mode: reverse` listener sends them in Proxy-Authorization. "
+            "A Java program has to run with -Djdk.http.auth.tunneling.disabledSchemes= for https URLs.",
             code="no_credentials",
         )
     name, password = parse_basic(authorization)
@@ -156,7 +157,9 @@ def parse_basic(authorization: bytes) -> tuple[str, bytes]:
     scheme, _, encoded = authorization.partition(b" ")
     if scheme.lower() != b"basic" or len(encoded) > _CREDENTIALS_BYTES:
         raise ProxyAuthenticationRequired(
-            "The proxy takes Basic credentials in Proxy-Authorization (RFC 7617).", code="not_basic"
+            "The proxy takes Basic credentials in Proxy-Authorization (RFC 7617) only. Put the name and the password into the "
+            "proxy's URL: http://NAME:PASSWORD@host:port.",
+            code="not_basic",
         )
     try:
         decoded = base64.b64decode(encoded.strip(b" "), validate=True)

@@ -171,6 +171,17 @@ async def test_a_rebound_name_is_refused() -> None:
 
 
 @pytest.mark.asyncio
+async def test_whoever_takes_the_admin_site_for_the_proxy_is_told_so() -> None:
+    async with site() as address:
+        as_proxy = await get(address, "http://api.example/orders", host="api.example")
+        as_api = await get(address, "/orders")
+    assert (as_proxy.status, as_api.status) == (421, 404)
+    for answer in (as_proxy, as_api):
+        assert b"This is the admin site" in answer.content
+        assert b"use an address of `listeners`" in answer.content
+
+
+@pytest.mark.asyncio
 async def test_http_1_0_without_host_is_answered() -> None:
     async with site() as address:
         assert (await send(address, b"GET /livez HTTP/1.0\r\n\r\n")).status == 200
