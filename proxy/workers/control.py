@@ -13,13 +13,13 @@ import time
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import ConfigurationError, IdentityError
+from proxy.errors import ConfigurationError
 from proxy.hardening import own_program
 from proxy.identity.credential import Target
 from proxy.interception.rsa import RSAKey
 from proxy.operations.own_errors import ErrorTally
 from proxy.operations.snapshot import WorkerSnapshot, parse_snapshot, sum_snapshots
-from proxy.tasks import keep_going
+from proxy.tasks import guard, keep_going
 from proxy.workers.channel import Channel
 from proxy.workers.messages import (
     TO_CONTROL,
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
     from proxy.config.settings import Settings
+    from proxy.errors import ProxyError
     from proxy.identity.access_token import AccessToken
     from proxy.identity.source import TokenSource
     from proxy.identity.sources import TokenSources
@@ -243,7 +244,7 @@ class Control:
         Raises:
             ConfigurationError: one of them did not get that far.
         """
-        self._spawn(self._look_for_tokens())
+        self._spawn(keep_going(self._look_for_tokens, "looking for renewed tokens"))
         for number in range(self._settings.workers):
             self._spawn(
                 keep_going(functools.partial(self._keep_running, number), f"keeping relay process {number} running")
@@ -423,26 +424,37 @@ class Control:
                 self._give_leaf(process, message)
 
     async def _give_token(self, process: RelayProcess, source: SharedSource, request: int) -> None:
-        answer: Message
-        try:
+        """Answer in any case: a relay process asks once, and until then all its requests for that token wait."""
+
+        async def give() -> None:
             await source.source.acquire()
-        except IdentityError as error:
-            answer = Failed(
+            self._share(source)
+            if source.message is not None:
+                process.send(source.message)
+            process.send(Answered(request=request))
+
+        def fail(error: ProxyError) -> None:
+            failed = Failed(
                 request=request,
                 error=next(kind.__name__ for kind in type(error).__mro__ if kind.__name__ in ERRORS),
                 detail=error.detail,
                 code=error.code,
                 retry_after_s=error.retry_after_s,
             )
-        else:
-            self._share(source)
-            if source.message is not None:
-                process.send(source.message)
-            answer = Answered(request=request)
-        process.send(answer)
+            process.send(failed)
+
+        await guard(give, fail, "giving a token to a relay process")
 
     async def _give_rsa_leaf(self, process: RelayProcess, message: WantLeaf) -> None:
-        self._give_leaf(process, message, await self._rsa_key.get())
+        """Answer in any case, as `_give_token` does."""
+
+        async def give() -> None:
+            self._give_leaf(process, message, await self._rsa_key.get())
+
+        def fail(_error: ProxyError) -> None:
+            process.send(Leaf(host=message.host, name=message.host, rsa=True, pem=None))
+
+        await guard(give, fail, "making an RSA certificate")
 
     def _give_leaf(self, process: RelayProcess, message: WantLeaf, key: RSAPrivateKey | None = None) -> None:
         try:

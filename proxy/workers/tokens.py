@@ -9,7 +9,13 @@ import asyncio
 import itertools
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import CredentialOutOfDate, CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.errors import (
+    CredentialOutOfDate,
+    CredentialRejected,
+    IdentityError,
+    IdentityPlatformUnavailable,
+    ProxyError,
+)
 from proxy.identity.access_token import AccessToken
 from proxy.identity.credential import Target
 from proxy.workers.messages import Failed, Rejected, Stale, Token, Want
@@ -21,9 +27,9 @@ if TYPE_CHECKING:
 
 
 # What a client is told is the same with one process and with several; a subclass is told as the class it comes from.
-ERRORS: Final[Mapping[str, type[IdentityError]]] = {
+ERRORS: Final[Mapping[str, type[ProxyError]]] = {
     kind.__name__: kind
-    for kind in (IdentityError, IdentityPlatformUnavailable, CredentialRejected, CredentialOutOfDate)
+    for kind in (ProxyError, IdentityError, IdentityPlatformUnavailable, CredentialRejected, CredentialOutOfDate)
 }
 
 
@@ -54,7 +60,7 @@ class RemoteSource:
         Control is asked once, however many wait.
 
         Raises:
-            IdentityError: control says why.
+            ProxyError: control says why; mostly an `IdentityError`.
         """
         if self._asked is None or self._asked.done():
             self._asked = self._owner.ask(lambda request: Want(source=self._index, request=request))
@@ -126,7 +132,7 @@ class RemoteSources:
         return self._by_target[credential, target]
 
     def ask(self, make: Callable[[int], Message]) -> asyncio.Future[None]:
-        """Send a request; return what is done once control has answered it, with an `IdentityError` where it failed."""
+        """Send a request; return what is done once control has answered it, with a `ProxyError` where it failed."""
         request = next(self._requests)
         answered: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         answered.add_done_callback(lambda _: self._forget(request))
@@ -157,7 +163,7 @@ class RemoteSources:
         """Tells who waits for a request that it failed."""
         waiting = self._waiting.get(message.request)
         if waiting is not None and not waiting.done():
-            kind = ERRORS.get(message.error, IdentityError)
+            kind = ERRORS.get(message.error, ProxyError)
             waiting.set_exception(kind(message.detail, retry_after_s=message.retry_after_s, code=message.code))
 
     def abandon(self) -> None:

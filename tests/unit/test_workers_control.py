@@ -1,0 +1,157 @@
+"""What control owes its relay processes: an answer to each request, and each renewed token, whatever goes wrong once."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import pytest
+
+from proxy.config.settings import Settings
+from proxy.errors import ProxyError
+from proxy.identity.access_token import AccessToken, create_access_token
+from proxy.workers.channel import Channel
+from proxy.workers.control import Control, RelayProcess, target_of
+from proxy.workers.messages import TO_RELAY, Answered, Failed, Leaf, SourceKey, Token, ToRelay, WantLeaf
+from proxy.workers.tokens import RemoteSources
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+
+    from proxy.identity.credential import Target
+    from proxy.identity.sources import TokenSources
+    from proxy.interception.leaf import Leaf as LeafCertificate
+
+pytestmark = pytest.mark.logs_own_fault
+SECRET = "what-the-exception-says"
+HOST, SCOPE = "contoso.azure-api.net", "api://orders/.default"
+CONFIGURATION: dict[str, Any] = {
+    "listeners": [{"address": "127.0.0.1:8080"}],
+    "credentials": {
+        "orders": {"tenant_id": "contoso.onmicrosoft.com", "client_id": "me", "certificate": "clientapp.pem"}
+    },
+    "routes": [{"hosts": [HOST], "credential": "orders", "scope": SCOPE}],
+    "state_directory": "state",
+}
+
+
+class FaultySource:
+    """A token source that makes a mistake, once in each way."""
+
+    def __init__(self) -> None:
+        self.acquired = 0
+        self.looks = 0
+        self._token = create_access_token(
+            "a-token", requested_at_mono=time.monotonic(), expires_in_s=3600, refresh_in_s=None, jitter=0
+        )
+
+    def source_for(self, _credential: str, _target: Target) -> FaultySource:
+        return self
+
+    async def acquire(self) -> AccessToken:
+        self.acquired += 1
+        if self.acquired == 1:
+            raise RuntimeError(SECRET)
+        return self._token
+
+    def look(self, _now_mono: float) -> AccessToken:
+        self.looks += 1
+        if self.looks == 1:
+            raise RuntimeError(SECRET)
+        return self._token
+
+
+def create_control(source: FaultySource) -> Control:
+    def mint(_host: str, _key: RSAPrivateKey | None) -> LeafCertificate:
+        raise RuntimeError(SECRET)
+
+    settings = Settings.model_validate(CONFIGURATION).model_copy(update={"workers": 0})
+    return Control(settings, [8080], cast("TokenSources", source), mint)
+
+
+class RelaySide:
+    """The other end of a relay process's channel."""
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self.channel: Channel[ToRelay] = Channel(TO_RELAY, self._take, lambda: None)
+        self.sources = RemoteSources(self.channel.send)
+        self.sources.number([SourceKey(credential="orders", scope=SCOPE)])
+        self.leaves: asyncio.Queue[Leaf] = asyncio.Queue()
+
+    async def __aenter__(self) -> Self:
+        ours, theirs = socket.socketpair()
+        self.process = RelayProcess(0, self._control._on_message)  # as `_keep_running` makes it
+        await self.process.channel.open(ours)
+        await self.channel.open(theirs)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self.process.channel.close()
+        self.channel.close()
+        await self._control.drain()
+
+    def _take(self, message: ToRelay) -> None:
+        match message:
+            case Token():
+                self.sources.take_token(message)
+            case Answered():
+                self.sources.answer(message.request)
+            case Failed():
+                self.sources.fail(message)
+            case Leaf():
+                self.leaves.put_nowait(message)
+            case _:
+                raise AssertionError(message)
+
+
+def test_a_fault_with_one_request_for_a_token_is_told_and_the_next_one_is_served(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A relay process asks once for all its requests: without an answer, they would wait for ever, and those behind them."""
+
+    async def work() -> None:
+        source = FaultySource()
+        source.looks = 1
+        async with RelaySide(create_control(source)) as relay:
+            remote = relay.sources.source_for("orders", target_of(SCOPE, None))
+            with pytest.raises(ProxyError) as caught:
+                await asyncio.wait_for(remote.acquire(), 10)
+            assert (caught.value.status, caught.value.proxy_status) == (500, "proxy_internal_error")
+            assert (await asyncio.wait_for(remote.acquire(), 10)).value == "a-token"
+
+    asyncio.run(work())
+    assert "giving a token to a relay process failed: RuntimeError" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_a_fault_with_an_rsa_certificate_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    """Without an answer, every client that takes RSA only would wait for it."""
+
+    async def work() -> None:
+        async with RelaySide(create_control(FaultySource())) as relay:
+            relay.channel.send(WantLeaf(host=HOST, rsa=True))
+            leaf = await asyncio.wait_for(relay.leaves.get(), 20)
+            assert (leaf.host, leaf.rsa, leaf.pem) == (HOST, True, None)
+
+    asyncio.run(work())
+    assert SECRET not in caplog.text
+
+
+def test_a_fault_while_looking_for_renewed_tokens_does_not_end_the_looking(caplog: pytest.LogCaptureFixture) -> None:
+    """Else no relay process would get another token before its last one had ended."""
+
+    async def work() -> None:
+        source = FaultySource()
+        control = create_control(source)
+        await control.start()
+        async with asyncio.timeout(20):
+            while source.looks < 2:  # noqa: ASYNC110  # nothing announces it
+                await asyncio.sleep(0.01)
+        await control.drain()
+
+    asyncio.run(work())
+    assert "looking for renewed tokens failed: RuntimeError" in caplog.text
+    assert SECRET not in caplog.text
