@@ -34,7 +34,7 @@ from proxy.relay.doorway import Doorway, Guard
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.listening import build_guard, find_users, open_listener, remove_socket
 from proxy.relay.passwords import PasswordChecker
-from proxy.relay.relay import Relay
+from proxy.relay.state import Relay
 from proxy.tasks import keep_going
 
 if TYPE_CHECKING:
@@ -48,9 +48,9 @@ if TYPE_CHECKING:
     from proxy.policy.authority import Authority
     from proxy.relay.destinations import Destination
     from proxy.relay.entry import Entry
-    from proxy.relay.head import RequestHead
-    from proxy.relay.relay import ContextFetcher
+    from proxy.relay.message import RequestHead
     from proxy.relay.seats import Seat
+    from proxy.relay.state import ContextFetcher
     from proxy.relay.tokens import Sources
 
 _HTTP_PORT: Final = 80

@@ -192,7 +192,9 @@ def test_every_module_says_what_it_is_for(sources: dict[str, str]) -> None:
         pytest.param("proxy.errors", "import proxy.config.settings", id="errors imports config"),
         pytest.param("proxy.policy.routing", "from proxy.config.settings import Settings", id="policy imports config"),
         pytest.param("proxy.config.checks", "from proxy.identity import source", id="config imports identity"),
-        pytest.param("proxy.identity.source", "from proxy.relay.head import RequestHead", id="identity imports relay"),
+        pytest.param(
+            "proxy.identity.source", "from proxy.relay.message import RequestHead", id="identity imports relay"
+        ),
         pytest.param("proxy.relay.head", "from proxy.operations import metrics", id="relay imports operations"),
         pytest.param("proxy.interception.leaf", "import proxy.operations", id="interception imports operations"),
         pytest.param("proxy.interception.leaf", "import proxy.relay.head", id="interception imports relay"),

@@ -7,7 +7,8 @@
                       └── entry: how a request names its destination (forward, tunnel, reverse)
                                                         └── pool: kept-alive connections of one authority
 
-`head` and `chunked` turn bytes into validated messages and back and do no I/O; `secure` is TLS over a plain transport;
-`splice` passes blind bytes; `answers` is what the proxy says in its own name; `counters` and `record` are what it leaves
-for `proxy.operations` to look at.
+These do no I/O: `head` and `chunked` turn bytes into validated messages and back, `message` is a head as a value, `plain_form`
+rewrites response heads that have only one reading, `diagnosis` says why a head was refused, `answers` writes the proxy's own
+responses. `secure` is TLS over a plain transport; `splice` passes bytes on without reading them. `state` is what all connections
+of a process share; `counters` and `record` are what `proxy.operations` sees of them.
 """

@@ -18,7 +18,7 @@ from proxy.tasks import guard
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from proxy.relay.head import RequestHead
+    from proxy.relay.message import RequestHead
     from proxy.relay.passwords import PasswordChecker
     from proxy.relay.seats import Seat
     from proxy.relay.upstream import UpstreamConnection

@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from proxy.relay.head import RequestHead
+    from proxy.relay.message import RequestHead
 
 # The start of a line that may be a request's: what has no method and no target that begins like one is nobody's business.
 _LINE: Final = re.compile(

@@ -12,7 +12,7 @@ from typing import Final
 import httptools
 
 from proxy.errors import MalformedRequest
-from proxy.relay.head import HOP_BY_HOP
+from proxy.relay.message import HOP_BY_HOP
 
 _PRIMER: Final = b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"
 _END: Final = b"\r\n\r\n"

@@ -41,9 +41,9 @@ from proxy.relay.standing import DISMISSED
 if TYPE_CHECKING:
     from proxy.relay.admission import Admission, KnownClient
     from proxy.relay.entry import Entry
-    from proxy.relay.head import RequestHead
-    from proxy.relay.relay import Relay
+    from proxy.relay.message import RequestHead
     from proxy.relay.seats import Seat
+    from proxy.relay.state import Relay
 
 # What is being read.
 _HEAD: Final = 0
@@ -272,6 +272,10 @@ class ClientConnection(asyncio.Protocol):
     def dismiss(self) -> None:
         """End the connection: at once, or after the exchange under way."""
         self.is_dismissed = True
+        self.close_if_idle()
+
+    def close_if_idle(self) -> None:
+        """Close the connection if no exchange is under way."""
         if self.exchange is None:
             self.transport.close()
 

@@ -35,9 +35,9 @@ if TYPE_CHECKING:
 
     from proxy.relay.client import ClientConnection
     from proxy.relay.entry import Entry
-    from proxy.relay.head import RequestHead
-    from proxy.relay.relay import ContextFetcher, Relay
+    from proxy.relay.message import RequestHead
     from proxy.relay.seats import Seat
+    from proxy.relay.state import ContextFetcher, Relay
     from proxy.relay.upstream import UpstreamConnection
 
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake

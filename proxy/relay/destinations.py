@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import DestinationRefused
 from proxy.policy.authority import Authority, parse_authority
-from proxy.relay.head import HOP_BY_HOP
+from proxy.relay.message import HOP_BY_HOP
 from proxy.relay.pool import UpstreamPool
 from proxy.relay.tokens import Source  # noqa: TC001  # mypyc evaluates the annotations of dataclasses
 
 if TYPE_CHECKING:
     from proxy.dialing.dialer import Permit
     from proxy.policy.routing import RouteTable
-    from proxy.relay.relay import Relay
+    from proxy.relay.state import Relay
 
 # Spellings and names below a wildcard that are remembered; when it is full, it is emptied of what is not in use.
 _REMEMBERED: Final = 4_096

@@ -17,8 +17,8 @@ from proxy.policy.access import certificate_names
 from proxy.relay.answers import format_answer
 from proxy.relay.asked import describe_raw
 from proxy.relay.client import ClientConnection
+from proxy.relay.diagnosis import refuse_other_protocol
 from proxy.relay.handshakes import name_cause
-from proxy.relay.head import refuse_other_protocol
 from proxy.relay.record import ExchangeRecord
 from proxy.relay.seats import descriptor_of, peer_user
 from proxy.relay.secure import SecureTransport
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.relay.entry import Entry
-    from proxy.relay.relay import Relay
     from proxy.relay.seats import Seat
+    from proxy.relay.state import Relay
 
 _TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake
 

@@ -19,8 +19,8 @@ from proxy.policy.local_names import is_local_name
 from proxy.relay.destinations import Destination  # noqa: TC001  # mypyc evaluates the annotations of dataclasses
 
 if TYPE_CHECKING:
-    from proxy.relay.head import RequestHead
-    from proxy.relay.relay import Relay
+    from proxy.relay.message import RequestHead
+    from proxy.relay.state import Relay
 
 _ABSOLUTE_FORM: Final = re.compile(rb"([A-Za-z][A-Za-z0-9+.\-]*)://([^/?]*)([^\r\n]*)", re.DOTALL)
 _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from proxy.identity.source import AccessToken
     from proxy.relay.client import ClientConnection
     from proxy.relay.destinations import Destination
-    from proxy.relay.head import RequestHead, ResponseHead
+    from proxy.relay.message import RequestHead, ResponseHead
     from proxy.relay.upstream import UpstreamConnection
 
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"

@@ -1,7 +1,7 @@
-"""Response heads in another form than the plain one that everybody reads alike: brought into it, where they have one reading. Pure.
+"""Rewrite a refused response head in the plain form that every recipient reads alike, if it has one reading. Pure: does no I/O.
 
-Called only for a head that was refused. Other proxies take many of these (docs/behaviour.md has a table), so there are upstreams
-that send them. Whatever could be read in two ways is left as it is, and stays refused.
+Other proxies accept many of these heads (docs/behaviour.md has a table), so some upstreams send them. Whatever could be read in
+two ways is left as it is, and stays refused.
 """
 
 from __future__ import annotations

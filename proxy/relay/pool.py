@@ -17,7 +17,7 @@ from proxy.relay.upstream import UpstreamConnection
 if TYPE_CHECKING:
     from proxy.dialing.dialer import Permit
     from proxy.policy.authority import Authority
-    from proxy.relay.relay import Relay
+    from proxy.relay.state import Relay
 
 # How soon a TLS session that an upstream does not accept is replaced. Servers mostly honour one for hours.
 _SESSION_S: Final = 600.0
@@ -100,7 +100,7 @@ class UpstreamPool:
         self.idle.append(connection)
         relay.idle[connection] = None
         if len(relay.idle) > relay.limits.idle_upstream_connections:
-            relay.close_longest_idle()
+            _close_longest_idle(relay)
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Take note that a connection is closed, and keep its TLS session for the next one's handshake (RFC 8446 §2.2)."""
@@ -257,6 +257,13 @@ class UpstreamPool:
         except BaseException:
             transport.abort()
             raise
+
+
+def _close_longest_idle(relay: Relay) -> None:
+    """Close the connection that has been idle longest, of all upstreams."""
+    connection, _ = relay.idle.popitem(last=False)
+    connection.pool.idle.remove(connection)
+    connection.transport.close()
 
 
 class _PlaceGiven(Exception):  # noqa: N818  # a signal to one waiter, never an error

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
-    from proxy.relay.head import RequestHead
+    from proxy.relay.message import RequestHead
 
 
 class TraceNote(NamedTuple):

@@ -13,7 +13,7 @@ from proxy.relay.abort import abort_visibly
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.relay.relay import Relay
+    from proxy.relay.state import Relay
 
 
 # How long the last bytes may wait for a reader that takes nothing, as for any client of the relay.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from proxy.policy.authority import Authority
     from proxy.relay.client import ClientConnection
     from proxy.relay.destinations import Destination
-    from proxy.relay.head import RequestHead
+    from proxy.relay.message import RequestHead
 
 # Stands for any address where only the port is judged, because an upstream proxy has resolved the name.
 _SOME_PUBLIC_ADDRESS: Final = "1.1.1.1"

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.relay.exchange import Exchange
-    from proxy.relay.head import ResponseHead
+    from proxy.relay.message import ResponseHead
     from proxy.relay.pool import UpstreamPool
 
 # What is being read.

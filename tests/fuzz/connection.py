@@ -22,7 +22,7 @@ from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.client import ClientConnection
 from proxy.relay.destinations import Destinations, Route
 from proxy.relay.entry import FixedEntry, ForwardEntry
-from proxy.relay.relay import Relay
+from proxy.relay.state import Relay
 
 if TYPE_CHECKING:
     from proxy.relay.entry import Entry

@@ -25,13 +25,8 @@ from proxy.identity.token_response import Answer, parse_answer
 from proxy.policy.access import parse_basic
 from proxy.policy.authority import parse_authority
 from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
-from proxy.relay.head import (
-    HOP_BY_HOP,
-    format_request_head,
-    format_response_head,
-    parse_request_head,
-    parse_response_head,
-)
+from proxy.relay.head import format_request_head, format_response_head, parse_request_head, parse_response_head
+from proxy.relay.message import HOP_BY_HOP
 from tests.fuzz.connection import client_connection
 
 if TYPE_CHECKING:

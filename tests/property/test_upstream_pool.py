@@ -15,7 +15,7 @@ from proxy.config.settings import LimitSettings, TimeoutSettings
 from proxy.errors import UpstreamUnreachable
 from proxy.policy.authority import Authority
 from proxy.relay.pool import UpstreamPool
-from proxy.relay.relay import Relay
+from proxy.relay.state import Relay
 
 if TYPE_CHECKING:
     from proxy.dialing.dialer import Dialer

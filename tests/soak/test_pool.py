@@ -18,7 +18,7 @@ from proxy.relay.upstream import UpstreamConnection
 if TYPE_CHECKING:
     import ssl
 
-    from proxy.relay.relay import Relay
+    from proxy.relay.state import Relay
 
 WAIT_S = 0.02
 

@@ -32,7 +32,7 @@ from proxy.operations.snapshot import (
     take_snapshot,
 )
 from proxy.relay.counters import LATENCY_BOUNDS_S, Counters
-from proxy.relay.relay import Relay
+from proxy.relay.state import Relay
 
 if TYPE_CHECKING:
     import ssl

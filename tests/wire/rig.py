@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 import struct
@@ -24,9 +25,10 @@ from proxy.interception.authority import issue
 from proxy.interception.contexts import ServerContexts
 from proxy.policy.authority import Authority, parse_authority
 from proxy.policy.routing import RouteTable, parse_host_pattern
+from proxy.relay.client import ClientConnection
 from proxy.relay.destinations import Destinations, Route
 from proxy.relay.entry import FixedEntry, ForwardEntry
-from proxy.relay.relay import Relay
+from proxy.relay.state import Relay
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Iterator
@@ -350,7 +352,7 @@ class Rig:
         )
         loop = asyncio.get_running_loop()
         for mode, entry in (("forward", ForwardEntry()), ("reverse", self.reverse)):
-            server = await loop.create_server(self.relay.protocol_factory(entry), "127.0.0.1", 0)
+            server = await loop.create_server(functools.partial(ClientConnection, self.relay, entry), "127.0.0.1", 0)
             self._servers.append(server)
             for kind in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 server.sockets[0].setsockopt(socket.SOL_SOCKET, kind, KERNEL_BYTES)

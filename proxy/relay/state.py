@@ -1,7 +1,7 @@
-"""What all connections of one process share, and the one coarse clock that watches their deadlines. Does I/O.
+"""The state that all connections of one relay process share, and the clock that enforces their deadlines. Does I/O.
 
-There is no timer per request: each connection writes down when it would be overdue, and twice a second all of them are
-looked at. So every timeout is up to half a second late, which none of them minds.
+There is no timer per request. Each connection sets its deadline, and all deadlines are checked twice a second, so every timeout
+may be up to half a second late. At run time this module imports nothing that uses it: a connection is whatever `Watched` describes.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.dialing.dialer import Dialer
-from proxy.relay.client import ClientConnection
 from proxy.relay.counters import Counters
 from proxy.relay.seats import Seats
 from proxy.tasks import log_fault
@@ -23,37 +22,37 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import LimitSettings, TimeoutSettings
     from proxy.relay.admission import Admission
+    from proxy.relay.client import ClientConnection
     from proxy.relay.connect import TunnelEnd
     from proxy.relay.destinations import Destinations
     from proxy.relay.doorway import Doorway
-    from proxy.relay.entry import Entry
     from proxy.relay.record import Observer
     from proxy.relay.splice import Splice
     from proxy.relay.upstream import UpstreamConnection
 
 _TICK_S: Final = 0.5
 _DRAIN_POLL_S: Final = 0.05
-# CPython loses 7 KB at each reading of `SSLObject.session`; so no more than 4 MB are ever lost, whatever names clients ask for.
+# CPython leaks 7 KB each time `SSLObject.session` is read: this bounds the loss to 4 MB, whatever names clients ask for.
 SESSION_READS: Final = 512
 
 
 class ContextFetcher(Protocol):
-    """Fetches what a routed host's certificate is shown with."""
+    """Fetches the TLS server context that holds a routed host's certificate."""
 
     def __call__(self, host: str, on_arrival: Callable[[], None], /, *, rsa: bool = False) -> None:
         """See `Relay`."""
 
 
 class Watched(Protocol):
-    """Whatever has a deadline."""
+    """Anything with a deadline."""
 
     deadline: float
 
     def on_deadline(self) -> None:
-        """Act on a deadline that has passed; called again while it stays so."""
+        """Act on a deadline that has passed; called at every tick until it lies ahead again."""
 
     def abort(self) -> None:
-        """Cuts it at once."""
+        """Cut it at once."""
 
 
 class Relay:
@@ -61,21 +60,21 @@ class Relay:
 
     Args:
         limits, timeouts: the configuration's.
-        server_context: returns the TLS server context for an intercepted host; None where it is still to be fetched.
-        observe: called with each finished exchange; None: nobody looks.
+        server_context: returns the TLS server context for an intercepted host; None if it has to be fetched first.
+        observe: called with the record of each finished exchange; None if nothing needs them.
         fetch_context: fetches a TLS server context, or with `rsa` an RSA certificate for the one there is, then calls back.
 
     Attributes:
         destinations: where requests may go; replaced as a whole when the configuration changes.
-        admission: who may use the proxy; None where everyone may; replaced as a whole when the configuration changes.
+        admission: who may use the proxy; None if everyone may; replaced as a whole when the configuration changes.
         clients, tunnel_ends, upstreams, splices: what is open.
-        idle: upstream connections that wait for an exchange, of all pools, the one that has waited longest first.
-        seats: how many client connections there are, whatever runs on them.
+        idle: the idle upstream connections of all pools, longest idle first.
+        seats: counts the accepted client connections, whatever runs on them.
         now: monotonic seconds, up to half a second old.
         wall_offset: what to add to monotonic seconds to get Unix seconds.
         ending: whether responses tell clients that the connection ends with them.
-        draining: whether connections end after their current exchange, told or not.
-        traces: whether records say what spans need.
+        draining: whether each connection ends after its current exchange, told or not.
+        traces: whether records hold what spans need.
         session_reads: how many TLS sessions may still be read from upstream connections; see `UpstreamPool`.
     """
 
@@ -110,10 +109,6 @@ class Relay:
         self.now = time.monotonic()
         self.wall_offset = time.time() - self.now
 
-    def protocol_factory(self, entry: Entry) -> Callable[[], ClientConnection]:
-        """Return what makes the protocol of each connection accepted on a listener."""
-        return lambda: ClientConnection(self, entry)
-
     async def watch(self) -> None:
         """Run the clock until cancelled."""
         while True:
@@ -121,35 +116,28 @@ class Relay:
             self.tick(time.monotonic())
 
     def tick(self, now: float) -> None:
-        """Tells everything that is overdue."""
+        """Call `on_deadline` of everything that is overdue."""
         self.now = now
         self.wall_offset = time.time() - time.monotonic()
         for watched in (self.clients, self.tunnel_ends, self.upstreams, self.splices):
             for overdue in _overdue(watched, now):
                 try:
                     overdue.on_deadline()
-                except Exception as error:  # noqa: BLE001  # what is wrong with one must not keep the others from being told
+                except Exception as error:  # noqa: BLE001  # a fault in one must not keep the others from being called
                     log_fault("giving up on a connection", error)
                     overdue.abort()
 
-    def close_longest_idle(self) -> None:
-        """Close the upstream connection that has waited longest for an exchange, of whichever upstream."""
-        connection, _ = self.idle.popitem(last=False)
-        connection.pool.idle.remove(connection)
-        connection.transport.close()
-
     async def drain(self) -> bool:
-        """Lets exchanges in flight finish, then cuts what is left.
+        """Wait for exchanges in flight to finish, then cut the rest.
 
-        Listeners are closed by now. Returns whether everything finished within `timeouts.drain_s`.
+        Call this after closing the listeners. Return whether everything finished within `timeouts.drain_s`.
         """
         self.ending = self.draining = True
         for client in list(self.clients):
-            if client.exchange is None:
-                client.transport.close()
+            client.close_if_idle()
         self.destinations.close_idle()
         give_up_at = time.monotonic() + self.timeouts.drain_s
-        # Polled, because an event would cost every exchange a check.
+        # Polled: an event would have to be checked at the end of every exchange.
         while (self.clients or self.tunnel_ends or self.splices) and time.monotonic() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_POLL_S)
         finished = not (self.clients or self.tunnel_ends or self.splices)
@@ -157,7 +145,7 @@ class Relay:
         return finished
 
     def abort(self) -> None:
-        """Cuts every connection."""
+        """Cut every connection."""
         for watched in (self.splices, self.clients, self.tunnel_ends, self.upstreams):
             for one in list(watched):
                 one.abort()
