@@ -38,7 +38,8 @@ _UNTRUSTED: Final = Distrust(
     code="tls_untrusted",
     what="is not trusted",
     advice=(
-        "If it is your organisation's own CA's, or that of a device that inspects TLS, name the CA's certificate in `ca_file`."
+        "If it is your organisation's own CA's, or that of a device that inspects TLS, name the CA's certificate in `ca_file`. "
+        "If it is a public CA's, the server has to send the intermediate certificates as well."
     ),
 )
 

@@ -8,6 +8,7 @@ from collections import deque
 from math import inf
 from typing import TYPE_CHECKING, Final
 
+from proxy.dialing.distrust import explain_distrust
 from proxy.dialing.handshake import judge_handshake
 from proxy.dialing.resolver import Attempt, describe_name_timeout
 from proxy.errors import Overloaded, UpstreamClosed, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
@@ -248,7 +249,11 @@ class UpstreamPool:
         try:
             await established
         except ssl.SSLCertVerificationError as error:
-            raise UpstreamUntrusted(_describe_distrust(error.verify_code, self.dial, self._server_name)) from None
+            distrust = explain_distrust(error.verify_code)
+            raise UpstreamUntrusted(
+                f"The certificate that {self.dial} presented for {self._server_name} {distrust.what}. No request was sent. "
+                f"{distrust.advice}"
+            ) from None
         except ssl.SSLError as error:
             failure = judge_handshake(error, secure.tls if secure is not None else None)
             raise UpstreamUnreachable(failure.describe(self.dial), code=failure.code) from None
@@ -268,21 +273,3 @@ def _close_longest_idle(relay: Relay) -> None:
 
 class _PlaceGiven(Exception):  # noqa: N818  # a signal to one waiter, never an error
     """A connection has closed, and its place belongs to a waiter, who opens another in it."""
-
-
-# X509_V_ERR_* of OpenSSL's x509_vfy.h, in words that say what to do.
-_DISTRUST: Final = {
-    9: "is not valid yet; check this machine's clock",
-    10: "has expired; its owner must renew it",
-    18: "is self-signed; name it in the route's ca_file if you mean to trust it",
-    19: "has a chain that ends in a root this machine does not trust; name that root in the route's ca_file",
-    20: "is issued by an authority this machine does not know; name the issuer's certificate in the route's ca_file",
-    21: "comes without the intermediate certificates that lead to a trusted root; its owner must send them",
-    62: "is for another name",
-    64: "is for another IP address",
-}
-
-
-def _describe_distrust(code: int, dial: Authority, name: str | None) -> str:
-    cause = _DISTRUST.get(code, f"does not verify (OpenSSL's verification error {code})")
-    return f"The certificate that {dial} presented for {name} {cause}. No request was sent."

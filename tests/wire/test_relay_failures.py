@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -373,16 +374,32 @@ def test_a_port_where_nothing_listens_is_502(uv_wire: Wire, mode: Mode) -> None:
     uv_wire.run(work)
 
 
-@pytest.mark.parametrize("certificate", ["another authority's", "another name's"])
-def test_a_certificate_that_does_not_verify_is_502_and_gets_no_request(uv_wire: Wire, certificate: str) -> None:
+@pytest.mark.parametrize(
+    ("certificate", "words"),
+    [
+        ("another authority's", b"`ca_file`"),
+        ("another name's", b"is for other names"),
+        ("an expired one", b"has expired"),
+    ],
+)
+def test_a_certificate_that_does_not_verify_is_502_and_gets_no_request(
+    uv_wire: Wire, certificate: str, words: bytes
+) -> None:
+    """What is wrong with it is told in the words of `check --online`."""
+
     async def work(rig: Rig) -> None:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority = trustme.CA() if certificate == "another authority's" else rig.trust.upstream_authority
-        authority.issue_cert(HOST if certificate == "another authority's" else "other.example").configure_cert(context)
+        name = "other.example" if certificate == "another name's" else HOST
+        end = datetime.now(UTC) - timedelta(days=1) if certificate == "an expired one" else None
+        authority.issue_cert(name, not_after=end).configure_cert(context)
         impostor = Peer()
         server = await asyncio.get_running_loop().create_server(lambda: impostor, "127.0.0.1", 0, ssl=context)
         try:
-            await with_destination(rig, server.sockets[0].getsockname()[1], "forward", 502, "tls_certificate_error")
+            port = server.sockets[0].getsockname()[1]
+            problem = await with_destination(rig, port, "forward", 502, "tls_certificate_error")
+            assert words in problem
+            assert b"No request was sent." in problem
         finally:
             server.close()
         assert not impostor.received
@@ -406,12 +423,12 @@ def test_an_upstream_that_closes_after_the_handshake_is_502(wire: Wire) -> None:
     wire.run(work)
 
 
-async def with_destination(rig: Rig, port: int, mode: Mode, status: int, token: str) -> None:
-    """An exchange for which the route leads to another port."""
+async def with_destination(rig: Rig, port: int, mode: Mode, status: int, token: str) -> bytes:
+    """An exchange for which the route leads to another port; returns the problem."""
     with rig.leading_to(port):
         client = await rig.client(mode)
         client.send(address_form(GET, mode))
-        await read_problem(client, status, token)
+        return await read_problem(client, status, token)
 
 
 @pytest.mark.logs_own_fault
