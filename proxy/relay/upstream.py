@@ -220,6 +220,10 @@ class UpstreamConnection(asyncio.Protocol):
             else:
                 self.transport.close()
                 self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
+        elif self.paused:
+            self.deadline = (
+                inf  # what was put off has been read since; whether the client is too slow, its own deadline says
+            )
         elif not exchange.request_complete and not self._stalled and exchange.client.deadline > self.pool.relay.now:
             self.deadline = exchange.client.deadline
         else:

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.relay.secure import RECORDS_AT_ONCE, SecureTransport
 from tests.wire.messages import split_chunked
-from tests.wire.rig import HOST, MODES, Mode, Peer, Rig, Wire, address_form
+from tests.wire.rig import HOST, MODES, Mode, Peer, Rig, Wire, address_form, eventually
 
 # More than one read holds.
 CHUNKS = 60_000
@@ -65,6 +65,32 @@ def test_a_download_of_tiny_chunks_arrives_whole(uv_wire: Wire, mode: Mode, clos
             upstream.close()
         assert (await client.read_until()).startswith(b"HTTP/1.1 200 OK\r\n")
         assert await read_chunked(client) == b"x" * CHUNKS
+
+    uv_wire.run(work)
+
+
+def test_a_client_that_is_slow_over_what_was_put_off_gets_all_of_it(uv_wire: Wire) -> None:
+    """The upstream is held for as long as its response cannot be taken, also where the last of it was read in a later turn."""
+    # What one read brings takes several turns, so the client's buffer is full while some of it is still put off.
+    count = 40_000
+    chunk = b"y" * 64
+
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        client.transport.pause_reading()
+        client.send(GET)
+        upstream = await rig.upstream.next()
+        await upstream.read_until()
+        upstream.send(CHUNKED + (b"40\r\n%b\r\n" % chunk) * count)
+        await eventually(lambda: any(one.paused and not one._is_put_off for one in rig.relay.upstreams))
+        for _ in range(3):
+            [slow] = [one for one in rig.relay.clients if one.exchange is not None]
+            slow._blocked_bytes = slow.transport.get_write_buffer_size() + 1  # it has taken something since
+            rig.later(rig.timeouts.body_idle_s + 1)
+        client.transport.resume_reading()
+        upstream.send(b"0\r\n\r\n")
+        await client.read_until()
+        assert await read_chunked(client) == chunk * count
 
     uv_wire.run(work)
 
