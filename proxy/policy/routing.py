@@ -83,7 +83,7 @@ class RouteTable:
         entries: patterns and the index each leads to. Of equal patterns the first counts.
     """
 
-    __slots__ = ("_exact", "_shadowed", "_wildcards")
+    __slots__ = ("_exact", "_hosts", "_shadowed", "_wildcards")
 
     def __init__(self, entries: Iterable[tuple[HostPattern, int]]) -> None:
         self._exact: dict[Authority, int] = {}
@@ -95,6 +95,8 @@ class RouteTable:
                 self._shadowed.append(Shadowed(pattern, index, by=entries_of_kind[pattern.authority]))
             else:
                 entries_of_kind[pattern.authority] = index
+        # Without their ports: exact ones, and the domains of wildcards.
+        self._hosts = tuple(frozenset(one.host for one in kind) for kind in (self._exact, self._wildcards))
 
     def find(self, authority: Authority) -> int | None:
         """Return what the authority leads to, None where no pattern matches."""
@@ -108,6 +110,12 @@ class RouteTable:
             if found is not None:
                 return found
         return None
+
+    def names(self, host: str) -> bool:
+        """Return whether any pattern stands for a host, at whatever port."""
+        exact, domains = self._hosts
+        labels = host.split(".")
+        return host in exact or any(".".join(labels[at:]) in domains for at in range(1, len(labels)))
 
     def shadowed(self) -> list[Shadowed]:
         """Return the entries that can never be reached, in the order given."""

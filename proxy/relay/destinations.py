@@ -141,6 +141,10 @@ class Destinations:
             index = self._table.find(authority)
         return None if index is None else (self._routes[index], authority)
 
+    def has_name(self, authority: Authority) -> bool:
+        """Return whether a route names a host, at whatever port. An address is a machine, on which several programs may listen."""
+        return not authority.is_ip and self._table.names(authority.host)
+
     def find(self, authority: Authority, default_port: int) -> Destination:
         """Return the destination for an authority; see `for_target`."""
         found = self._by_authority.get((authority, default_port))

@@ -112,8 +112,11 @@ class FixedEntry:
         named = parse_named(raw, default_port)
         if named == self.authority or named.host in self.own_names:
             return
-        # A name that a route has is the API's, and never the listener's own.
-        if not is_local_name(named) or relay.destinations.route_for(named) is not None:
+        # A name that a route has is the API's, and never the listener's own. Clients often say it with the listener's port.
+        is_routed = relay.destinations.route_for(named) is not None or (
+            named.host != self.authority.host and relay.destinations.has_name(named)
+        )
+        if is_routed or not is_local_name(named):
             raise MisdirectedRequest(
                 f"This listener leads to {self.authority}, and the request names {named}. If clients reach the listener by that "
                 f"name, add `server_names: [{named.host}]` to it."

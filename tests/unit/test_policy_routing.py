@@ -54,6 +54,13 @@ def test_the_most_specific_pattern_wins(authority: str, expected: str | None) ->
     assert (None if found is None else _PATTERNS[found]) == expected
 
 
+def test_a_host_is_named_whatever_the_port() -> None:
+    table = RouteTable((parse_host_pattern(text), 0) for text in ("api.internal:8443", "*.apis.internal"))
+    named = ("api.internal", "a.apis.internal", "a.b.apis.internal")
+    assert all(table.names(host) for host in named)
+    assert not any(table.names(host) for host in ("internal", "apis.internal", "x.api.internal", "xapi.internal"))
+
+
 def test_the_order_of_patterns_changes_nothing() -> None:
     patterns = ("api.contoso.com", "*.contoso.com", "*.apis.contoso.com")
     for order in itertools.permutations(patterns):

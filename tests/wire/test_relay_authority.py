@@ -178,8 +178,9 @@ def test_a_reverse_listener_refuses_other_names_and_says_what_to_configure(
     uv_wire.run(work)
 
 
-def test_a_host_that_a_route_names_is_never_the_listeners_own(uv_wire: Wire) -> None:
-    """C2: a client that means another API does not get this one's, however local its name."""
+@pytest.mark.parametrize("port", [b"", b":443", b":8081"])
+def test_a_host_that_a_route_names_is_never_the_listeners_own(uv_wire: Wire, port: bytes) -> None:
+    """C2: a client that means another API does not get this one's, however local its name, and by whatever port it came here."""
 
     async def work(rig: Rig) -> None:
         listener = Authority("other.internal", 443)
@@ -187,7 +188,7 @@ def test_a_host_that_a_route_names_is_never_the_listeners_own(uv_wire: Wire) -> 
         rig.reverse.authority = listener  # so that HOST, which is below .test, is another route's
         try:
             client = await rig.client("reverse")
-            client.send(f"GET /x HTTP/1.1\r\nHost: {HOST.upper()}\r\n\r\n".encode())
+            client.send(b"GET /x HTTP/1.1\r\nHost: %b%b\r\n\r\n" % (HOST.upper().encode(), port))
             await check_misdirected(rig, client)
         finally:
             rig.reverse.authority = usual
