@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 
 # Command: (module, object, one line of help). The help stands here so that `--help` imports none of the modules.
 _COMMANDS: Final = {
-    "init": ("proxy.cli.init", "init", "Begin: write a configuration, print what registers it."),
-    "run": ("proxy.cli.run", "run", "Serve until SIGTERM or SIGINT, then drain."),
-    "demo": ("proxy.cli.demo.command", "demo", "Play the whole flow on this machine and narrate it."),
+    "init": ("proxy.cli.init", "init", "Write a first configuration and the commands that register it."),
+    "run": ("proxy.cli.run", "run", "Run the proxy until SIGTERM or SIGINT."),
+    "demo": ("proxy.cli.demo.command", "demo", "Run the whole flow on this machine, step by step."),
     "sandbox": ("proxy.cli.sandbox", "sandbox", "Run a local identity platform, gateway and API."),
-    "check": ("proxy.cli.check", "check", "Say what is wrong with a configuration, and what to do about it."),
-    "token": ("proxy.cli.access_token", "token", "Print an access token, or its claims."),
-    "cert": ("proxy.cli.cert", "cert", "Make or show the certificate that proves who the proxy is."),
-    "ca": ("proxy.cli.trust", "ca", "Show, export or install the CA that https clients trust."),
-    "env": ("proxy.cli.environment", "env", "Print the variables that make programs use the proxy."),
-    "exec": ("proxy.cli.exec", "exec_", "Run a program that uses the proxy."),
-    "wait": ("proxy.cli.wait", "wait", "Wait until a proxy is ready."),
-    "config": ("proxy.cli.config", "config", "Tell editors what may stand in a configuration."),
-    "client": ("proxy.cli.client", "client", "Say who may use the proxy: make a client's password."),
-    "completion": ("proxy.cli.completion", "completion", "Print the script that makes a shell complete commands."),
+    "check": ("proxy.cli.check", "check", "Check a configuration and say how to fix what is wrong."),
+    "token": ("proxy.cli.access_token", "token", "Print an access token or its claims."),
+    "cert": ("proxy.cli.cert", "cert", "Create or show the certificate that the proxy signs in with."),
+    "ca": ("proxy.cli.trust", "ca", "Show, export, install or rotate the CA that https clients trust."),
+    "env": ("proxy.cli.environment", "env", "Print environment variables that make programs use the proxy."),
+    "exec": ("proxy.cli.exec", "exec_", "Run a program through the proxy."),
+    "wait": ("proxy.cli.wait", "wait", "Wait until the proxy is ready."),
+    "config": ("proxy.cli.config", "config", "Print the JSON Schema of the configuration, for editors."),
+    "client": ("proxy.cli.client", "client", "Create a password for a client of the proxy."),
+    "completion": ("proxy.cli.completion", "completion", "Print the completion script for a shell."),
     "explain": (
         "proxy.cli.explain",
         "explain",
-        "Explain a code, a status, a message, or what becomes of a request for a URL.",
+        "Explain an error code, a status, a message, or what happens to a URL.",
     ),
 }
 

@@ -32,31 +32,31 @@ if TYPE_CHECKING:
     "--host",
     metavar="HOST",
     shell_complete=complete_host,
-    help="A host of a route, HOST or HOST:PORT: the token its requests get.",
+    help="A routed HOST or HOST:PORT: print the token that its requests get.",
 )
 @click.option(
     "--credential",
     metavar="NAME",
     shell_complete=complete_credential,
-    help="A credential's name in the configuration; with --scope.",
+    help="Name of a credential in the configuration. Needs --scope.",
 )
 @click.option(
     "--scope",
     metavar="SCOPE",
-    help="What to ask the token for: api://orders/.default. Where no file is named, the route's.",
+    help="What the token is for: api://orders/.default. Without a configuration file, the route's.",
 )
 @click.option(
-    "--claims", is_flag=True, help="Print what the token says, decoded and not verified, in place of the token."
+    "--claims", is_flag=True, help="Print the token's claims, decoded but not verified, instead of the token."
 )
 @json_option
 def token(
     config: Source, host: str | None, credential: str | None, scope: str | None, claims: bool, as_json: bool
 ) -> None:
-    """Print an access token to stdout, and nothing else, for a host of the routes or for a credential and a scope.
+    """Print a new access token to stdout, and nothing else, for a routed host or for a credential and a scope.
 
-    A configuration without a file has one of each only, so that need not be said.
+    Without a configuration file there is only one route, so neither has to be given.
 
-    It is a new one, obtained as the proxy does; whoever has it can call the API until it expires.
+    The token is requested the same way the proxy does it. Anyone who has it can call the API until it expires.
     """
     if isinstance(config, OneRoute):
         if credential is not None:

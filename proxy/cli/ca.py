@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 @click.group()
 def ca() -> None:
-    """Show, export or rotate the CA that clients must trust for https URLs.
+    """Show, export, install or rotate the CA that clients must trust for https URLs.
 
-    A client that uses http URLs needs no CA: the proxy sends such requests on over TLS all the same.
+    Clients that use http URLs need no CA: the proxy forwards their requests over TLS all the same.
     """
 
 
@@ -56,9 +56,9 @@ class OpenedCA:
 @takes_configuration(required=False)
 @json_option
 def show(config: Source | None, as_json: bool) -> None:
-    """Show what the CA may sign for, its fingerprint, how long it lasts, why it was issued, and what a rotation has come to.
+    """Show what the CA may sign for, its fingerprint, when it expires, why it was issued, and how far a rotation is.
 
-    With a configuration, a first CA is made where there is none. Without, the default state directory is looked into.
+    With a configuration, the CA is created if there is none. Without one, the command reads the default state directory.
     """
     now = datetime.now(UTC)
     opened = open_ca(config, now)
@@ -79,10 +79,10 @@ def show(config: Source | None, as_json: bool) -> None:
 @ca.command(cls=ConfiguredCommand)
 @takes_configuration(required=False)
 def export(config: Source | None) -> None:
-    """Write the certificates that clients are to trust to stdout, as PEM; never a key.
+    """Write the certificates that clients have to trust to stdout, as PEM. Never writes a key.
 
-    With a configuration, a first CA is made where there is none, so that it can be trusted before the first run. Around a
-    rotation there are several.
+    With a configuration, the CA is created if there is none, so that clients can trust it before the first run. During a
+    rotation there are several certificates.
     """
     opened = open_ca(config, datetime.now(UTC))
     if isinstance(opened, OrganisationCA):
@@ -99,23 +99,22 @@ def export(config: Source | None) -> None:
 
 @ca.command(name="rotate", cls=ConfiguredCommand)
 @takes_configuration(required=False)
-@click.option("--cut-over", "wants_cut_over", is_flag=True, help="Second step: sign with the prepared CA from now on.")
-@click.option(
-    "--now", "at_once", is_flag=True, help="With --cut-over: however few clients trust the prepared CA by now."
-)
-@click.option(
-    "--drop-old", "wants_drop", is_flag=True, help="Third step, if it has hurry: stop exporting the CA before."
-)
+@click.option("--cut-over", "wants_cut_over", is_flag=True, help="Second step: start signing with the new CA.")
+@click.option("--now", "at_once", is_flag=True, help="With --cut-over: even if few clients trust the new CA yet.")
+@click.option("--drop-old", "wants_drop", is_flag=True, help="Third step, if it is urgent: stop exporting the old CA.")
 @json_option
 def rotate_command(config: Source | None, wants_cut_over: bool, at_once: bool, wants_drop: bool, as_json: bool) -> None:
-    """Replace the CA without a gap: prepare the next one, let clients trust both, then sign with the new one.
+    """Replace the CA without a failed request: create the new one, let clients trust both, then sign with the new one.
 
-    First without an option: the next CA is made, and `ca export`, `env`, `exec` and the file ca.pem hold both from then on. Hand
-    them to every client that uses https URLs. Then, a week later, with --cut-over: the proxy signs with the new CA, and the key of
-    the old one is deleted; a running proxy takes that up by itself, and no request fails. Clients are told to trust the old one
-    for another week, after which it is dropped; --drop-old drops it at once.
+    1. Run it without options. It creates the new CA; from then on `ca export`, `env`, `exec` and the file ca.pem contain both.
+    Install them in every client that uses https URLs.
 
-    Has the key leaked? Then: --cut-over --now --drop-old.
+    2. A week later, run it with --cut-over. The proxy signs with the new CA, and the old key is deleted. A running proxy picks
+    this up by itself.
+
+    3. The old certificate is exported for one more week and then dropped. --drop-old drops it at once.
+
+    If the key has leaked, use --cut-over --now --drop-old.
     """
     if at_once and not wants_cut_over:
         raise click.UsageError("--now goes with --cut-over.")

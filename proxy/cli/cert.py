@@ -30,12 +30,16 @@ _EXISTING = click.Path(path_type=Path, dir_okay=False, exists=True)
 
 @click.group()
 def cert() -> None:
-    """Make or show the certificate that proves who the proxy is."""
+    """Create or show the certificate that the proxy signs in with."""
 
 
 @cert.command()
 @click.option(
-    "--subject-name", default="clientapp", show_default=True, metavar="NAME", help="The common name; for people."
+    "--subject-name",
+    default="clientapp",
+    show_default=True,
+    metavar="NAME",
+    help="The common name, to recognise it by.",
 )
 @click.option("--days", type=click.IntRange(1, 36_500), default=365, show_default=True, help="How long it is valid.")
 @click.option(
@@ -60,7 +64,7 @@ def new(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make an RSA key and a self-signed certificate for it, and say what to upload where."""
+    """Create an RSA key and a self-signed certificate, and say which file to upload."""
     if out_certificate.absolute() == out_key.absolute():
         raise click.UsageError("--out-certificate and --out-key name one file; only the certificate is to be uploaded.")
     for file in (out_certificate, out_key):
@@ -90,13 +94,15 @@ def new(
 
 @cert.command()
 @click.argument("file", type=_EXISTING)
-@click.option("--private-key", type=_EXISTING, metavar="FILE", help="The key's file, where it is not in FILE.")
-@click.option("--password-file", type=_EXISTING, metavar="FILE", help="Holds the password of an encrypted key or PFX.")
+@click.option("--private-key", type=_EXISTING, metavar="FILE", help="The key's file, if FILE does not contain it.")
+@click.option(
+    "--password-file", type=_EXISTING, metavar="FILE", help="File with the password of an encrypted key or PFX."
+)
 @json_option
 def show(file: Path, private_key: Path | None, password_file: Path | None, as_json: bool) -> None:
-    """Show a certificate: subject, validity, key, and its thumbprints as the Azure portal prints them.
+    """Show a certificate: subject, validity, key, and the thumbprints as the Azure portal shows them.
 
-    FILE is PEM, DER or PFX. Exit code 1 if it cannot be used: expired, or not fitting its key.
+    FILE is PEM, DER or PFX. Exits with 1 if it cannot be used: it has expired, or does not match its key.
     """
     try:
         report = read_certificate(file, private_key, read_password(password_file), datetime.now(UTC))

@@ -31,16 +31,16 @@ _COLOURS = {Level.OK: "green", Level.WARNING: "yellow", Level.ERROR: "red"}
 
 @click.command(cls=ConfiguredCommand)
 @takes_configuration()
-@click.option("--online", is_flag=True, help="Ask the identity platform for tokens, and call each API once.")
+@click.option("--online", is_flag=True, help="Also request tokens, and call each API once.")
 @click.option(
-    "--path", default="/", show_default=True, metavar="PATH", help="With --online: what each API is called with."
+    "--path", default="/", show_default=True, metavar="PATH", help="With --online: the path to call on each API."
 )
 @json_option
 def check(config: Source, online: bool, path: str, as_json: bool) -> None:
-    """Say what is wrong with a configuration, and what to do about it.
+    """Check a configuration, and say how to fix what is wrong.
 
-    One line a finding: ok, warning or error. Exit code 0 if there is no error (warnings do not fail), 1 if there is one, 2 if
-    the configuration itself cannot be loaded.
+    Prints one line per finding: ok, warning or error. Exits with 0 if there are no errors (warnings do not count), 1 if there
+    are, and 2 if the configuration cannot be loaded.
     """
     if not path.startswith("/") or not path.isascii() or any(letter <= " " or letter == "\x7f" for letter in path):
         raise click.UsageError("--path takes a path that begins with '/', percent-encoded: /orders/health")

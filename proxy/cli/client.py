@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 from proxy.cli.options import json_option
 from proxy.cli.terminal import say, write_json
 from proxy.config.values import ClientName, NetworkText
-from proxy.errors import ConfigurationError
 from proxy.policy.passwords import SALT_BYTES, hash_password
 
 # 144 bits: no program guesses it, whatever the hash costs.
@@ -25,18 +24,24 @@ _LONGEST_BYTES: Final = 512
 
 @click.group()
 def client() -> None:
-    """Say who may use the proxy."""
+    """Manage who may use the proxy."""
 
 
 @client.command()
 @click.argument("name")
-@click.option("--network", "networks", multiple=True, metavar="CIDR", help="Where it connects from; may be repeated.")
-@click.option("--password-stdin", is_flag=True, help="Take the password from stdin; else one is made.")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    metavar="CIDR",
+    help="Network that the client connects from. May be repeated.",
+)
+@click.option("--password-stdin", is_flag=True, help="Read the password from stdin instead of generating one.")
 @json_option
 def add(name: str, networks: tuple[str, ...], password_stdin: bool, as_json: bool) -> None:
-    """Print an entry for `clients` in the configuration, with the hash of a password.
+    """Print an entry for `clients` in the configuration, with a password hash.
 
-    The entry goes to stdout. A password that was made goes to stderr, once: it is written nowhere else.
+    The entry goes to stdout. A generated password goes to stderr, once; it is stored nowhere.
     """
     _check(ClientName, name, "NAME")
     for network in networks:
@@ -61,11 +66,11 @@ def add(name: str, networks: tuple[str, ...], password_stdin: bool, as_json: boo
 def _read_password() -> str:
     password = sys.stdin.readline(_LONGEST_BYTES + 2).rstrip("\r\n")
     if len(password) < _SHORTEST:
-        raise ConfigurationError(
-            f"The password has {len(password)} characters; take {_SHORTEST} or more, or leave out --password-stdin and get one."
+        raise click.UsageError(
+            f"The password has {len(password)} characters. Use {_SHORTEST} or more, or leave out --password-stdin to get one."
         )
     if len(password.encode()) > _LONGEST_BYTES or not password.isprintable():
-        raise ConfigurationError("The password is too long, or has a control character that no client could send.")
+        raise click.UsageError("The password is too long, or has a control character that no client could send.")
     return password
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -31,9 +32,28 @@ if TYPE_CHECKING:
     from proxy.config.source import Source
 
 
+def _read_proxy_url(_context: click.Context, _option: click.Parameter, text: str | None) -> str | None:
+    """Return the URL as it is; raise without showing it, because it may hold a password."""
+    if text is None:
+        return None
+    try:
+        url = urlsplit(text)
+        is_usable = url.scheme in ("http", "https") and bool(url.hostname) and url.port != 0
+        is_usable = is_usable and url.path in ("", "/") and not url.query and not url.fragment
+    except ValueError:  # a port that is none, or an address with an open bracket
+        is_usable = False
+    if not is_usable:
+        raise click.BadParameter(
+            "write http://HOST:PORT or http://NAME:PASSWORD@HOST:PORT, with special characters of the password percent-encoded, "
+            "such as %2F for /."
+        )
+    return text
+
+
 proxy_url_option = click.option(
     "--proxy-url",
     metavar="URL",
+    callback=_read_proxy_url,
     help="Where clients reach the proxy, such as http://NAME:PASSWORD@proxy:8080. Default: its first forward listener.",
 )
 

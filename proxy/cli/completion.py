@@ -31,7 +31,7 @@ _MOST: Final = 200
 @click.command()
 @click.argument("shell", type=click.Choice(_SHELLS), metavar=f"[{'|'.join(_SHELLS)}]")
 def completion(shell: str) -> None:
-    """Print the script that makes a shell complete commands and options.
+    """Print the script that completes commands and options in a shell.
 
     \b
     bash  eval "$(apim-auth-proxy completion bash)"         in ~/.bashrc

@@ -11,14 +11,14 @@ from proxy.config.settings import Settings
 
 @click.group()
 def config() -> None:
-    """Tell programs about the configuration file."""
+    """Describe the configuration file to editors and other programs."""
 
 
 @config.command()
 def schema() -> None:
-    """Print the JSON Schema of the configuration, for editors and checkers; each key has its description.
+    """Print the JSON Schema of the configuration, with a description of every key.
 
-    Write it to a file, and let the configuration begin with: # yaml-language-server: $schema=FILE
+    To use it in an editor, write it to a file, and start the configuration with: # yaml-language-server: $schema=FILE
     """
     found = Settings.model_json_schema()
     describe_schema(found, read_descriptions(read_example()))

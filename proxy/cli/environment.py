@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     type=click.Choice([shell.value for shell in Shell]),
     default=Shell.SH.value,
     show_default=True,
-    help="Who reads them. dotenv is a file for containers: docker run --env-file.",
+    help="The syntax to print. dotenv is for docker run --env-file.",
 )
 @proxy_url_option
 @click.option(
     "--ca-directory",
     metavar="DIR",
     type=click.Path(path_type=PurePosixPath),
-    help="Where programs find the CA's files, if they see other ones than this machine: in a container.",
+    help="Where programs in a container find the CA's files.",
 )
-@click.option("--unset", is_flag=True, help="Print what undoes it.")
+@click.option("--unset", is_flag=True, help="Print what removes the variables again.")
 @json_option
 def env(
     config: Source | None,
@@ -48,18 +48,20 @@ def env(
     unset: bool,
     as_json: bool,
 ) -> None:
-    """Print the variables that make programs use the proxy and trust its CA.
+    """Print environment variables that make programs use the proxy and trust its CA.
 
-    Use it as: eval "$(apim-auth-proxy env)". In fish the same; in PowerShell: apim-auth-proxy env --shell powershell |
-    Out-String | Invoke-Expression. With --unset, the same line undoes it.
+    \b
+    bash, zsh, fish  eval "$(apim-auth-proxy env)"
+    PowerShell       apim-auth-proxy env --shell powershell | Out-String | Invoke-Expression
+    a container      apim-auth-proxy env --shell dotenv --proxy-url http://host.docker.internal:8080 \\
+                     --ca-directory /proxy-ca > proxy.env
 
-    For a container, its programs have to reach the proxy and find the CA: apim-auth-proxy env --shell dotenv --proxy-url
-    http://host.docker.internal:8080 --ca-directory /proxy-ca > proxy.env. What to mount is told on stderr.
+    To undo it, run the same line with --unset. For a container, stderr says which files to mount.
 
-    Without a configuration, they are for a proxy at 127.0.0.1:8080 with the CA in the default state directory. A file with
-    the system's roots and the proxy's CA is written into the state directory, because some programs replace their roots by
-    what such a variable names.
-    """
+    Without a configuration, the variables are for a proxy at 127.0.0.1:8080 with its CA in the default state directory. The
+    command writes one file there with the system's roots and the proxy's CA, because some programs replace their roots with
+    the file that such a variable names.
+    """  # noqa: D301  # it is click's mark for lines that stay as they are
     if unset:
         _unset(Shell(shell), as_json=as_json)
         return

@@ -60,18 +60,19 @@ class _Command(click.Argument):
 @click.option(
     "--start",
     is_flag=True,
-    help="Run a proxy for as long as the program runs, where none listens. For a sandbox's configuration that goes without saying.",
+    help="Start a proxy for as long as the program runs, if none is listening. The default with a sandbox's configuration.",
 )
 @click.argument(
     "command", cls=_Command, nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=complete_program
 )
 def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tuple[str, ...]) -> None:
-    """Run a program that uses the proxy and trusts its CA, by setting the variables that `env` prints.
+    """Run a program through the proxy, with the variables that `env` prints.
 
-    Use it as: apim-auth-proxy exec -- curl https://api.example.com/orders. Ends with the program's exit status; 127 where there
-    is no such program, 126 where it cannot be run, 1 where no proxy listens. What the proxy refused meanwhile is told on stderr
-    at the end, with the reason, where the admin site can be asked. A configuration from standard input leaves the
-    program an empty one.
+    Example: apim-auth-proxy exec -- curl https://api.example.com/orders
+
+    Exits with the program's own status, or with 127 if it is not found, 126 if it cannot be run, and 1 if no proxy is
+    listening. When the program ends, what the proxy refused is printed to stderr with the reason, if the admin site can be
+    reached. If the configuration comes from standard input, the program's standard input is empty.
     """
     environment = prepare(config, proxy_url)
     bypass = find_bypass(command, os.environ)

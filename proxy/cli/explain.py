@@ -36,11 +36,12 @@ _HOST: Final = re.compile(
 @click.argument("code_or_url", metavar="CODE_OR_URL", shell_complete=complete_code)
 @json_option
 def explain(code_or_url: str, config: Source | None, as_json: bool) -> None:
-    """Explain a code, a status, a program's message, or what becomes of a request for a URL.
+    """Explain an error code, a status, a program's message, or what happens to a request for a URL.
 
-    CODE_OR_URL is any code of an answer or of the log (name_not_resolved, CLIENT_DISTRUSTS_CA), an AADSTS code (AADSTS700027, or
-    700027), an HTTP status (407), a line that holds a code, the message of a program behind the proxy, an http or https URL, or
-    a host. A URL or a host needs a configuration: which route, credential, scope and fields apply to it, and why.
+    CODE_OR_URL is what you see: a code from a response or the log (name_not_resolved, CLIENT_DISTRUSTS_CA), an AADSTS code
+    (AADSTS700027 or 700027), an HTTP status (407), a whole log line, or the message of a program that uses the proxy.
+
+    Given a URL or a host, it says which route, credential, scope and header fields apply, and why. That needs a configuration.
     """
     text = code_or_url.strip()
     code = parse_code(text) or find_code(text)

@@ -47,44 +47,52 @@ _TRIED_PORTS: Final = 20
     type=click.Path(path_type=Path, file_okay=False),
     default=Path(),
     metavar="DIR",
-    help="Where to write.",
+    help="Where to write the files.",
 )
-@click.option("--sandbox", is_flag=True, help="For a sandbox on this machine, which DIR/sandbox then is; asks nothing.")
-@click.option("--tenant-id", metavar="ID", help="GUID or domain of the tenant.")
+@click.option(
+    "--sandbox", is_flag=True, help="Set up a local sandbox in DIR/sandbox instead of Azure. Asks no questions."
+)
+@click.option("--tenant-id", metavar="ID", help="The tenant, as a GUID or a domain.")
 @click.option("--host", metavar="HOST", help="The API's host, such as contoso.azure-api.net.")
-@click.option("--client-id", metavar="ID", help="Of the application, where it is registered already.")
+@click.option("--client-id", metavar="ID", help="The application's client ID, if it is registered already.")
 @click.option(
-    "--scope", metavar="SCOPE", help="The API's identifier URI and /.default, where it is registered already."
+    "--scope", metavar="SCOPE", help="The API's identifier URI followed by /.default, if the API is registered already."
 )
 @click.option(
-    "--name", default="Orders", show_default=True, metavar="NAME", help="For the registrations' display names."
+    "--name", default="Orders", show_default=True, metavar="NAME", help="Start of the display names in Entra ID."
 )
 @click.option(
-    "--role", default="Orders.Read", show_default=True, metavar="ROLE", help="The app role that the API asks for."
+    "--role", default="Orders.Read", show_default=True, metavar="ROLE", help="The app role that the API requires."
 )
 @click.option(
-    "--listen", default="127.0.0.1:8080", show_default=True, metavar="ADDRESS", help="Of the forward listener."
+    "--listen",
+    default="127.0.0.1:8080",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address that programs use as their proxy.",
 )
-@click.option("--admin", default="127.0.0.1:9901", show_default=True, metavar="ADDRESS", help="Of the admin site.")
+@click.option(
+    "--admin", default="127.0.0.1:9901", show_default=True, metavar="ADDRESS", help="Address of the admin site."
+)
 @click.option(
     "--registration",
     type=click.Choice([form.value for form in Form]),
     default=Form.AZ.value,
     show_default=True,
-    help="What to print for the registration.",
+    help="How to print the registration.",
 )
 @click.option(
     "--cloud",
     type=click.Choice([cloud.value for cloud in Cloud]),
-    help="Of Microsoft Entra ID. [default: by the host's suffix; azure-api.us is usgov, azure-api.cn is china]",
+    help="The Microsoft Entra ID cloud. [default: from the host: azure-api.us is usgov, azure-api.cn is china]",
 )
 @click.option(
     "--keep-key/--new-certificate",
     default=True,
     show_default=True,
-    help="Use the certificate and key that are in DIR; or make new ones, with --force in place of what is there.",
+    help="Keep the certificate and key that are in DIR, or create new ones. To replace existing ones, add --force.",
 )
-@click.option("--force", is_flag=True, help="Overwrite files that exist; a key with --new-certificate only.")
+@click.option("--force", is_flag=True, help="Overwrite existing files. A key is replaced only with --new-certificate.")
 @json_option
 def init(
     directory: Path,
@@ -103,11 +111,14 @@ def init(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Make a key and a certificate, write a commented config.yaml, and print what registers them.
+    """Create a key and a certificate, write a commented config.yaml, and print how to register them in Azure.
 
-    Asks for what no option names. The registration goes to stdout, as commands or as a template; read it, then run it.
-    What is registered already is named with --client-id and --scope; otherwise the configuration holds ${CLIENT_ID} and
-    ${API_ID}. The commands write the ids in their place; a template puts them out, as variables of these names.
+    Asks for whatever the options leave open. The registration goes to stdout, as commands or as a template: read it, then
+    run it.
+
+    If the applications are registered already, pass --client-id and --scope. Otherwise config.yaml contains ${CLIENT_ID}
+    and ${API_ID}. The az commands replace both with the new IDs; a Bicep or Terraform template has outputs of the
+    same names, for you to set as environment variables.
     """
     if _NAME.fullmatch(name) is None or _ROLE.fullmatch(role) is None:
         raise click.UsageError("--name and --role consist of letters, digits, dots, hyphens and underscores.")
@@ -180,13 +191,13 @@ def init(
 
 
 def _say_what_next(written: list[Path], config_file: Path, certificate: Path, *, is_new: bool) -> None:
-    kept = "" if is_new else f" {certificate} and its key were there, fit each other and are used."
+    kept = "" if is_new else f" Kept {certificate} and its key, which were there and match."
     life = (
-        f"The certificate lasts {_DAYS} days. `check` and a metric warn ahead; to replace it without a pause, list a new one "
-        "before it under `certificates:`."
+        f"The certificate is valid for {_DAYS} days. `check` and a metric warn before it expires. To replace it "
+        "without downtime, list the new one first under `certificates:`."
     )
     say(
-        f"Written: {', '.join(map(str, written))}.{kept} The key stays here. Run what is printed above, then:\n"
+        f"Wrote {', '.join(map(str, written))}.{kept} The key stays on this machine.\nNext, register it as printed above, then:\n"
         f"  apim-auth-proxy check --config {_quote(config_file)} --online" + (f"\n{life}" if is_new else "")
     )
 
@@ -229,8 +240,8 @@ def _settle(given: str | None, read: Callable[[str], str], option: str, question
         if isinstance(abort.__context__, KeyboardInterrupt):
             raise
         raise click.UsageError(
-            f"Nobody answers here. Say it with {option}; without questions, `init` takes --tenant-id ID and --host HOST, or"
-            " --sandbox."
+            f"`init` cannot ask: there is no terminal to answer at. Pass {option}. It asks nothing with --tenant-id ID and --host "
+            "HOST, or with --sandbox."
         ) from None
     return answer
 
@@ -244,10 +255,10 @@ def _choose_address(option: str, text: str) -> str:
         for port in range(address.port + 1, address.port + _TRIED_PORTS):
             other = ListenAddress(address.host, port)
             if _is_free(other):
-                say(f"Another program listens at {address}, so it is {other} here.")
+                say(f"Another program is using {address}, so this configuration uses {other}.")
                 return str(other)
     raise click.ClickException(
-        f"Another program listens at {address}. Stop it, or name another address with --{option}."
+        f"Another program is using {address}. Stop it, or choose another address with --{option}."
     )
 
 
@@ -299,9 +310,9 @@ def _say_sandbox(directory: Path) -> None:
     config = _quote(directory / "config.yaml")
     there = "" if directory == Path() else f" --config {config}"
     say(
-        f"Written: {directory / 'config.yaml'}, and a sandbox in {directory / 'sandbox'}. Call its API, which wants a token:\n"
+        f"Wrote {directory / 'config.yaml'} and a sandbox in {directory / 'sandbox'}. Call its API, which requires a token:\n"
         f"  apim-auth-proxy exec{there} -- curl -i {facts['api_alias']}/orders\n"
-        "That starts the sandbox and a proxy for as long as curl runs. To let them run:\n"
+        "That runs the sandbox and a proxy until curl ends. To keep them running instead:\n"
         f"  apim-auth-proxy sandbox --directory {_quote(directory / 'sandbox')} &\n"
         f"  apim-auth-proxy run --config {config}"
     )

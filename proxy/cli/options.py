@@ -35,9 +35,9 @@ CONFIG_HERE: Final = Path("config.yaml")
 _LISTED: Final = 3
 
 _Command = TypeVar("_Command", bound="Callable[..., object]")
-_FILE_TEXT: Final = "The configuration file; - for standard input."
+_FILE_TEXT: Final = "The configuration file, or - for standard input."
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Write JSON, for programs.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
 
 class _RouteParameter(click.Option):
@@ -56,12 +56,12 @@ class ConfiguredCommand(click.Command):
                 (route if isinstance(parameter, _RouteParameter) else usual).append(record)
         with formatter.section("Options"):
             formatter.write_dl(usual)
-        with formatter.section(
-            "In place of a file, for one route (each is a variable too: APIM_AUTH_PROXY_TENANT_ID…)"
-        ):
+        with formatter.section("Instead of a file, for one route (or as variables: APIM_AUTH_PROXY_TENANT_ID…)"):
             formatter.write_dl(route)
         formatter.write_paragraph()
-        formatter.write_text("The variable APIM_AUTH_PROXY_CLIENT_SECRET stands for a client secret; no option does.")
+        formatter.write_text(
+            "To use a client secret, set the variable APIM_AUTH_PROXY_CLIENT_SECRET. There is no option for it."
+        )
 
 
 def takes_configuration(*, required: bool = True, shared: Collection[str] = ()) -> Callable[[_Command], _Command]:

@@ -41,13 +41,14 @@ _LOOK_S: Final = 1.0
     "--workers",
     type=click.IntRange(1, 64),
     metavar="N",
-    help="Relay processes, in place of the configuration's `workers`.",
+    help="Number of relay processes. Overrides `workers` in the configuration.",
 )
 def run(config: Source, workers: int | None) -> None:
-    """Serve until SIGTERM or SIGINT, let exchanges in flight finish, then exit with 0. A second signal cuts them.
+    """Run the proxy until SIGTERM or SIGINT. Requests in flight finish first; a second signal cuts them off.
 
-    SIGHUP, or a change of the file, loads the configuration anew: new listeners open before old ones close, tokens are kept, and
-    one that cannot be used changes nothing. What came from standard input, options or variables stays as it is then.
+    When the configuration file changes, or on SIGHUP, the proxy reloads it: new listeners open before old ones close, tokens
+    are kept, and a configuration with an error changes nothing. What came from standard input, options or
+    variables stays the same.
     """
     gc.disable()  # until it serves: what is made from here to there stays
     harden_process()

@@ -16,13 +16,13 @@ from proxy.sandbox import SandboxError, serve
     required=True,
     metavar="DIR",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Where to write everything that a proxy or MSAL needs; made if absent, reused if not.",
+    help="Where to write the files that a proxy or MSAL needs. Created if missing, reused if not.",
 )
 def sandbox(directory: Path) -> None:
     """Run a local identity platform, API Management gateway and API until stopped.
 
-    Once they accept connections, DIR holds config.yaml, clientapp.pem, ca.pem and sandbox.json, and one line
-    `sandbox ready` is printed.
+    Prints `sandbox ready` once they accept connections. DIR then contains config.yaml, clientapp.pem, ca.pem and
+    sandbox.json.
     """
     try:
         asyncio.run(serve(directory))

@@ -35,24 +35,27 @@ __all__ = ["ca"]
 @ca.command(cls=ConfiguredCommand)
 @takes_configuration(required=False)
 @click.option(
-    "--platform", type=click.Choice([each.value for each in Platform]), help="Only this one. Default: all of them."
+    "--platform", type=click.Choice([each.value for each in Platform]), help="Show only this platform. Default: all."
 )
 @click.option(
-    "--install", "wants_install", is_flag=True, help="Do it, as root: on Debian, Red Hat, Alpine and their kin."
+    "--install",
+    "wants_install",
+    is_flag=True,
+    help="Install it, as root, on Debian, Red Hat, Alpine and related systems.",
 )
 @click.option(
     "--root",
     type=click.Path(path_type=Path, file_okay=False, exists=True),
     default=Path("/"),
     metavar="DIR",
-    help="With --install: the root of another system, as of an image that is being built.",
+    help="With --install: root directory of another system, such as an image being built.",
 )
 @json_option
 def trust(config: Source | None, platform: str | None, wants_install: bool, root: Path, as_json: bool) -> None:
-    """Say how to trust the CA on each platform, or do it with --install.
+    """Say how to trust the CA on each platform, or install it with --install.
 
-    A machine that trusts it trusts it for the routed hosts only: its name constraints see to that. Programs that are started
-    with `exec`, or in a shell that read `env`, need none of this.
+    A machine that trusts the CA trusts it for the routed hosts only, because of its name constraints. Programs started with
+    `exec`, or in a shell set up with `env`, need none of this.
     """
     opened = open_ca(config, datetime.now(UTC))
     is_own = isinstance(opened, OrganisationCA)

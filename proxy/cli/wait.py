@@ -28,13 +28,18 @@ _ANSWER_S: Final = 10.0
 
 @click.command(cls=ConfiguredCommand)
 @takes_configuration(required=False)
-@click.option("--address", metavar="HOST:PORT", help="Of the admin site, in place of the configuration's.")
+@click.option("--address", metavar="HOST:PORT", help="Address of the admin site. Overrides the configuration.")
 @click.option(
-    "--timeout", "timeout_s", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds to wait at most."
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(0),
+    default=60.0,
+    show_default=True,
+    help="How many seconds to wait.",
 )
 @json_option
 def wait(config: Source | None, address: str | None, timeout_s: float, as_json: bool) -> None:
-    """Wait until a proxy is ready: until its /readyz answers 200. Exit 0 then, and 1 where the time is over."""
+    """Wait until the proxy is ready (its /readyz returns 200). Exits with 0 when it is, and 1 if it takes too long."""
     host, _, port = (address or _admin_address(config)).rpartition(":")
     if not port.isdecimal():
         raise click.UsageError("--address is HOST:PORT, such as 127.0.0.1:9901.")

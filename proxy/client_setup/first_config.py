@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,28 +44,31 @@ class FirstConfig:
     cloud: str | None = None
 
 
+_UNREGISTERED: Final = "       # the az commands that `init` printed write the application's client ID here"
+
+
 def format_first_config(first: FirstConfig) -> str:
     """Return the file; every value from outside is quoted as JSON, which is YAML too."""
     quote = json.dumps
     lines = [
-        "# apim-auth-proxy; `apim-auth-proxy check` says what is wrong with this file. What else may stand here, with its",
-        "# unit, default and meaning: config.example.yaml of the project. `apim-auth-proxy config schema` is for editors.",
+        "# Configuration of apim-auth-proxy. Check it with `apim-auth-proxy check`. The project's config.example.yaml has",
+        "# every key with its unit, default and meaning; `apim-auth-proxy config schema` prints a JSON Schema for editors.",
         "",
         "listeners:",
-        f"  - address: {quote(first.listen)}       # HTTP_PROXY and HTTPS_PROXY of your programs point here",
+        f"  - address: {quote(first.listen)}       # where HTTP_PROXY and HTTPS_PROXY of your programs point",
         "    mode: forward",
         "",
-        "# What proves the proxy to the identity platform: an application, and the certificate registered for it.",
+        "# How the proxy signs in to the identity platform: an application and the certificate registered for it.",
         "credentials:",
         "  api-client:",
         f"    tenant_id: {quote(first.tenant_id)}",
-        f"    client_id: {quote(first.client_id)}",
+        f"    client_id: {quote(first.client_id)}" + (_UNREGISTERED if "${" in first.client_id else ""),
         f"    certificate: {quote(first.certificate)}",
     ]
     if first.private_key is not None:
         lines.append(f"    private_key: {quote(first.private_key)}       # stays on this machine")
     if first.cloud is not None:
-        lines.append(f"    cloud: {first.cloud}       # whose sign-in host is asked")
+        lines.append(f"    cloud: {first.cloud}       # decides which sign-in host is used")
     if first.authority is not None:
         lines.append(f"    authority: {quote(first.authority)}")
     if first.ca_file is not None:
@@ -75,17 +79,19 @@ def format_first_config(first: FirstConfig) -> str:
         "routes:",
         f"  - hosts: [{quote(first.host)}]",
         "    credential: api-client",
-        f"    scope: {quote(first.scope)}       # the API's identifier URI, and /.default",
+        f"    scope: {quote(first.scope)}       # the API's identifier URI followed by /.default",
     ]
     if first.subscription_key is not None:
         lines.append(f"    set_headers: {{ Ocp-Apim-Subscription-Key: {quote(first.subscription_key)} }}")
     else:
-        lines.append('    # set_headers: { Ocp-Apim-Subscription-Key: "${SUBSCRIPTION_KEY}" }   # if the API wants one')
+        lines.append(
+            '    # set_headers: { Ocp-Apim-Subscription-Key: "${SUBSCRIPTION_KEY}" }   # if the API requires one'
+        )
     if first.dial is not None:
         lines.append(f"    dial: {quote(first.dial)}")
     if first.ca_file is not None:
         lines.append(f"    ca_file: {quote(first.ca_file)}")
-    lines += ["", "# Health, metrics and a page to look at.", "admin:", f"  address: {quote(first.admin)}"]
+    lines += ["", "# Health checks, metrics and a status page.", "admin:", f"  address: {quote(first.admin)}"]
     if first.state_directory is not None:
-        lines += ["", "# The interception CA lives here.", f"state_directory: {quote(first.state_directory)}"]
+        lines += ["", "# Where the interception CA is kept.", f"state_directory: {quote(first.state_directory)}"]
     return "\n".join(lines) + "\n"

@@ -106,47 +106,62 @@ ROUTE_OPTIONS: Final = (
         "The API: https://api.example.com, or a host as in `hosts`. May be repeated.",
         Form.HOSTS,
     ),
-    RouteOption("scope", ((*_ROUTE, "scope"),), "SCOPE", "What to ask tokens for: api://orders/.default"),
-    RouteOption("tenant-id", ((*_CREDENTIAL, "tenant_id"),), "ID", "GUID or domain of the tenant."),
-    RouteOption("client-id", ((*_CREDENTIAL, "client_id"),), "ID", "The application's (client) id."),
-    RouteOption("certificate", ((*_CREDENTIAL, "certificate"),), "FILE", "PEM or PFX; the registered certificate."),
-    RouteOption("private-key", ((*_CREDENTIAL, "private_key"),), "FILE", "Its key, where that is another file."),
-    RouteOption("password-file", ((*_CREDENTIAL, "password_file"),), "FILE", "Holds the key's or the PFX's password."),
+    RouteOption("scope", ((*_ROUTE, "scope"),), "SCOPE", "What tokens are for: api://orders/.default"),
+    RouteOption("tenant-id", ((*_CREDENTIAL, "tenant_id"),), "ID", "The tenant, as a GUID or a domain."),
+    RouteOption("client-id", ((*_CREDENTIAL, "client_id"),), "ID", "The application (client) ID."),
+    RouteOption("certificate", ((*_CREDENTIAL, "certificate"),), "FILE", "The registered certificate, PEM or PFX."),
+    RouteOption(
+        "private-key", ((*_CREDENTIAL, "private_key"),), "FILE", "The certificate's key, if it is in another file."
+    ),
+    RouteOption(
+        "password-file", ((*_CREDENTIAL, "password_file"),), "FILE", "File with the password of the key or PFX."
+    ),
     RouteOption(
         "federated-token-file",
         ((*_CREDENTIAL, "federated_token_file"),),
         "FILE",
-        "In place of a certificate: workload identity.",
+        "Workload identity, instead of a certificate.",
     ),
     RouteOption(
-        "key-vault-key", ((*_CREDENTIAL, "key_vault_key"),), "URL", "In place of a key: one in Azure Key Vault."
+        "key-vault-key",
+        ((*_CREDENTIAL, "key_vault_key"),),
+        "URL",
+        "A key in Azure Key Vault, instead of --private-key.",
     ),
     RouteOption("client-secret", ((*_CREDENTIAL, "client_secret"),), "SECRET", "", is_secret=True),
     RouteOption("authority", ((*_CREDENTIAL, "authority"),), "URL", "The identity platform, if not Microsoft's."),
     RouteOption(
-        "token-endpoint", ((*_CREDENTIAL, "token_endpoint"),), "URL", "Any other OAuth 2.0 server; no --tenant-id then."
+        "token-endpoint",
+        ((*_CREDENTIAL, "token_endpoint"),),
+        "URL",
+        "Another OAuth 2.0 server. Leave out --tenant-id then.",
     ),
     RouteOption(
         "ca-file",
         ((*_CREDENTIAL, "ca_file"), (*_ROUTE, "ca_file")),
         "FILE",
-        "Added to the system's roots for the API and the token endpoint.",
+        "CA certificates to trust, besides the system's, for the API and the token endpoint.",
     ),
-    RouteOption("dial", ((*_ROUTE, "dial"),), "HOST:PORT", "Connect here for the API instead."),
+    RouteOption("dial", ((*_ROUTE, "dial"),), "HOST:PORT", "Connect to this address to reach the API."),
     RouteOption(
         "set-header",
         ((*_ROUTE, "set_headers"),),
         "'NAME: VALUE'",
-        "Set on each request. May be repeated. Other users see it here; not in its variable.",
+        "Set a field on each request. May be repeated. For secrets use the variable: other users can see options.",
         Form.FIELDS,
     ),
-    RouteOption("listen", (("listeners", 0, "address"),), "ADDRESS", f"Default: {DEFAULT_LISTENER}."),
-    RouteOption("admin", (("admin", "address"),), "ADDRESS", "Of the admin site. Default: 127.0.0.1:9901."),
     RouteOption(
-        "admin-token-file", (("admin", "token_file"),), "FILE", "Opens the admin site where others reach its address."
+        "listen", (("listeners", 0, "address"),), "ADDRESS", f"Address to listen on. Default: {DEFAULT_LISTENER}."
+    ),
+    RouteOption("admin", (("admin", "address"),), "ADDRESS", "Address of the admin site. Default: 127.0.0.1:9901."),
+    RouteOption(
+        "admin-token-file",
+        (("admin", "token_file"),),
+        "FILE",
+        "File with the token that opens the admin site to other machines.",
     ),
     RouteOption(
-        "allow-quit", (("admin", "allow_quit"),), "", "POST /quit on the admin site ends the proxy.", Form.FLAG
+        "allow-quit", (("admin", "allow_quit"),), "", "Let POST /quit on the admin site end the proxy.", Form.FLAG
     ),
     RouteOption(
         "allow-any-client",

@@ -134,6 +134,29 @@ def test_another_url_can_be_given(place: Place, tmp_path: Path) -> None:
     assert "-Dhttps.proxyHost=proxy.internal -Dhttps.proxyPort=3128" in variables["JAVA_TOOL_OPTIONS"]
 
 
+@pytest.mark.parametrize("command", [["env"], ["exec"]])
+@pytest.mark.parametrize(
+    "url",
+    [
+        "proxy.internal:3128",
+        "proxy.internal",
+        "socks5://proxy.internal:3128",
+        "http://",
+        "http://proxy.internal:99999",
+        "http://batch:p/w0rd-of-mine@proxy.internal:3128",
+        "http://batch:w0rd-of-mine@[::1:3128",
+    ],
+)
+def test_a_proxy_url_that_no_program_could_use_is_refused(command: list[str], url: str, tmp_path: Path) -> None:
+    """It ended in a fault of the proxy's own, or in settings without a host; and what may be a password is not repeated."""
+    words = [*command, "--proxy-url", url, *(["--", "touch", "ran"] if command == ["exec"] else [])]
+    done = run_program([COMMAND, *words], directory=tmp_path)
+    assert (done.status, done.stdout) == (2, b"")
+    assert "write http://HOST:PORT or http://NAME:PASSWORD@HOST:PORT" in done.stderr
+    assert "w0rd-of-mine" not in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_listener_without_a_fixed_port_is_named_as_the_obstacle(place: Place, tmp_path: Path) -> None:
     done = run_program([COMMAND, "env", "--config", write_configuration(configuration(place), tmp_path)])
     assert (done.status, done.stdout) == (1, b"")

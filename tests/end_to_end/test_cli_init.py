@@ -77,7 +77,7 @@ def test_a_sandbox_takes_no_port_that_another_program_has(tmp_path: Path) -> Non
         refused = init(tmp_path, "--sandbox", "--listen", f"127.0.0.1:{held}")
         assert refused.status == 1
         assert (
-            f"Another program listens at 127.0.0.1:{held}. Stop it, or name another address with --listen."
+            f"Another program is using 127.0.0.1:{held}. Stop it, or choose another address with --listen."
             in refused.stderr
         )
         assert list(tmp_path.iterdir()) == []
@@ -89,7 +89,7 @@ def test_a_sandbox_takes_no_port_that_another_program_has(tmp_path: Path) -> Non
         (listener,) = config["listeners"]
         assert made.status == 0
         assert re.fullmatch(r"127\.0\.0\.1:80(8[1-9]|9\d)", listener["address"])
-        assert f"so it is {listener['address']} here" in made.stderr
+        assert f"so this configuration uses {listener['address']}." in made.stderr
 
 
 def test_the_configuration_loads_once_the_ids_are_known(tmp_path: Path) -> None:
@@ -125,6 +125,7 @@ def test_what_no_option_names_is_asked_for_on_stderr(tmp_path: Path) -> None:
     assert done.status == 0
     assert "Tenant" in done.stderr
     assert b"Tenant" not in done.stdout
+    assert '"${CLIENT_ID}"       # the az commands' in (tmp_path / "config.yaml").read_text()
     assert '"api.contoso.com"' in (tmp_path / "config.yaml").read_text()
 
 
@@ -132,7 +133,7 @@ def test_where_nobody_answers_the_options_are_named(tmp_path: Path) -> None:
     """F11"""
     done = init(tmp_path)
     assert (done.status, list(tmp_path.iterdir())) == (2, [])
-    assert "Nobody answers here. Say it with --tenant-id" in done.stderr
+    assert "there is no terminal to answer at. Pass --tenant-id" in done.stderr
     assert "--host HOST" in done.stderr
     assert "Aborted" not in done.stderr
 
@@ -336,7 +337,7 @@ def test_a_pair_that_is_there_is_used_and_needs_no_force(tmp_path: Path) -> None
     done = init(tmp_path, *KNOWN, "--json")
 
     assert json.loads(done.stdout)["written"] == ["config.yaml"]
-    assert "were there, fit each other and are used" in done.stderr
+    assert "which were there and match" in done.stderr
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 

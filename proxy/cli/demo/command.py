@@ -23,13 +23,13 @@ from proxy.sandbox import SandboxError
     type=click.Choice(["auto", "curl", "python"]),
     default="auto",
     show_default=True,
-    help="The program that calls the API; auto takes curl where there is one.",
+    help="The program that calls the API. auto uses curl if it is installed.",
 )
 def demo(client: str) -> None:
-    """Play the whole flow on this machine, narrated: no cloud account, nothing to install, a few seconds.
+    """Run the whole flow on this machine and explain each step. Takes a few seconds and needs no cloud account.
 
-    An identity platform, API Management with an API, the proxy and a client that cannot do OAuth, all on free loopback ports.
-    Exit code 0 only if every step held.
+    Starts an identity platform, API Management with an API, the proxy, and a client that cannot do OAuth, all on free loopback
+    ports. Exits with 0 only if every step succeeded.
     """
     silence_logging()
     try:
