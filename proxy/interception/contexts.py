@@ -157,6 +157,8 @@ def create_server_context(pem: bytes) -> ssl.SSLContext:
     """Return a server context that shows these certificates.
 
     Session tickets are on, as OpenSSL has them by default: a client that returns resumes without a signature from us.
+    So are the CBC cipher suites with SHA-2 that Python offers, which listeners do not have: clients that know no other, as those
+    of Java 7, come here because they cannot be changed.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9325 §3.1.1

@@ -73,7 +73,12 @@ def test_a_client_that_takes_rsa_only_waits_for_an_rsa_certificate_and_gets_it(
 
         rig.relay.server_context, rig.relay.fetch_context = contexts.context_for, fetch
         try:
-            for ciphers, kind in (("ECDHE-RSA-AES128-GCM-SHA256", "RSA"), ("ECDHE+AESGCM", "ECDSA")):
+            for ciphers, kind in (
+                ("ECDHE-RSA-AES128-GCM-SHA256", "RSA"),
+                ("ECDHE+AESGCM", "ECDSA"),
+                ("ECDHE-ECDSA-AES128-SHA256", "ECDSA-AES128-SHA256"),  # what Java 7 has
+                ("ECDHE-ECDSA-AES128-SHA256:ECDHE-ECDSA-AES128-GCM-SHA256", "GCM"),
+            ):
                 client = await rig.client("forward")
                 client.send(f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
                 await client.read_until()
