@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 _GUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 _BEGIN = """\
+setopt interactive_comments 2> /dev/null || true
+# The line above is for zsh, which takes no comments where lines are pasted.
 # For az 2.91 or later (`az version`, `az upgrade`). Run `az login` first.
 # Everything between the parentheses ends at the first failure; after that, it can be run again from the start.
 (

@@ -178,12 +178,13 @@ def test_the_commands_register_in_the_tenant_that_was_typed(tmp_path: Path, tena
         assert f"az login --tenant {tenant}" in done.stderr
 
 
-def register(script: str, directory: Path, **answers: str) -> tuple[Finished, list[list[str]]]:
+def register(script: str, directory: Path, shell: str = "bash -c", **answers: str) -> tuple[Finished, list[list[str]]]:
     """Runs the printed commands with a stand-in for az; returns its calls.
 
     Args:
         script: as printed.
         directory: where it runs.
+        shell: with its options; behind -c it takes the script as an argument, else on standard input.
         answers: what the stand-in is to do otherwise.
     """
     programs = directory / "programs"
@@ -197,7 +198,10 @@ def register(script: str, directory: Path, **answers: str) -> tuple[Finished, li
     log.unlink(missing_ok=True)
     known = {"AZ_LOG": str(log), "AZ_FAIL_AT": "", "AZ_SILENT_AT": ""} | answers
     environ = environment(PATH=f"{programs}:{os.environ['PATH']}", **known)
-    done = run_program(["bash", "-c", script], environ=environ, directory=directory)
+    if shell.endswith(" -c"):
+        done = run_program([*shell.split(), script], environ=environ, directory=directory)
+    else:
+        done = run_program(shell.split(), stdin=script.encode(), environ=environ, directory=directory)
     log.touch()
     return done, [call.splitlines() for call in log.read_text().split("--\n") if call]
 
@@ -226,6 +230,23 @@ def test_the_printed_commands_register_everything_in_order(tmp_path: Path) -> No
     assert f"https://login.microsoftonline.com/{TENANT}/v2.0</issuer>" in value
     assert "<value>Orders.Read</value>" in value
     assert "PRIVATE KEY" not in script + str(calls)
+
+
+@pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
+def test_the_printed_commands_can_be_pasted_into_zsh(tmp_path: Path) -> None:
+    """D6: macOS has zsh. To one that reads from a keyboard, an apostrophe in a comment would begin a text."""
+    script = init(tmp_path, *KNOWN).stdout.decode()
+    config = (tmp_path / "config.yaml").read_bytes()
+    _, wanted = register(script, tmp_path)
+    for file in ("policies.before.json", "config.yaml"):
+        (tmp_path / file).unlink()
+    (tmp_path / "config.yaml").write_bytes(config)
+    done, calls = register(script, tmp_path, "zsh -f -i")
+    assert calls == wanted, done.stderr
+    assert "parse error" not in done.stderr
+    assert "not found" not in done.stderr
+    done, calls = register(script, tmp_path, "zsh -f -i", AZ_FAIL_AT="3")
+    assert calls == wanted[:3], "nothing follows a step that fails"
 
 
 @pytest.mark.parametrize("form", ["bicep", "terraform"])
