@@ -631,7 +631,7 @@ def waiting(rig: Rig) -> int:
 def test_a_slow_reader_is_not_cut_while_it_reads(uv_wire: Wire, mode: Mode) -> None:
     async def work(rig: Rig) -> None:
         for fields in (b"Connection: close\r\n", b""):
-            size = 1_500_000
+            size = 4_000_000  # many times what the kernel takes at a time, even where it takes much
             client = await rig.client(mode)
             client.transport.pause_reading()
             client, upstream = await begin(rig, mode, b"GET /x HTTP/1.1\r\n" + HOST_LINE + fields + b"\r\n", client)
@@ -643,7 +643,8 @@ def test_a_slow_reader_is_not_cut_while_it_reads(uv_wire: Wire, mode: Mode) -> N
                 client.transport.resume_reading()
                 while waiting(rig) >= before and client.total <= size and not client.lost:  # noqa: ASYNC110  # every turn counts
                     await asyncio.sleep(0)
-                if not client.lost:
+                # Not behind the last byte: uvloop's own TLS, which is this client's, loses what is unread when close_notify comes.
+                if waiting(rig) and not client.lost:
                     client.transport.pause_reading()
                 rig.later(20)
                 await settle(3)
