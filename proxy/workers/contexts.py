@@ -52,12 +52,14 @@ class RemoteContexts:
 
     def context_for(self, host: str) -> ssl.SSLContext | None:
         """Return the context for a host; None while its leaf is still to be fetched."""
+        name = host
         found = self._kept.get(host)
         if found is None and host not in self._literal_hosts:
-            wildcard = wildcard_over(host, self._apexes)
-            found = None if wildcard is None else self._kept.get(wildcard)
+            name = wildcard_over(host, self._apexes) or host
+            found = self._kept.get(name)
         if found is None:
             return None
+        self._kept.move_to_end(name)
         context, renew_at = found
         if time.monotonic() > renew_at:
             self._want(host, rsa=False)

@@ -10,7 +10,7 @@ import pytest
 
 from proxy.interception.authority import InterceptionCA, issue
 from proxy.server import LeafMint
-from proxy.workers.contexts import _WAITING, RemoteContexts
+from proxy.workers.contexts import _REMEMBERED, _WAITING, RemoteContexts
 from proxy.workers.messages import Leaf, WantLeaf
 
 if TYPE_CHECKING:
@@ -128,3 +128,16 @@ def test_a_renewal_is_asked_for_once(ca: InterceptionCA, monkeypatch: pytest.Mon
         assert contexts.context_for(HOSTS[0]) is not None
     assert control.asked == [HOSTS[0]]
     assert contexts._waiting == {(HOSTS[0], False): []}
+
+
+def test_what_is_in_use_outlasts_a_client_that_walks_through_names(ca: InterceptionCA) -> None:
+    """As with one process: of too many contexts, that goes which has not been used for longest."""
+    control = ControlProcess(ca)
+    contexts = RemoteContexts(control.take, HOSTS)
+    contexts.take(control.leaf(HOSTS[0]))
+    pem = control.leaf("walked.apis.contoso.com").pem
+    for number in range(_REMEMBERED + 1):
+        assert contexts.context_for(HOSTS[0]) is not None
+        name = f"a.b{number}.apis.contoso.com"
+        contexts.take(Leaf(host=name, name=name, pem=pem))
+    assert contexts.context_for("a.b0.apis.contoso.com") is None
