@@ -109,8 +109,8 @@ def prepare(config: Source | None, proxy_url: str | None, ca_directory: PurePath
         found = load(directory)
         if found is None:
             raise click.ClickException(
-                f"There is no configuration: name one with --config, in {CONFIG_VARIABLE}, or have it as {CONFIG_HERE} here. "
-                "`apim-auth-proxy init` writes one."
+                f"There is no configuration. Name a file with --config or in {CONFIG_VARIABLE}, or run this where "
+                f"{CONFIG_HERE} is. `apim-auth-proxy init` writes a first configuration."
             )
         trusted = found.trusted_pem()
         hosts = patterns = found.newest.constraints.listed()

@@ -18,7 +18,7 @@ def config() -> None:
 def schema() -> None:
     """Print the JSON Schema of the configuration, with a description of every key.
 
-    To use it in an editor, write it to a file, and start the configuration with: # yaml-language-server: $schema=FILE
+    Most editors can use it. Write it to a file, and start the configuration with: # yaml-language-server: $schema=FILE
     """
     found = Settings.model_json_schema()
     describe_schema(found, read_descriptions(read_example()))

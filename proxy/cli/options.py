@@ -85,8 +85,8 @@ def takes_configuration(*, required: bool = True, shared: Collection[str] = ()) 
             source = find_source(config, given, extra)
             if source is None and required:
                 raise click.UsageError(
-                    f"There is no configuration: name a file with --config or in {CONFIG_VARIABLE}, have it as {CONFIG_HERE} "
-                    "here (`apim-auth-proxy init` writes one), or say with options or variables what would stand in it."
+                    f"There is no configuration. Name a file with --config or in {CONFIG_VARIABLE}, run this where "
+                    f"{CONFIG_HERE} is, or pass options or variables instead. `apim-auth-proxy init` writes a first configuration."
                 )
             return command(config=source, **arguments)
 

@@ -73,8 +73,8 @@ def _name_neighbour(taken: AddressTaken) -> AddressTaken:
     if neighbour is None:
         return taken
     return AddressTaken(
-        f"A proxy runs already and listens on {taken.address}: {neighbour}. Use that one, stop it first, or give this one other"
-        " addresses. A changed configuration file needs no second start: the running proxy takes it up by itself.",
+        f"A proxy is already running and listens on {taken.address}: {neighbour}. Use that one, stop it first, or give this one "
+        "other addresses. If you changed the configuration file, no restart is needed: the running proxy reloads it.",
         taken.address,
     )
 

@@ -103,9 +103,7 @@ def parse_origin(text: str) -> Authority:
     """
     authority, rest = _split_https(text)
     if rest not in ("", "/"):
-        raise ConfigurationError(
-            "only https://host or https://host:port belongs here; leave out the path and the query"
-        )
+        raise ConfigurationError("write https://host or https://host:port only; leave out the path and the query")
     return authority
 
 

@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from proxy.config.values import Surroundings
 
 _REQUIRED = {
-    "listeners": "where clients connect, such as '- address: 127.0.0.1:8080'",
-    "credentials": "what proves the proxy to the identity platform, each under a name of your choice",
+    "listeners": "the addresses to listen on, such as '- address: 127.0.0.1:8080'",
+    "credentials": "how the proxy signs in to the identity platform, each under a name of your choice",
     "routes": "which hosts get a token, and which",
     "state_directory": "neither XDG_STATE_HOME nor HOME is set in the environment, so there is no default",
     "address": "where to listen, such as 127.0.0.1:8080",
-    "client_id": "the application's (client) id, a GUID in Microsoft Entra ID",
+    "client_id": "the application (client) ID, a GUID in Microsoft Entra ID",
     "certificate": "the PEM or PFX file of the certificate that is registered for the application",
-    "hosts": "the hosts this route is for, such as [contoso.azure-api.net]",
+    "hosts": "the hosts that this route is for, such as [contoso.azure-api.net]",
     "credential": "the name of an entry in credentials",
-    "scope": "what to ask tokens for, such as api://orders/.default",
+    "scope": "what tokens are for, such as api://orders/.default",
 }
 _NEVER_KEYS = {
     "password": "no password stands in this file; write it into another one and name that in password_file",
@@ -40,7 +40,7 @@ _EXPECTED = {
     "bool_type": "true or false",
     "int_type": "a whole number",
     "float_type": "a number",
-    "tuple_type": "a list, each item after '- ' or all in [a, b]",
+    "tuple_type": "a list, such as [a, b] or one item per line after '- '",
     "dict_type": "a mapping of 'key: value' lines",
     "model_type": "a mapping of 'key: value' lines",
 }
@@ -116,8 +116,8 @@ def _explain(problem: ErrorDetails) -> str:
     if kind in ("greater_than", "greater_than_equal", "less_than_equal"):
         return _explain_bound(kind, limits)
     if kind in _EXPECTED:
-        return f"{_EXPECTED[kind]} belongs here{_reading(value)}{_advice(kind, value)}"
-    return "this value cannot be used here; config.example.yaml shows what belongs here"
+        return f"expected {_EXPECTED[kind]}{_reading(value)}{_advice(kind, value)}"
+    return "this value cannot be used; config.example.yaml shows what to write"
 
 
 def _explain_unknown(path: KeyPath) -> str:
@@ -159,16 +159,16 @@ def _model_in(annotation: object) -> type[Model] | None:
 
 def _explain_bound(kind: str, limits: dict[str, float]) -> str:
     if kind == "greater_than":
-        return f"a number greater than {limits['gt']:g} belongs here"
+        return f"expected a number greater than {limits['gt']:g}"
     if kind == "greater_than_equal":
-        return f"a number of at least {limits['ge']:g} belongs here"
-    return f"a number of at most {limits['le']:.15g} belongs here"
+        return f"expected a number of at least {limits['ge']:g}"
+    return f"expected a number of at most {limits['le']:.15g}"
 
 
 def _reading(value: object) -> str:
     """Return how YAML understood what is written, without the value itself."""
     if value is None:
-        return ", and nothing is written"
+        return ", but there is no value"
     for kind, words in (
         (bool, "true or false"),
         (int | float, "a number"),
@@ -177,7 +177,7 @@ def _reading(value: object) -> str:
         (dict, "a mapping"),
     ):
         if isinstance(value, kind):
-            return f", and YAML reads {words}"
+            return f", but this is {words} in YAML"
     return ""
 
 

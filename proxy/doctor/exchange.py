@@ -85,7 +85,9 @@ async def get(connection: Connection, host_field: bytes, target: str, fields: Ma
 
 def _no_response() -> ProbeFailed:
     return ProbeFailed(
-        "It takes a request and gives no HTTP response.", "Ask its operator; a firewall between may break off as well."
+        "It accepts a request and gives no HTTP response.",
+        "If it requires a client certificate, name one in the route's `client_certificate`. Otherwise ask its operator; a "
+        "firewall in between may also cut the connection.",
     )
 
 

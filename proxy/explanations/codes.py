@@ -58,7 +58,7 @@ OUTCOMES: Final = (
         "Mend the upstream; `detail` says what is wrong with the response."),
     Entry("connection_terminated", Fault.UPSTREAM,
         "The upstream closed the connection before it had answered.",
-        "Send the request again if it may be repeated. If it happens after pauses, set `timeouts.upstream_idle_s` below the upstream's own limit."),
+        "Send the request again if it may be repeated. If it happens after pauses, set `timeouts.upstream_idle_s` below the upstream's own limit. If it never works, the upstream may require a client certificate (`client_certificate` of the route) or speak HTTP/2 only."),
     Entry("http_response_timeout", Fault.UPSTREAM,
         "The upstream did not accept a connection, or did not answer, in time.",
         "Look into the upstream, or raise `timeouts.connect_s` or `timeouts.response_s`: `detail` says which."),

@@ -136,7 +136,7 @@ def test_a_second_start_names_the_proxy_that_runs_already(
     done = run_with(second, tmp_path)
     address = admin if conflict == "admin" else running.address("forward")
     assert done.status == 2
-    assert f"A proxy runs already and listens on {address}: process {running.process.pid}" in done.stderr
+    assert f"A proxy is already running and listens on {address}: process {running.process.pid}" in done.stderr
     assert f"configuration {running.config_file}" in done.stderr
     assert "configuration is wrong" not in done.stderr
     assert running.exchanges == []

@@ -234,5 +234,5 @@ def test_a_port_in_use_is_an_error_although_processes_share_it(
 ) -> None:
     taken = several.address("forward")
     settings = configuration(place) | {"workers": 2, "listeners": [{"address": taken, "mode": "forward"}]}
-    with pytest.raises(AssertionError, match="A proxy runs already and listens on"):
+    with pytest.raises(AssertionError, match="A proxy is already running and listens on"):
         start_proxy(settings)

@@ -166,8 +166,8 @@ def _header(name: str, entry: str, path: str, word: str) -> object:
         ),
         _at_the_end("zero seconds", "timeouts: {connect_s: 0}\n", "timeouts.connect_s", 22, "greater than 0"),
         _at_the_end("too many seconds", "timeouts: {drain_s: 86401}\n", "timeouts.drain_s", 22, "86400"),
-        _at_the_end("infinite seconds", "timeouts: {drain_s: .inf}\n", "timeouts.drain_s", 22, "belongs here"),
-        _at_the_end("undefined seconds", "timeouts: {drain_s: .nan}\n", "timeouts.drain_s", 22, "belongs here"),
+        _at_the_end("infinite seconds", "timeouts: {drain_s: .inf}\n", "timeouts.drain_s", 22, "expected a number"),
+        _at_the_end("undefined seconds", "timeouts: {drain_s: .nan}\n", "timeouts.drain_s", 22, "expected a number"),
         _at_the_end("negative bytes", "limits: {head_bytes: -1}\n", "limits.head_bytes", 22, "greater than 0"),
         _at_the_end("huge number", f"limits: {{connections: {'9' * 5_000}}}\n", "limits.connections", 22, "YAML"),
         _at_the_end(
