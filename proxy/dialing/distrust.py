@@ -11,7 +11,7 @@ class Distrust(NamedTuple):
     Attributes:
         code: short and machine-readable.
         what: says it of the certificate, as in "the certificate has expired".
-        advice: what to do next, whole sentences.
+        advice: what to do next, whole sentences; ``{key}`` stands for the key that names the certificates to trust.
     """
 
     code: str
@@ -38,7 +38,7 @@ _UNTRUSTED: Final = Distrust(
     code="tls_untrusted",
     what="is not trusted",
     advice=(
-        "If it is your organisation's own CA's, or that of a device that inspects TLS, name the CA's certificate in `ca_file`. "
+        "If it is your organisation's own CA's, or that of a device that inspects TLS, name the CA's certificate in `{key}`. "
         "If it is a public CA's, the server has to send the intermediate certificates as well."
     ),
 )
@@ -47,6 +47,12 @@ _UNTRUSTED: Final = Distrust(
 _BY_VERIFY_CODE: Final = {9: _NOT_YET_VALID, 10: _EXPIRED, 62: _OTHER_NAME, 64: _OTHER_NAME}
 
 
-def explain_distrust(verify_code: int) -> Distrust:
-    """Return the diagnosis for OpenSSL's verification error, as `ssl.SSLCertVerificationError` carries it."""
-    return _BY_VERIFY_CODE.get(verify_code, _UNTRUSTED)
+def explain_distrust(verify_code: int, key: str = "ca_file") -> Distrust:
+    """Return the diagnosis.
+
+    Args:
+        verify_code: OpenSSL's verification error, as `ssl.SSLCertVerificationError` carries it.
+        key: of the configuration, which names the certificates to trust.
+    """
+    found = _BY_VERIFY_CODE.get(verify_code, _UNTRUSTED)
+    return found._replace(advice=found.advice.format(key=key))

@@ -14,6 +14,7 @@ import ssl
 import struct
 from typing import TYPE_CHECKING, Final
 
+from proxy.dialing.distrust import explain_distrust
 from proxy.errors import UpstreamUnreachable, UpstreamUntrusted
 
 if TYPE_CHECKING:
@@ -39,11 +40,11 @@ async def start_tls(connected: socket.socket, proxy: UpstreamProxy, context: ssl
     outside.other, inside.other = inside, outside
     try:
         await loop.create_connection(lambda: outside, sock=connected, ssl=context, server_hostname=proxy.authority.host)
-    except ssl.SSLCertVerificationError:
+    except ssl.SSLCertVerificationError as error:
         connected.close()
+        distrust = explain_distrust(error.verify_code, "upstream_proxy.ca_file")
         raise UpstreamUntrusted(
-            f"The certificate of the upstream proxy {proxy} is not trusted for that name. Name its issuer's certificate in "
-            "upstream_proxy.ca_file, and check the host in upstream_proxy.url.",
+            f"The certificate of the upstream proxy {proxy} {distrust.what}. {distrust.advice}",
             code="upstream_proxy_untrusted",
         ) from None
     except OSError:

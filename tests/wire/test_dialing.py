@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
@@ -398,12 +399,15 @@ def test_an_https_proxy_whose_certificate_does_not_hold_hears_nothing(ca: trustm
     heads: list[bytes] = []
 
     async def work() -> None:
-        for context, trust in (
-            (_serving(ca), ssl.create_default_context()),
-            (_serving(ca, "other.example"), _trusting(ca)),
+        expired = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        ca.issue_cert("localhost", not_after=datetime.now(UTC) - timedelta(days=1)).configure_cert(expired)
+        for context, trust, words in (
+            (_serving(ca), ssl.create_default_context(), r"upstream_proxy\.ca_file"),
+            (_serving(ca, "other.example"), _trusting(ca), "for other names"),
+            (expired, _trusting(ca), "has expired"),
         ):
             async with _proxy(_answering(OPEN, heads=heads), context) as port:
-                with pytest.raises(UpstreamUntrusted, match=r"upstream_proxy\.ca_file"):
+                with pytest.raises(UpstreamUntrusted, match=words):
                     await _dialer(port, scheme="https", userinfo="u:p@", context=trust).connect("api.example", 443)
 
     run(work())
