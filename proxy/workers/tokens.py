@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import (
@@ -31,6 +33,8 @@ ERRORS: Final[Mapping[str, type[ProxyError]]] = {
     kind.__name__: kind
     for kind in (ProxyError, IdentityError, IdentityPlatformUnavailable, CredentialRejected, CredentialOutOfDate)
 }
+# How long a token that control has kept after a complaint is not complained of again.
+_ACQUITTED_S: Final = 1.0
 
 
 class RemoteSource:
@@ -43,6 +47,7 @@ class RemoteSource:
         self._serial = -1
         self._stale_reported = -1
         self._asked: asyncio.Future[None] | None = None
+        self._acquitted_until_mono = -inf
 
     def peek(self, now_mono: float) -> AccessToken | None:
         """See `proxy.identity.source.TokenSource.peek`."""
@@ -72,24 +77,29 @@ class RemoteSource:
     def rejected(
         self,
         token: AccessToken,
-        now_mono: float,  # noqa: ARG002  # control's clock decides
+        now_mono: float,
         claims: str | None = None,
         *,
         certain: bool = False,
     ) -> bool:
         """See `proxy.identity.source.TokenSource.rejected`.
 
-        Control decides whether the token is to blame; until it has sent one, this process has none.
+        Control decides whether the token is to blame; until it has sent one, this process has none. Where it has just sent the
+        same one again, the next refusals are passed on, or each of them would cost a second request and everybody a wait.
         """
         if token is self._token:
+            if now_mono < self._acquitted_until_mono:
+                return False
             self._token = None
             self._owner.send(Rejected(source=self._index, serial=self._serial, claims=claims, certain=certain))
         return True
 
     def take(self, message: Token) -> None:
         """Take the token that control sent."""
-        if message.serial == self._serial and self._token is not None:
-            return
+        if message.serial == self._serial:
+            if self._token is not None:
+                return
+            self._acquitted_until_mono = time.monotonic() + _ACQUITTED_S
         self._serial = message.serial
         self._token = AccessToken(
             field_line=b"Authorization: Bearer " + message.value.encode("ascii") + b"\r\n",
