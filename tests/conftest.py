@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from typing import TYPE_CHECKING
 
 import pytest
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from _pytest.terminal import TerminalReporter
 
 IS_CI = os.environ.get("CI") == "true"
+
+# A shell ignores SIGINT for what it runs in the background, as one lane of the tests is; every command started here would, too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A shared machine stalls now and then; a stall is no fault of an example. CI gives the same verdict on the same code,
 # and does not depend on a database of earlier failures.

@@ -1,10 +1,14 @@
-"""Which process of this program listens at an address already. Does I/O: asks the address, and looks into Linux's /proc."""
+"""Which process of this program listens at an address already. Does I/O: asks the address, and looks into Linux's /proc.
+
+`run` starts this as a program of its own: by then it has given up what root needs to see the sockets of others.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -61,12 +65,12 @@ def describe_neighbour(address: str) -> str | None:
 
 
 def _runs() -> Iterator[tuple[int, list[str]]]:
-    """Yield the processes of this machine that run this program's `run`, but for this one."""
+    """Yield the processes of this machine that run this program's `run`, but for the one that asks."""
     for place in _PROC.glob("[0-9]*/cmdline"):
         number = int(place.parent.name)
         with contextlib.suppress(OSError):
             words = place.read_bytes().decode("utf-8", "replace").rstrip("\0").split("\0")
-            if number != os.getpid() and _is_run(words):
+            if number != os.getppid() and _is_run(words):
                 yield number, words
 
 
@@ -130,3 +134,7 @@ def _answers(host: str, port: int, question: bytes) -> bool:
         while len(answer) < _ANSWER_BYTES and (block := connection.recv(4_096)):
             answer += block
     return b"apim-auth-proxy" in answer.lower()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(describe_neighbour(sys.argv[1]) or "")

@@ -7,18 +7,18 @@ import contextlib
 import gc
 import os
 import signal
+import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from proxy import event_loop
-from proxy.cli.neighbour import describe_neighbour
 from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.cli.service_manager import notify, notify_reloading, take_sockets, watchdog_interval_s
 from proxy.config.loading import load_settings
 from proxy.errors import AddressTaken, ConfigurationError
-from proxy.hardening import harden_process, raise_file_limit
+from proxy.hardening import harden_process, own_program, raise_file_limit
 from proxy.keys.fingerprint import read_fingerprint
 from proxy.server import Server
 from proxy.tasks import log_fault
@@ -69,8 +69,9 @@ def run(config: Source, workers: int | None) -> None:
 
 def _name_neighbour(taken: AddressTaken) -> AddressTaken:
     """Return the error with the proxy that listens there, if it is one of ours."""
-    neighbour = describe_neighbour(taken.address)
-    if neighbour is None:
+    command = [*own_program("proxy.cli.neighbour"), taken.address]
+    neighbour = subprocess.run(command, capture_output=True, text=True, check=False).stdout  # noqa: S603  # our own program
+    if not neighbour:
         return taken
     return AddressTaken(
         f"A proxy is already running and listens on {taken.address}: {neighbour}. Use that one, stop it first, or give this one "
