@@ -182,4 +182,6 @@ def _write_file(file: Path, content: bytes, mode: int, *, replace: bool) -> None
         if replace:
             target.replace(file)
     except OSError as problem:
-        raise click.ClickException(f"{file} cannot be written: {problem.strerror}.") from None
+        raise click.ClickException(
+            f"{file} cannot be written: {problem.strerror}. Check its directory, or name another file."
+        ) from None

@@ -113,7 +113,7 @@ def _summarise(errors: int, warnings: int, *, online: bool) -> str:
     nothing = (
         "Nothing is wrong"
         if online
-        else "Nothing is wrong here; --online asks the identity platform and the APIs as well"
+        else "Nothing is wrong so far. To also request tokens and call the APIs, add --online"
     )
     return (
         f"{nothing}. {counted[0]}, which does not fail the check."

@@ -68,8 +68,8 @@ def _say_unknown(text: str) -> str:
     if similar:
         return f"There is no such code. Did you mean {' or '.join(similar)}?"
     return (
-        "This is no code that the proxy knows, and neither a status, a URL nor a host. Write it as it was printed, such as"
-        " name_not_resolved, AADSTS700027, 407 or https://contoso.azure-api.net/orders"
+        "This is not a code, status or message that the proxy knows, nor a URL or a host. Write it as it was printed, such as "
+        "name_not_resolved, AADSTS700027, 407 or https://contoso.azure-api.net/orders. docs/troubleshooting.md lists all of them."
     )
 
 

@@ -59,7 +59,7 @@ def parse_host_pattern(text: str) -> HostPattern:
     """
     if "/" in text:
         raise ConfigurationError(
-            "a host stands alone, without a scheme or a path; write api.example.com or api.example.com:8443"
+            "write only the host, without a scheme or a path, such as api.example.com or api.example.com:8443"
         )
     is_wildcard = text.startswith("*.")
     domain = text.removeprefix("*.")

@@ -119,7 +119,7 @@ def test_an_expired_certificate_is_shown_and_fails(tmp_path: Path) -> None:
         (["new", "--key-bits", "1024"], 2, "--key-bits"),
         (["new", "--subject-name", "x" * 65], 1, "64 characters"),
         (["new", "--out-key", "same", "--out-certificate", "same"], 2, "name one file"),
-        (["new", "--out-key", "no/such/directory/key"], 1, "cannot be written"),
+        (["new", "--out-key", "no/such/directory/key"], 1, "Check its directory"),
         (["show", "nothing.pem"], 2, "nothing.pem"),
         (["show", "text"], 1, "no certificate in it"),
         (["show"], 2, "FILE"),

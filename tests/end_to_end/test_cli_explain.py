@@ -78,7 +78,7 @@ def test_the_message_of_a_program_is_explained() -> None:
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["nonsense"], 2, "no code that the proxy knows"),
+        (["nonsense"], 2, "docs/troubleshooting.md"),
         (["name_not_resolve"], 2, "Did you mean name_not_resolved"),
         (["https://orders.example/"], 2, "--config"),
         (["orders.example"], 2, "--config"),
