@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Command: (module, object, one line of help). The help stands here so that `--help` imports none of the modules.
 _COMMANDS: Final = {
-    "init": ("proxy.cli.init", "init", "Write a first configuration and the commands that register it."),
+    "init": ("proxy.cli.init", "init", "Write a first configuration and print how to register it."),
     "run": ("proxy.cli.run", "run", "Run the proxy until SIGTERM or SIGINT."),
     "demo": ("proxy.cli.demo.command", "demo", "Run the whole flow on this machine, step by step."),
     "sandbox": ("proxy.cli.sandbox", "sandbox", "Run a local identity platform, gateway and API."),

@@ -112,7 +112,7 @@ def test_the_configuration_loads_once_the_ids_are_known(tmp_path: Path) -> None:
 
 def test_the_key_is_for_its_owner_alone_and_the_certificate_fits_it(tmp_path: Path) -> None:
     said = init(tmp_path, *KNOWN).stderr
-    assert "lasts 365 days" in said
+    assert "is valid for 365 days" in said
     assert "under `certificates:`" in said
     assert stat.S_IMODE((tmp_path / "clientapp.key").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "config.yaml").stat().st_mode) == 0o600
