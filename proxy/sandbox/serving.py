@@ -13,7 +13,7 @@ import signal
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.sandbox.directory import load_settings
 from proxy.sandbox.ports import lasting_ports
@@ -59,12 +59,23 @@ async def serve(
             await asyncio.to_thread(sandbox.write_directory, directory, proxy_address, admin_address)
             _log.info("identity platform %s, API %s, files in %s", sandbox.identity_url, sandbox.api_url, directory)
             stopped = asyncio.Event()
+            asyncio.get_running_loop().set_exception_handler(report_fault)
             with _stop_signals(stopped):
                 sys.stdout.write(f"{READY}\n")
                 sys.stdout.flush()
                 await stopped.wait()
         finally:
             await sandbox.close()
+
+
+def report_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what goes wrong in a callback, but for a client that leaves in the middle of an answer.
+
+    CPython 3.11 then may tell a transport of its end twice, and fails at the second time.
+    """
+    callback = getattr(context.get("handle"), "_callback", None)
+    if getattr(callback, "__name__", "") != "_call_connection_lost":
+        loop.default_exception_handler(context)
 
 
 def _with_ports(loaded: SandboxSettings) -> SandboxSettings:
