@@ -52,6 +52,21 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 }
 # operations watches the relay through what the relay leaves for it, and through nothing else.
 ALSO: Final[Mapping[str, frozenset[str]]] = {"operations": frozenset({"proxy.relay.record", "proxy.relay.counters"})}
+# The relay's lower modules, and what each may import of the relay, for types too unless it is in `TYPES_FROM_ABOVE`.
+IN_RELAY: Final[Mapping[str, frozenset[str]]] = {
+    "message": frozenset(),
+    "plain_form": frozenset(),
+    "diagnosis": frozenset({"message"}),
+    "head": frozenset({"message", "plain_form", "diagnosis"}),
+    "chunked": frozenset({"message"}),
+    "asked": frozenset({"message"}),
+    "record": frozenset(),
+    "recording": frozenset({"record", "message"}),
+    "counters": frozenset(),
+    "seats": frozenset(),
+    "state": frozenset({"counters", "seats"}),
+}
+TYPES_FROM_ABOVE: Final = frozenset({"seats", "state"})
 EMPTY_NAMES: Final = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "misc"})
 
 
@@ -121,6 +136,18 @@ def wrong_directions(imports: Iterable[Import]) -> list[str]:
     ]
 
 
+def upward_in_relay(imports: Iterable[Import]) -> list[str]:
+    """The imports of the relay's lower modules that `IN_RELAY` does not list."""
+    return [
+        str(found)
+        for found in imports
+        if (room(found.importer), room(found.target)) == ("relay", "relay")
+        and (importer := found.importer.rpartition(".")[2]) in IN_RELAY
+        and found.target.rpartition(".")[2] not in IN_RELAY[importer]
+        and not (importer in TYPES_FROM_ABOVE and found.is_for_types)
+    ]
+
+
 def find_cycle(imports: Iterable[Import]) -> list[str]:
     """Modules that import each other in a ring, empty where there is none.
 
@@ -169,6 +196,11 @@ def sources() -> dict[str, str]:
 
 def test_imports_point_one_way(sources: dict[str, str]) -> None:
     assert wrong_directions(find_imports(sources)) == []
+
+
+def test_the_relays_lower_modules_import_nothing_above_them(sources: dict[str, str]) -> None:
+    assert {f"proxy.relay.{name}" for name in IN_RELAY} <= set(sources)
+    assert upward_in_relay(find_imports(sources)) == []
 
 
 def test_no_modules_import_each_other(sources: dict[str, str]) -> None:
@@ -236,6 +268,23 @@ def test_an_import_in_the_wrong_direction_is_found(importer: str, statement: str
 def test_an_import_in_the_right_direction_passes(importer: str, statement: str) -> None:
     modules = dict.fromkeys(["proxy", "proxy.relay", "proxy.relay.counters", "proxy.relay.record"], "")
     assert wrong_directions(find_imports({**modules, importer: statement})) == []
+
+
+@pytest.mark.parametrize(
+    ("importer", "statement", "is_upward"),
+    [
+        pytest.param("message", "from proxy.relay.head import parse_request_head", True, id="up"),
+        pytest.param("message", "if TYPE_CHECKING:\n    from proxy.relay import exchange", True, id="up for types"),
+        pytest.param("state", "from proxy.relay.client import ClientConnection", True, id="state up"),
+        pytest.param("state", "if TYPE_CHECKING:\n    import proxy.relay.client", False, id="state up for types"),
+        pytest.param("head", "from proxy.relay.message import Head", False, id="down"),
+        pytest.param("head", "from proxy.errors import MalformedRequest", False, id="another room"),
+    ],
+)
+def test_an_upward_import_in_the_relay_is_found(importer: str, statement: str, *, is_upward: bool) -> None:
+    modules = dict.fromkeys(["proxy.relay.exchange", "proxy.relay.client", "proxy.relay.head"], "")
+    found = find_imports({**modules, f"proxy.relay.{importer}": statement})
+    assert bool(upward_in_relay(found)) is is_upward
 
 
 def test_a_ring_is_found_through_functions_and_across_rooms() -> None:

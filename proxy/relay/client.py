@@ -34,7 +34,7 @@ from proxy.relay.entry import FixedEntry
 from proxy.relay.exchange import Exchange
 from proxy.relay.head import check_partial_request, parse_request_head
 from proxy.relay.presence import is_gone, watch_presence
-from proxy.relay.record import ExchangeRecord, note_trace
+from proxy.relay.recording import note_trace, refused
 from proxy.relay.seats import descriptor_of
 from proxy.relay.standing import DISMISSED
 
@@ -588,24 +588,17 @@ class ClientConnection(asyncio.Protocol):
         relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
         if relay.observe is not None:
             relay.observe(
-                ExchangeRecord(
-                    relay.wall_offset + time.monotonic(),
-                    self.peer,
-                    self.entry.mode,
-                    method,
-                    authority,
-                    target,
-                    error.status,
-                    0,
-                    0,
-                    0.0,
-                    None,
-                    "",
-                    None,
-                    False,
-                    error.proxy_status,
-                    error.code,
-                    "" if self.known is None else self.known.client.name,
+                refused(
+                    ended_at=relay.wall_offset + time.monotonic(),
+                    client=self.peer,
+                    mode=self.entry.mode,
+                    method=method,
+                    authority=authority,
+                    target=target,
+                    status=error.status,
+                    outcome=error.proxy_status,
+                    code=error.code,
+                    client_name="" if self.known is None else self.known.client.name,
                     trace=None if head is None or not relay.traces else note_trace(head),
                 )
             )

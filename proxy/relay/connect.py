@@ -24,7 +24,7 @@ from proxy.relay.answers import CONNECT_ESTABLISHED, format_answer
 from proxy.relay.destinations import Destination, describe_refusal
 from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
 from proxy.relay.handshakes import name_cause
-from proxy.relay.record import ExchangeRecord
+from proxy.relay.recording import refused, tunnelled
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
 from proxy.relay.standing import check_tunnel
@@ -225,12 +225,21 @@ class TunnelEnd(asyncio.Protocol):
         relay = self._client.relay
         relay.counters.count_error(outcome)
         if relay.observe is not None:
-            now = time.monotonic()
-            record = ExchangeRecord(
-                relay.wall_offset + now, self._client.peer, "connect", b"CONNECT", str(self._authority), b"", 0, 0, 0, 0.0,
-                None, self._destination.route, None, False, outcome, code, _name(self._client),
-            )  # fmt: skip
-            relay.observe(record)
+            relay.observe(
+                refused(
+                    ended_at=relay.wall_offset + time.monotonic(),
+                    client=self._client.peer,
+                    mode="connect",
+                    method=b"CONNECT",
+                    authority=str(self._authority),
+                    target=b"",
+                    status=0,
+                    outcome=outcome,
+                    code=code,
+                    route=self._destination.route,
+                    client_name=_name(self._client),
+                )
+            )
 
 
 class TunnelRequest:
@@ -336,12 +345,21 @@ class TunnelRequest:
         if relay.observe is not None:
             now = time.monotonic()
             wait = self._attempt.name_wait
-            record = ExchangeRecord(
-                relay.wall_offset + now, self._client.peer, "tunnel", b"CONNECT", str(self._authority), b"", status, up, down,
-                now - self._started, None, "", None, False, outcome, code, _name(self._client),
-                name_s=None if wait is None else wait[1],
-            )  # fmt: skip
-            relay.observe(record)
+            relay.observe(
+                tunnelled(
+                    ended_at=relay.wall_offset + now,
+                    client=self._client.peer,
+                    authority=str(self._authority),
+                    status=status,
+                    received_bytes=up,
+                    sent_bytes=down,
+                    duration_s=now - self._started,
+                    outcome=outcome,
+                    code=code,
+                    client_name=_name(self._client),
+                    name_s=None if wait is None else wait[1],
+                )
+            )
 
 
 def _name(client: ClientConnection) -> str:

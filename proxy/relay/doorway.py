@@ -19,7 +19,7 @@ from proxy.relay.asked import describe_raw
 from proxy.relay.client import ClientConnection
 from proxy.relay.diagnosis import refuse_other_protocol
 from proxy.relay.handshakes import name_cause
-from proxy.relay.record import ExchangeRecord
+from proxy.relay.recording import refused
 from proxy.relay.seats import descriptor_of, peer_user
 from proxy.relay.secure import SecureTransport
 
@@ -199,8 +199,17 @@ class Doorway(asyncio.Protocol):
         relay = self._relay
         relay.counters.count_error(outcome)
         if relay.observe is not None:
-            record = ExchangeRecord(
-                relay.wall_offset + time.monotonic(), self._peer, self._entry.mode, *asked, status, 0, 0, 0.0,
-                None, "", None, False, outcome, code,
-            )  # fmt: skip
-            relay.observe(record)
+            method, authority, target = asked
+            relay.observe(
+                refused(
+                    ended_at=relay.wall_offset + time.monotonic(),
+                    client=self._peer,
+                    mode=self._entry.mode,
+                    method=method,
+                    authority=authority,
+                    target=target,
+                    status=status,
+                    outcome=outcome,
+                    code=code,
+                )
+            )

@@ -22,7 +22,7 @@ from proxy.policy.refusal import Refusal, judge_refusal
 from proxy.relay.answers import CONNECTION_CLOSE
 from proxy.relay.chunked import format_chunk, format_last_chunk
 from proxy.relay.head import format_request_head, format_response_head
-from proxy.relay.record import ExchangeRecord, TraceNote, note_trace
+from proxy.relay.recording import ended, note_trace
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
 from proxy.relay.standing import check_upgrade
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from proxy.relay.client import ClientConnection
     from proxy.relay.destinations import Destination
     from proxy.relay.message import RequestHead, ResponseHead
+    from proxy.relay.record import TraceNote
     from proxy.relay.upstream import UpstreamConnection
 
 _KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
@@ -602,28 +603,28 @@ class Exchange:
         counters.exchanges[key] = counters.exchanges.get(key, 0) + 1
         if relay.observe is not None:
             relay.observe(
-                ExchangeRecord(
-                    relay.wall_offset + now,
-                    client.peer,
-                    client.entry.mode,
-                    self.request.method,
-                    destination.name,
-                    self._target.partition(b"?")[0],
-                    self._status,
-                    self._received_bytes,
-                    self.sent_bytes,
-                    duration_s,
-                    self._upstream_s,
-                    destination.route,
-                    None if token is None else now - token.obtained_at_mono,
-                    self._reused,
-                    outcome,
-                    code,
-                    "" if known is None else known.client.name,
-                    destination.credential if token is not None else "",
-                    "" if token is None else token.proof,
-                    self._note_trace() if relay.traces else None,
-                    None if self._name_wait is None else self._name_wait[1],
+                ended(
+                    ended_at=relay.wall_offset + now,
+                    client=client.peer,
+                    mode=client.entry.mode,
+                    method=self.request.method,
+                    authority=destination.name,
+                    target=self._target.partition(b"?")[0],
+                    status=self._status,
+                    received_bytes=self._received_bytes,
+                    sent_bytes=self.sent_bytes,
+                    duration_s=duration_s,
+                    upstream_s=self._upstream_s,
+                    route=destination.route,
+                    token_age_s=None if token is None else now - token.obtained_at_mono,
+                    reused=self._reused,
+                    outcome=outcome,
+                    code=code,
+                    client_name="" if known is None else known.client.name,
+                    credential=destination.credential if token is not None else "",
+                    proof="" if token is None else token.proof,
+                    trace=self._note_trace() if relay.traces else None,
+                    name_s=None if self._name_wait is None else self._name_wait[1],
                 )
             )
 

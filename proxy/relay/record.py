@@ -1,12 +1,13 @@
-"""What is remembered of one exchange when it is over, for the access log and whoever else watches. Does no I/O."""
+"""The record of one finished exchange, for the access log and other observers. Pure: does no I/O.
+
+Relay processes send records to the control process, and pydantic reads their annotations, so this module is not compiled;
+`recording`, which makes them, is.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
-
-if TYPE_CHECKING:
-    from proxy.relay.message import RequestHead
+from typing import NamedTuple, TypeAlias
 
 
 class TraceNote(NamedTuple):
@@ -80,21 +81,6 @@ class ExchangeRecord(NamedTuple):
     proof: str = ""
     trace: TraceNote | None = None
     name_s: float | None = None
-
-
-def note_trace(
-    request: RequestHead,
-    token_wait: tuple[float, float] | None = None,
-    sent_after_s: float | None = None,
-    sends: int = 0,
-    credential: str = "",
-    name_wait: tuple[float, float] | None = None,
-) -> TraceNote:
-    """Return the note on an exchange; the arguments behind the request's head are as in `TraceNote`."""
-    parents = request.values(b"traceparent")
-    traceparent = parents[0] if len(parents) == 1 else b""
-    tracestate = b",".join(request.values(b"tracestate"))
-    return TraceNote(traceparent, tracestate, token_wait, sent_after_s, sends, credential, name_wait)
 
 
 Observer: TypeAlias = Callable[[ExchangeRecord], None]
