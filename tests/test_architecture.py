@@ -60,13 +60,14 @@ IN_RELAY: Final[Mapping[str, frozenset[str]]] = {
     "head": frozenset({"message", "plain_form", "diagnosis"}),
     "chunked": frozenset({"message"}),
     "asked": frozenset({"message"}),
+    "arrival": frozenset({"recording"}),
     "record": frozenset(),
     "recording": frozenset({"record", "message"}),
     "counters": frozenset(),
     "seats": frozenset(),
     "state": frozenset({"counters", "seats"}),
 }
-TYPES_FROM_ABOVE: Final = frozenset({"seats", "state"})
+TYPES_FROM_ABOVE: Final = frozenset({"arrival", "seats", "state"})
 EMPTY_NAMES: Final = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "misc"})
 
 

@@ -269,6 +269,10 @@ class ClientConnection(asyncio.Protocol):
         """Whether the next response is to say that the connection ends with it."""
         return self.relay.ending or self.ends_after_exchange
 
+    def make_inner(self, entry: Entry) -> ClientConnection:
+        """Return the connection for requests inside an intercepted tunnel of this one."""
+        return ClientConnection(self.relay, entry, self.seat)
+
     def dismiss(self) -> None:
         """End the connection: at once, or after the exchange under way."""
         self.is_dismissed = True

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proxy.dialing.resolver import Attempt, describe_name_timeout
 from proxy.errors import (
@@ -21,26 +21,21 @@ from proxy.errors import (
 )
 from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.answers import CONNECT_ESTABLISHED, format_answer
+from proxy.relay.arrival import TLS_HANDSHAKE, Arrival
 from proxy.relay.destinations import Destination, describe_refusal
 from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
 from proxy.relay.handshakes import name_cause
-from proxy.relay.recording import refused, tunnelled
+from proxy.relay.recording import tunnelled
 from proxy.relay.secure import SecureTransport
 from proxy.relay.splice import Splice
 from proxy.relay.standing import check_tunnel
 from proxy.tasks import guard
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from proxy.relay.client import ClientConnection
-    from proxy.relay.entry import Entry
     from proxy.relay.message import RequestHead
-    from proxy.relay.seats import Seat
     from proxy.relay.state import ContextFetcher, Relay
     from proxy.relay.upstream import UpstreamConnection
-
-_TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake
 
 
 def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> None:
@@ -82,40 +77,35 @@ def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> No
     tunnel.start()
 
 
-class TunnelEnd(asyncio.Protocol):
-    """The end of a tunnel to a routed host: looks at the first byte, then gives way to what fits.
+class TunnelEnd(Arrival):
+    """The inside of a tunnel to a routed host: its first byte tells whether TLS or plain HTTP follows."""
 
-    Attributes:
-        deadline: monotonic seconds by which the tunnel must have led to a first request.
-    """
-
-    __slots__ = ("_authority", "_client", "_destination", "_entry", "_fetched", "_fetched_rsa", "_inner", "deadline")
+    __slots__ = ("_authority", "_client", "_destination", "_fetched", "_fetched_rsa")
 
     def __init__(self, client: ClientConnection, authority: Authority, destination: Destination) -> None:
+        entry = FixedEntry(destination, authority, "connect")
+        relay = client.relay
+        super().__init__(relay, entry, client.peer, client.seat, relay.now + relay.timeouts.head_s)
+        self._transport = client.transport
         self._client = client
         self._authority = authority
         self._destination = destination
-        self._entry: Entry = FixedEntry(destination, authority, "connect")
-        self._inner: ClientConnection | None = None
         self._fetched = False
         self._fetched_rsa = False
-        self.deadline = client.relay.now + client.relay.timeouts.head_s
 
     def take_over(self, rest: bytes) -> None:
         """Put itself in the place of the client connection."""
-        relay = self._client.relay
-        relay.clients.discard(self._client)
-        relay.tunnel_ends.add(self)
-        self._client.transport.set_protocol(self)
+        self._relay.clients.discard(self._client)
+        self._relay.tunnel_ends.add(self)
+        self._transport.set_protocol(self)
         if rest:
             self.data_received(rest)
 
     def data_received(self, data: bytes) -> None:
         """Take the first bytes."""
-        client, relay = self._client, self._client.relay
+        relay = self._relay
         relay.tunnel_ends.discard(self)
-        inner = self._inner = type(client)(relay, self._entry, client.seat)
-        if data[0] == _TLS_HANDSHAKE and self._authority.port != 80:
+        if data[0] == TLS_HANDSHAKE and self._authority.port != 80:
             context = relay.server_context(self._authority.host)
             if context is None:
                 self._fetch_context(data)
@@ -125,50 +115,46 @@ class TunnelEnd(asyncio.Protocol):
             if isinstance(self._entry, FixedEntry):
                 self._entry.tls = secure.tls
             relay.tunnel_ends.add(self)
-            client.transport.set_protocol(secure)
-            secure.connection_made(client.transport)
-            secure.data_received(data)
+            self._begin_tls(secure, data)
         elif 0x41 <= data[0] <= 0x7A:
-            client.transport.set_protocol(inner)
-            inner.connection_made(client.transport)
+            inner = self._client.make_inner(self._entry)
+            self._give_way(inner, self._transport)
             inner.data_received(data)
         else:
             error = MalformedRequest(f"Inside the tunnel to {self._authority} came neither TLS nor HTTP.")
-            client.write(format_answer(error, with_content=True, close=True))
-            self._record(error.proxy_status, "NEITHER_TLS_NOR_HTTP")
-            client.transport.close()
+            self._transport.write(format_answer(error, with_content=True, close=True))
+            self._record_failure(error.proxy_status, "NEITHER_TLS_NOR_HTTP")
+            self._transport.close()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Give way to what is inside: the TLS handshake is complete."""
-        self._client.relay.tunnel_ends.discard(self)
-        if self._inner is not None and isinstance(transport, SecureTransport):
-            transport.set_protocol(self._inner)
-            self._inner.connection_made(transport)
+        """Let requests come: the TLS handshake is complete."""
+        if isinstance(transport, SecureTransport):
+            self._give_way(self._client.make_inner(self._entry), transport)
 
     def _fetch_context(self, data: bytes) -> None:
         """Read nothing more until there is a leaf certificate, or it is clear that there will be none."""
-        relay = self._client.relay
+        relay = self._relay
         if self._fetched or relay.fetch_context is None:
-            self._record("proxy_internal_error", "NO_CERTIFICATE")
+            self._record_failure("proxy_internal_error", "NO_CERTIFICATE")
             self._leave()
-            self._client.transport.abort()
+            self._transport.abort()
             return
         self._fetched = True
         self._await(relay.fetch_context, data, rsa=False)
 
     def _fetch_rsa(self, data: bytes) -> bool:
-        """Begins the handshake again once an RSA certificate is shown too; False where that has been tried."""
-        fetch = self._client.relay.fetch_context
+        """Begin the handshake again once there is an RSA certificate too; return False if that has been tried."""
+        fetch = self._relay.fetch_context
         if self._fetched_rsa or fetch is None:
             return False
         self._fetched_rsa = True
-        self._client.transport.set_protocol(self)
+        self._transport.set_protocol(self)
         self._await(fetch, data, rsa=True)
         return True
 
     def _await(self, fetch: ContextFetcher, data: bytes, *, rsa: bool) -> None:
-        transport = self._client.transport
-        self._client.relay.tunnel_ends.add(self)
+        transport = self._transport
+        self._relay.tunnel_ends.add(self)
         transport.pause_reading()
 
         def go_on() -> None:
@@ -178,68 +164,13 @@ class TunnelEnd(asyncio.Protocol):
 
         fetch(self._authority.host, go_on, rsa=rsa)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """Let go: the client went away before it sent anything."""
-        self._leave()
-
-    def pause_writing(self) -> None:
-        """Nothing is written here but the answer to CONNECT."""
-
-    def resume_writing(self) -> None:
-        """Nothing to resume."""
-
-    @property
-    def seat(self) -> Seat | None:
-        """Of the connection that the tunnel runs on."""
-        return self._client.seat
-
-    def redirect(self, change: Callable[[Entry], Entry]) -> None:
-        """Leads to where its authority leads now."""
-        self._entry = change(self._entry)
-        if self._inner is not None:
-            self._inner.entry = self._entry
-
-    def dismiss(self) -> None:
-        """End a tunnel whose client the listener would not take any more."""
-        self.abort()
-
-    def abort(self) -> None:
-        """Cuts the connection."""
-        self._client.relay.tunnel_ends.discard(self)
-        self._client.transport.abort()
-
-    def on_deadline(self) -> None:
-        """Give up on a tunnel in which nothing happens."""
-        self.abort()
-
-    def _leave(self) -> None:
-        self._client.relay.tunnel_ends.discard(self)
-        if self._client.seat is not None:
-            self._client.seat.leave()
-
     def _on_failed_handshake(self, error: Exception) -> None:
         self._leave()
-        self._record("tls_alert_received", name_cause(error))
+        self._record_failure("tls_alert_received", name_cause(error))
 
-    def _record(self, outcome: str, code: str) -> None:
-        relay = self._client.relay
-        relay.counters.count_error(outcome)
-        if relay.observe is not None:
-            relay.observe(
-                refused(
-                    ended_at=relay.wall_offset + time.monotonic(),
-                    client=self._client.peer,
-                    mode="connect",
-                    method=b"CONNECT",
-                    authority=str(self._authority),
-                    target=b"",
-                    status=0,
-                    outcome=outcome,
-                    code=code,
-                    route=self._destination.route,
-                    client_name=_name(self._client),
-                )
-            )
+    def _record_failure(self, outcome: str, code: str) -> None:
+        asked = (b"CONNECT", str(self._authority), b"")
+        self._record(outcome, code, asked, route=self._destination.route, client_name=_name(self._client))
 
 
 class TunnelRequest:

@@ -1,36 +1,32 @@
-"""What a connection passes before its first request, on a listener with TLS or on a Unix socket. Does I/O.
+"""Check a new connection on a listener with TLS or on a Unix socket, before its first request is read. Does I/O.
 
-Whoever does not get through costs one seat until `timeouts.head_s`, and no request of theirs is read.
+A client that does not pass takes one seat until `timeouts.head_s`, and no request of it is read.
 """
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-import time
 from dataclasses import dataclass
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proxy.errors import ClientRefused, MalformedRequest, ProxyError, ProxyUsageError
 from proxy.policy.access import certificate_names
 from proxy.relay.answers import format_answer
+from proxy.relay.arrival import TLS_HANDSHAKE, Arrival
 from proxy.relay.asked import describe_raw
 from proxy.relay.client import ClientConnection
 from proxy.relay.diagnosis import refuse_other_protocol
 from proxy.relay.handshakes import name_cause
-from proxy.relay.recording import refused
 from proxy.relay.seats import descriptor_of, peer_user
 from proxy.relay.secure import SecureTransport
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    import asyncio
 
     from proxy.relay.entry import Entry
     from proxy.relay.seats import Seat
     from proxy.relay.state import Relay
-
-_TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,29 +56,20 @@ class Guard:
         return not self.users or seat.user in self.users
 
 
-class Doorway(asyncio.Protocol):
-    """A connection until it is clear that requests may come on it; then a `ClientConnection` takes its place.
+class Doorway(Arrival):
+    """A new connection on a listener, until its TLS handshake is complete or its Unix user is accepted."""
 
-    Attributes:
-        deadline: monotonic seconds by which the TLS handshake must be complete.
-    """
-
-    __slots__ = ("_entry", "_guard", "_peer", "_relay", "_seat", "_transport", "deadline")
-
-    _transport: asyncio.Transport
-    _seat: Seat
+    __slots__ = ("_guard",)
 
     def __init__(self, relay: Relay, entry: Entry, guard: Guard) -> None:
-        self._relay = relay
-        self._entry = entry
+        super().__init__(relay, entry, "unix", None, inf)
         self._guard = guard
-        self._peer = "unix"
-        self.deadline = inf
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Look at who connects; called again when the TLS handshake is complete."""
         if isinstance(transport, SecureTransport):
-            self._seat.certificate_names = certificate_names(transport.tls.getpeercert())
+            if self.seat is not None:
+                self.seat.certificate_names = certificate_names(transport.tls.getpeercert())
             self._open(transport)
             return
         self._transport = transport  # type: ignore[assignment]  # stream transports only
@@ -90,14 +77,14 @@ class Doorway(asyncio.Protocol):
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else "unix"
         self._peer = address
-        self._seat = relay.seats.take(address)
-        self._seat.entry, self._seat.guard = self._entry, self._guard
+        seat = self.seat = relay.seats.take(address)
+        seat.entry, seat.guard = self._entry, self._guard
         relay.tunnel_ends.add(self)
         self.deadline = relay.now + relay.timeouts.head_s
         try:
             relay.seats.check(address, descriptor_of(transport))
             if address == "unix":
-                self._check_user()
+                self._check_user(seat)
         except ProxyError as error:
             self._refuse(error)
             return
@@ -105,54 +92,20 @@ class Doorway(asyncio.Protocol):
             self._open(self._transport)
 
     def data_received(self, data: bytes) -> None:
-        """Begins the TLS handshake."""
+        """Begin the TLS handshake."""
         if self._transport.is_closing() or self._guard.context is None:
             return
-        if data[0] != _TLS_HANDSHAKE:
+        if data[0] != TLS_HANDSHAKE:
             usual = ProxyUsageError("This port takes TLS only. Use https:// in the proxy's own URL.")
             other = refuse_other_protocol(data)
             self._refuse(other if other is not None and other.code == "proxy_protocol" else usual, data)
             return
         secure = SecureTransport(self._guard.context, self, self._on_failed_handshake, server_side=True)
-        self._transport.set_protocol(secure)
-        secure.connection_made(self._transport)
-        secure.data_received(data)
+        self._begin_tls(secure, data)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """Let go: the client went away."""
-        self._leave()
-
-    def pause_writing(self) -> None:
-        """Nothing is written here but a refusal."""
-
-    def resume_writing(self) -> None:
-        """Nothing to resume."""
-
-    @property
-    def seat(self) -> Seat | None:
-        """Of the connection."""
-        return self._seat
-
-    def redirect(self, change: Callable[[Entry], Entry]) -> None:
-        """Leads to where the listener leads now."""
-        self._entry = change(self._entry)
-
-    def dismiss(self) -> None:
-        """End a connection that its listener would not take any more."""
-        self.abort()
-
-    def abort(self) -> None:
-        """Cuts the connection."""
-        self._relay.tunnel_ends.discard(self)
-        self._transport.abort()
-
-    def on_deadline(self) -> None:
-        """Give up on a handshake that does not get on."""
-        self.abort()
-
-    def _check_user(self) -> None:
+    def _check_user(self, seat: Seat) -> None:
         connected = self._transport.get_extra_info("socket")
-        user = self._seat.user = peer_user(connected) if connected is not None else None
+        user = seat.user = peer_user(connected) if connected is not None else None
         if user is not None:
             self._peer = f"unix:{user}"
         if self._guard.users and user not in self._guard.users:
@@ -162,21 +115,19 @@ class Doorway(asyncio.Protocol):
             )
 
     def _open(self, transport: asyncio.Transport) -> None:
-        self._relay.tunnel_ends.discard(self)
-        connection = ClientConnection(self._relay, self._entry, self._seat)
-        transport.set_protocol(connection)
-        connection.connection_made(transport)
+        connection = ClientConnection(self._relay, self._entry, self.seat)
+        self._give_way(connection, transport)
         connection.peer = self._peer
 
     def _refuse(self, error: ProxyError, raw: bytes = b"") -> None:
-        """Says why, where the client can read it: inside TLS that was never established it cannot.
+        """Say why, if the client can read it: without a complete TLS handshake it cannot.
 
         Args:
             error: why.
             raw: what the client has sent.
         """
         asked = describe_raw(raw)
-        self._record(error.status, error.proxy_status, error.code, asked)
+        self._record(error.proxy_status, error.code, asked, status=error.status)
         if self._guard.context is None or isinstance(error, ProxyUsageError | MalformedRequest):
             self._transport.write(format_answer(error, with_content=asked[0] != b"HEAD", close=True))
             self._transport.close()
@@ -189,27 +140,4 @@ class Doorway(asyncio.Protocol):
         code = name_cause(error)
         if code == "TLS_HANDSHAKE_FAILED" and "CERTIFICATE" in reason:
             code = "NO_CLIENT_CERTIFICATE"
-        self._record(0, "tls_alert_received", code)
-
-    def _leave(self) -> None:
-        self._relay.tunnel_ends.discard(self)
-        self._seat.leave()
-
-    def _record(self, status: int, outcome: str, code: str, asked: tuple[bytes, str, bytes] = (b"", "", b"")) -> None:
-        relay = self._relay
-        relay.counters.count_error(outcome)
-        if relay.observe is not None:
-            method, authority, target = asked
-            relay.observe(
-                refused(
-                    ended_at=relay.wall_offset + time.monotonic(),
-                    client=self._peer,
-                    mode=self._entry.mode,
-                    method=method,
-                    authority=authority,
-                    target=target,
-                    status=status,
-                    outcome=outcome,
-                    code=code,
-                )
-            )
+        self._record("tls_alert_received", code)

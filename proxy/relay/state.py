@@ -22,10 +22,9 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import LimitSettings, TimeoutSettings
     from proxy.relay.admission import Admission
+    from proxy.relay.arrival import Arrival
     from proxy.relay.client import ClientConnection
-    from proxy.relay.connect import TunnelEnd
     from proxy.relay.destinations import Destinations
-    from proxy.relay.doorway import Doorway
     from proxy.relay.record import Observer
     from proxy.relay.splice import Splice
     from proxy.relay.upstream import UpstreamConnection
@@ -98,7 +97,7 @@ class Relay:
         self.admission: Admission | None = None
         self.seats = Seats(limits)
         self.clients: set[ClientConnection] = set()
-        self.tunnel_ends: set[TunnelEnd | Doorway] = set()
+        self.tunnel_ends: set[Arrival] = set()
         self.upstreams: set[UpstreamConnection] = set()
         self.idle: OrderedDict[UpstreamConnection, None] = OrderedDict()
         self.splices: set[Splice] = set()
@@ -146,7 +145,8 @@ class Relay:
 
     def abort(self) -> None:
         """Cut every connection."""
-        for watched in (self.splices, self.clients, self.tunnel_ends, self.upstreams):
+        everything: tuple[Iterable[Watched], ...] = (self.splices, self.clients, self.tunnel_ends, self.upstreams)
+        for watched in everything:
             for one in list(watched):
                 one.abort()
 
