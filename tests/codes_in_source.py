@@ -57,6 +57,12 @@ def collect_codes(sources: Iterable[tuple[str, str]]) -> Found:
     for _, tree in trees:
         everywhere |= {name: places for name, places in signatures(tree).items() if not name.startswith("_")}
     found = Found()
+    # A method that a class has from its base is written there.
+    for _, tree in trees:
+        for each in (node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)):
+            for base in map(ast.unparse, each.bases):
+                inherited = [name for name in everywhere if name.startswith(f"{base}.")]
+                everywhere |= {each.name + name.removeprefix(base): everywhere[name] for name in inherited}
     for name, tree in trees:
         known = everywhere | signatures(tree)
         for owner, scope in scopes(tree):
