@@ -23,9 +23,9 @@ from benchmarks.stage import INTERPRETED, open_stage
 if TYPE_CHECKING:
     from benchmarks.cells import Cell
 
-# What strictness, limits, time-outs, metrics and the access log may cost over relaying and nothing else. In instructions it was 2.6
-# when this was written, give or take a twentieth; in CPU time 2.0, give or take a tenth, and a noisy machine wants room.
-INSTRUCTIONS_LIMIT: Final = 2.9
+# What strictness, limits, time-outs, metrics and the access log may cost over relaying and nothing else. When this was written,
+# it was 2.75 in instructions, give or take a twentieth, and 2.0 in CPU time, give or take a tenth; a noisy machine wants room.
+INSTRUCTIONS_LIMIT: Final = 3.1
 CPU_TIME_LIMIT: Final = 2.6
 _ROUNDS: Final = 5
 _SECONDS: Final = 2.0
