@@ -135,7 +135,7 @@ class Page:
         try:
             await response.prepare(request)
             if request.method == "GET":
-                with contextlib.suppress(ConnectionResetError):
+                with contextlib.suppress(ConnectionError):
                     await self._stream(response)
         finally:
             self._streams -= 1

@@ -58,7 +58,7 @@ async def answer(request: web.BaseRequest, claims: Mapping[str, object]) -> web.
         return await handler(request, argument, claims)
     except ValueError:
         return web.Response(status=400, text=f"/{name} cannot be asked for like this; see docs/sandbox.md.\n")
-    except ConnectionResetError:  # the client has gone in the middle of the answer: nobody reads what is returned here
+    except ConnectionError:  # the client has gone in the middle of the answer: nobody reads what is returned here
         return web.Response(status=500)
 
 

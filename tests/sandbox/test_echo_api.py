@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -255,3 +258,26 @@ async def test_websocket_messages_are_echoed(client: aiohttp.ClientSession, sand
         assert await socket.receive_bytes() == b"\x00\xff"
     async with client.get(f"{sandbox.api_url}/websocket", headers=headers) as response:
         assert response.status == 426
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("path", ["/bytes/100000000", "/chunked/100000000"])
+async def test_a_client_that_resets_its_connection_is_no_fault(
+    sandbox: Sandbox, authorization: bytes, caplog: pytest.LogCaptureFixture, path: str
+) -> None:
+    """The answer waits for a full connection when the reset comes: aiohttp then raises another error than for a closed one."""
+    idle = asyncio.all_tasks()
+    trusting = ssl.create_default_context(cadata=sandbox.ca_pem)
+    address = ("127.0.0.1", urlsplit(sandbox.api_url).port or 0)
+
+    def ask() -> ssl.SSLSocket:
+        connection = trusting.wrap_socket(socket.create_connection(address), server_hostname="localhost")
+        connection.sendall(b"GET " + path.encode() + b" HTTP/1.1\r\nHost: a\r\n" + authorization + b"\r\n")
+        connection.recv(1)
+        return connection
+
+    with await asyncio.to_thread(ask) as connection:
+        answering = asyncio.all_tasks() - idle
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    await asyncio.wait(answering, timeout=60)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.ERROR] == []
