@@ -65,6 +65,11 @@ $(VENV)/.supply: $(VENV)/.runtime
 	@$(PIP) install --quiet --group supply
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.test
+	@echo "Installing what builds the documentation site into $(VENV)" >&2
+	@$(PIP) install --quiet --group docs
+	@touch $@
+
 $(VENV)/.fuzz: $(VENV)/.test
 	@echo "Installing the fuzzing engine into $(VENV)" >&2
 	@$(PIP) install --quiet --only-binary :all: --group fuzz \
@@ -150,6 +155,17 @@ fidelity-table: $(VENV)/.dev test-tools ## Measure what this proxy and others ch
 .PHONY: clients-table
 clients-table: $(VENV)/.dev test-tools ## Measure which programs use the proxy under `exec` alone, into docs/clients.md (npm)
 	@$(BIN)/python -m tests.client_table
+
+.PHONY: docs
+docs: $(VENV)/.docs ## Build the documentation site into build/site, and look for what is missing in it
+	@$(BIN)/python -m website build/pages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@$(BIN)/python -m pytest -q tests/site/check_site.py
+
+.PHONY: docs-serve
+docs-serve: $(VENV)/.docs ## Show the documentation site at http://127.0.0.1:8000
+	@$(BIN)/python -m website build/pages
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs serve
 
 .PHONY: troubleshooting
 troubleshooting: $(VENV)/.runtime ## Write docs/troubleshooting.md from the table of codes in proxy/explanations

@@ -15,7 +15,11 @@ from proxy.errors import ConfigurationError, ProxyError
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 
+# `make docs` makes these of the code.
+MADE: Final = ("docs/reference/commands.md", "docs/reference/configuration.md")
 NAMES: Final = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
+SITE: Final = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+ANSWERS: Final = (ROOT / "docs/reference/responses.md").read_text(encoding="utf-8")
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -38,9 +42,19 @@ def test_every_link_inside_the_project_leads_somewhere(name: str) -> None:
             continue
         path, _, fragment = link.partition("#")
         target = document.parent / path if path else document
+        if str(target.resolve().relative_to(ROOT)) in MADE:
+            continue
         assert target.exists(), f"{name} links to {link}, which does not exist"
         if fragment:
             assert fragment in anchors(target.read_text(encoding="utf-8")), f"{name} links to {link}: no such heading"
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if re.match(r"docs/(?!adr/|smuggling)", name)])
+def test_every_page_is_in_the_navigation_of_the_site(name: str) -> None:
+    """Add a line for the page to `nav` in mkdocs.yml, where a reader would look for it."""
+    assert re.search(rf"[ :-] {re.escape(name.removeprefix('docs/'))}$", SITE, re.MULTILINE), (
+        f"{name} is not in mkdocs.yml"
+    )
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/azure-setup.md"])
@@ -87,12 +101,14 @@ def raised_errors() -> list[type[ProxyError]]:
     return found
 
 
-def test_the_readme_lists_every_error_a_client_can_get() -> None:
+def test_the_page_of_answers_lists_every_error_a_client_can_get() -> None:
     kinds = raised_errors()
     assert len(kinds) > 10
-    rows = [[cell.strip(" `") for cell in line.split("|")[1:4]] for line in README.splitlines() if line.startswith("|")]
+    rows = [
+        [cell.strip(" `") for cell in line.split("|")[1:4]] for line in ANSWERS.splitlines() if line.startswith("|")
+    ]
     for kind in kinds:
-        assert [str(kind.status), kind.proxy_status, kind.title] in rows, f"the README has no row for {kind.__name__}"
+        assert [str(kind.status), kind.proxy_status, kind.title] in rows, f"the page has no row for {kind.__name__}"
 
 
 def test_the_readme_lists_the_commands_that_there_are() -> None:
