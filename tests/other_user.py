@@ -73,7 +73,7 @@ def run_as_other_user(
     run = f"exec {shlex.join([str(argument) for argument in arguments])}"
     inner = run if is_closed else f"{enter} && {run}"
     command = shlex.join([*drop, "sh", "-c", inner])
-    script = "\n".join(["set -e", *_open_way(), *mounts, *([enter] if is_closed else []), f"exec {command}"])
+    script = "\n".join(["set -e", *open_way(), *mounts, *([enter] if is_closed else []), f"exec {command}"])
     return subprocess.run(
         ["unshare", "-m", "sh", "-c", script],
         stdin=subprocess.DEVNULL,
@@ -85,7 +85,7 @@ def run_as_other_user(
     )
 
 
-def _open_way() -> Iterator[str]:
+def open_way() -> Iterator[str]:
     """Yield the commands that make the interpreter and the sources reachable."""
     needed = {Path(sys.base_prefix).resolve(), Path(sys.prefix).absolute(), ROOT}
     for number, closed in enumerate(sorted({found for path in needed if (found := _closed_parent(path)) is not None})):

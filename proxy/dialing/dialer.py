@@ -16,6 +16,7 @@ from aiohappyeyeballs import addr_to_addr_infos, start_connection
 
 from proxy.dialing.descriptors import EXHAUSTED, report_exhausted
 from proxy.dialing.keep_alive import DEFAULT_S, keep_alive
+from proxy.dialing.lookup import find_in_hosts_file
 from proxy.dialing.opening import open_tunnel
 from proxy.dialing.proxy_tls import start_tls
 from proxy.dialing.resolver import Resolver
@@ -78,6 +79,7 @@ class Dialer:
         name: str | None = None,
         is_plain: bool = False,
         tells: bool = False,
+        dns_only: bool = False,
         attempt: Attempt | None = None,
     ) -> socket.socket:
         """Return a connected non-blocking socket; the caller closes it.
@@ -89,6 +91,7 @@ class Dialer:
             name: whom the connection is for where that is not `host`; either may be exempt from the upstream proxy.
             is_plain: plain http will be spoken.
             tells: the other end may be the first to send.
+            dns_only: `host` is looked up by DNS alone, not in the hosts file, which may lead clients here under the same name.
             attempt: is told how far this comes.
 
         Raises:
@@ -104,7 +107,7 @@ class Dialer:
             permit(_SOME_PUBLIC_ADDRESS, port)
         proxy = self.choose(host, port, name, is_plain=is_plain)
         if proxy is None:
-            return await self._connect(host, port, permit, attempt)
+            return await self._connect(host, port, permit, attempt, dns_only=dns_only)
         if permit is not None:
             await self._look_ahead(host, port, permit)
         connected = await self._connect_proxy(proxy, attempt)
@@ -151,8 +154,16 @@ class Dialer:
         for address in found:
             permit(address, port)
 
-    async def _connect(self, host: str, port: int, permit: Permit | None, attempt: Attempt | None) -> socket.socket:
-        found = await self.resolver.resolve(host, attempt)
+    async def _connect(
+        self, host: str, port: int, permit: Permit | None, attempt: Attempt | None, *, dns_only: bool = False
+    ) -> socket.socket:
+        resolver = self.resolver.dns_only if dns_only else self.resolver
+        try:
+            found = await resolver.resolve(host, attempt)
+        except UpstreamUnreachable as error:
+            if not dns_only or not find_in_hosts_file(host):
+                raise
+            raise UpstreamUnreachable(f"{error.detail} {HOSTS_FILE_NOT_ASKED}", code=error.code) from None
         if permit is not None:
             for address in found:
                 permit(address, port)
@@ -162,11 +173,17 @@ class Dialer:
         except OSError as error:
             if error.errno in EXHAUSTED:
                 raise report_exhausted(error.errno) from None
-            self.resolver.forget(host)  # what answers there may have moved
+            resolver.forget(host)  # what answers there may have moved
             raise UpstreamUnreachable(f"{_describe(host, port)} {_cause(error)}.", code="connection_failed") from None
         keep_alive(connected, self._keep_alive_s)
         if self._is_self(connected):
             connected.close()
+            if not dns_only and set(find_in_hosts_file(host)).intersection(found):
+                raise LoopDetected(
+                    f"{_describe(host, port)} is a listener of this proxy itself: this machine's hosts file says so. "
+                    f"Add `dial: {_describe(host, port)}` to its route: the name in `dial` is looked up by DNS alone.",
+                    code="hosts_file_loop",
+                )
             raise LoopDetected(
                 f"{_describe(host, port)} is a listener of this proxy itself. Check the name's DNS entry, `dial` and "
                 "the upstream proxy."
@@ -185,6 +202,11 @@ class Dialer:
         return wildcard and (
             _plain_address(connected.getsockname()[0]) == peer or ipaddress.ip_address(peer).is_loopback
         )
+
+
+HOSTS_FILE_NOT_ASKED: Final = (
+    "The hosts file has this name, and is not asked: `dial` is looked up by DNS alone. Write the address in `dial`."
+)
 
 
 def _plain_address(text: str) -> str:

@@ -117,11 +117,57 @@ class CaresLookup:
         return future
 
     def _begin_anew_if_due(self) -> None:
-        """Have c-ares read the system's configuration again once it has changed."""
+        """Have c-ares read the system's configuration again once it has changed, and forget what it remembers."""
         self._asked += 1
         if self._configuration.changed() or self._asked > _ANSWERS_KEPT:
             self._asked = 0
             self._channel.reinit()
+
+
+class DnsLookup(CaresLookup):
+    """Asks name servers by c-ares, and never the hosts file, which c-ares would read by itself for all but single queries.
+
+    Names below ``localhost`` are this machine's own and asked of nobody (RFC 6761 §6.3).
+
+    Raises:
+        OSError: c-ares cannot be started.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(has_hosts=False)
+
+    def start(self, name: str) -> asyncio.Future[Answer]:
+        """See `Lookup`."""
+        from pycares import QUERY_TYPE_A, QUERY_TYPE_AAAA  # noqa: PLC0415  # as above
+
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answer] = loop.create_future()
+        if name == "localhost" or name.endswith(".localhost"):
+            future.set_result(Answer(Outcome.FOUND, ("::1", "127.0.0.1")))
+            return future
+        self._begin_anew_if_due()
+        # In the order in which they are tried: IPv6 first (RFC 8305 §4).
+        answers: dict[int, Answer | None] = {QUERY_TYPE_AAAA: None, QUERY_TYPE_A: None}
+
+        def ask(kind: int) -> None:
+            def settle(found: pycares.DNSResult | None, number: int | None) -> None:  # in the thread of c-ares
+                with contextlib.suppress(RuntimeError):  # the loop has been closed
+                    loop.call_soon_threadsafe(note, kind, _read_records(found, number, kind))
+
+            try:
+                self._channel.search(name, kind, callback=settle)
+            except self._error:
+                loop.call_soon(note, kind, Answer(Outcome.FAILED))
+
+        def note(kind: int, answer: Answer) -> None:
+            answers[kind] = answer
+            both = [one for one in answers.values() if one is not None]
+            if len(both) == len(answers):
+                _settle(future, _join(both))
+
+        for kind in answers:
+            ask(kind)
+        return future
 
 
 class SystemLookup:
@@ -159,19 +205,62 @@ def choose_lookup() -> Lookup:
     return SystemLookup()
 
 
-def _read_answer(found: pycares.AddrInfoResult | None, number: int | None) -> Answer:
-    from pycares import errno  # noqa: PLC0415  # as above
+def choose_dns_lookup() -> Lookup:
+    """Return what asks name servers alone; where c-ares is not to be had, the system's resolver, which has its own ways."""
+    try:
+        return DnsLookup()
+    except ImportError:
+        pass  # as above; macOS and Windows have none
+    except OSError:
+        logger.warning(
+            "c-ares cannot be used, so the names in `dial` are looked up as the system does, in the hosts file, too"
+        )
+    return SystemLookup()
 
+
+def find_in_hosts_file(name: str) -> tuple[str, ...]:
+    """Return what this machine's hosts file says of a name, for a message about it."""
+    return find_in_hosts(WatchedFile(_HOSTS).text, name.lower())
+
+
+def _read_answer(found: pycares.AddrInfoResult | None, number: int | None) -> Answer:
     if found is not None and number is None:
         addresses = tuple(dict.fromkeys(node.addr[0].decode("ascii") for node in found.nodes))
         ttls = [*(node.ttl for node in found.nodes), *(cname.ttl for cname in found.cnames)]
         if addresses:  # as long as the shortest-lived record on the way to them (RFC 2181 §5.2)
             return Answer(Outcome.FOUND, addresses, float(max(0, min(ttls))))
+    return _read_failure(number)
+
+
+def _read_records(found: pycares.DNSResult | None, number: int | None, kind: int) -> Answer:
+    """Return what one query gave: the records of its kind; the others lead to them."""
+    from pycares import AAAARecordData, ARecordData  # noqa: PLC0415  # as above
+
+    if found is not None and number is None:
+        data = (record.data for record in found.answer if record.type == kind)
+        addresses = tuple(dict.fromkeys(one.addr for one in data if isinstance(one, ARecordData | AAAARecordData)))
+        if addresses:  # as above
+            return Answer(Outcome.FOUND, addresses, float(max(0, min(record.ttl for record in found.answer))))
+    return _read_failure(number)
+
+
+def _read_failure(number: int | None) -> Answer:
+    from pycares import errno  # noqa: PLC0415  # as above
+
     if number == errno.ARES_ETIMEOUT:
         return Answer(Outcome.TIMED_OUT)
     if number in (None, errno.ARES_ENOTFOUND, errno.ARES_ENODATA, errno.ARES_EBADNAME):
         return Answer(Outcome.NOT_FOUND)
     return Answer(Outcome.FAILED)
+
+
+def _join(answers: list[Answer]) -> Answer:
+    """Return what queries for several kinds of records gave; one that failed matters only where no other found anything."""
+    found = [answer for answer in answers if answer.outcome is Outcome.FOUND]
+    if found:
+        addresses = tuple(address for answer in found for address in answer.addresses)
+        return Answer(Outcome.FOUND, addresses, min(answer.ttl_s for answer in found))
+    return next((answer for answer in answers if answer.outcome is not Outcome.NOT_FOUND), answers[0])
 
 
 def _ask_system(name: str) -> Answer:

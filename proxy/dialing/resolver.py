@@ -14,7 +14,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from proxy.dialing.descriptors import find_exhaustion
-from proxy.dialing.lookup import Outcome, choose_lookup
+from proxy.dialing.lookup import Outcome, choose_dns_lookup, choose_lookup
 from proxy.errors import NameTimeout, Overloaded, UpstreamUnreachable
 
 if TYPE_CHECKING:
@@ -69,22 +69,38 @@ class Resolver:
     Args:
         lookup: how a name is looked up; default: as suits this machine, found out at the first look-up.
         clock: monotonic seconds.
+        choose: finds that out.
 
     Attributes:
         outcomes: how many look-ups ended how, by `Outcome`; and those that were not begun: ``refused``.
     """
 
-    def __init__(self, lookup: Lookup | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        lookup: Lookup | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        choose: Callable[[], Lookup] = choose_lookup,
+    ) -> None:
         self.outcomes: dict[str, int] = {}
         self._lookup = lookup
         self._clock = clock
+        self._choose = choose
+        self._dns_only: Resolver | None = None
         self._known: OrderedDict[str, _Entry] = OrderedDict()
         self._flights: dict[str, asyncio.Task[Answer]] = {}
 
     @property
     def pending(self) -> int:
         """How many look-ups are under way, with those that nobody waits for any more."""
-        return len(self._flights)
+        return len(self._flights) + (self._dns_only.pending if self._dns_only is not None else 0)
+
+    @property
+    def dns_only(self) -> Resolver:
+        """What asks name servers alone, never the hosts file, and counts its look-ups among these."""
+        if self._dns_only is None:
+            self._dns_only = Resolver(clock=self._clock, choose=choose_dns_lookup)
+            self._dns_only.outcomes = self.outcomes
+        return self._dns_only
 
     async def resolve(self, host: str, attempt: Attempt | None = None) -> tuple[str, ...]:
         """Return the addresses of a name, the preferred one first; of an address, itself.
@@ -154,7 +170,7 @@ class Resolver:
         flight = self._flights.get(name)
         if flight is None or flight.get_loop() is not asyncio.get_running_loop():
             if self._lookup is None:
-                self._lookup = choose_lookup()
+                self._lookup = self._choose()
             if name not in self._known and len(self._flights) >= self._lookup.limit:
                 self._add("refused")
                 raise Overloaded(

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
 
-from proxy.dialing.dialer import Dialer
+from proxy.dialing.dialer import HOSTS_FILE_NOT_ASKED, Dialer
 from proxy.dialing.distrust import explain_distrust
 from proxy.dialing.handshake import judge_handshake
+from proxy.dialing.lookup import find_in_hosts_file
 from proxy.dialing.resolver import NAME_ADVICE, Attempt
 from proxy.errors import NameTimeout, ProxyError
 from proxy.policy.authority import HTTPS_PORT
@@ -84,12 +85,14 @@ async def open_connection(
     Raises:
         ProbeFailed: with the step that failed and what to do.
     """
-    target = dial or authority
+    target = (
+        dial or authority
+    )  # a name in `dial` is looked up by DNS alone: below, what is another object than the authority
     dialer = dialer or Dialer()
     begun = time.monotonic()
     proxy = dialer.choose(target.host, target.port, authority.host)
     if proxy is None:
-        reader, writer = await _connect(target, await _resolve(target, dialer))
+        reader, writer = await _connect(target, await _resolve(target, authority, dialer))
     else:
         reader, writer = await _connect_through(dialer, target, authority)
     connected = time.monotonic()
@@ -147,15 +150,18 @@ async def _connect_through(
     return await asyncio.open_connection(sock=connected)
 
 
-async def _resolve(target: Authority, dialer: Dialer) -> Sequence[str]:
+async def _resolve(target: Authority, authority: Authority, dialer: Dialer) -> Sequence[str]:
+    dns_only = target is not authority
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            return await dialer.resolver.resolve(target.host)
+            return await (dialer.resolver.dns_only if dns_only else dialer.resolver).resolve(target.host)
     except (TimeoutError, NameTimeout):
         raise ProbeFailed(
             f"The name {target.host} does not resolve in time: no name server of this machine answers.", NAME_ADVICE
         ) from None
     except ProxyError:
+        if dns_only and find_in_hosts_file(target.host):
+            raise ProbeFailed(f"The name {target.host} does not resolve.", HOSTS_FILE_NOT_ASKED) from None
         raise ProbeFailed(
             f"The name {target.host} does not resolve.",
             "Check its spelling and this machine's DNS; for a private endpoint, let `dial` name its address.",
@@ -211,7 +217,9 @@ async def _read_certificate(authority: Authority, target: Authority, dialer: Dia
     context.verify_mode = ssl.CERT_NONE  # to look at the certificate, never to speak over the connection
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            connected = await dialer.connect(target.host, target.port, name=authority.host)
+            connected = await dialer.connect(
+                target.host, target.port, name=authority.host, dns_only=target is not authority
+            )
             _, writer = await asyncio.open_connection(
                 sock=connected, ssl=context, server_hostname=authority.host if not authority.is_ip else ""
             )
@@ -233,7 +241,9 @@ async def _repeat_handshake(
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            with await dialer.connect(target.host, target.port, name=authority.host) as connected:
+            with await dialer.connect(
+                target.host, target.port, name=authority.host, dns_only=target is not authority
+            ) as connected:
                 while True:
                     try:
                         tls.do_handshake()

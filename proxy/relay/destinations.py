@@ -169,7 +169,8 @@ class Destinations:
     def _routed(self, route: Route, authority: Authority, default_port: int) -> Destination:
         pool = self._routed_pools.get(authority)  # http and https URLs of one host share it
         if pool is None:
-            pool = UpstreamPool(self._relay, route.dial or authority, authority.host, route.context)
+            dial = route.dial or authority
+            pool = UpstreamPool(self._relay, dial, authority.host, route.context, dns_only=route.dial is not None)
             self._routed_pools[authority] = pool
         return Destination(
             authority=authority,

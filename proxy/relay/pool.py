@@ -33,6 +33,7 @@ class UpstreamPool:
         server_name: the name that the upstream's certificate must carry; None for plain TCP.
         context: the TLS client context; None for plain TCP.
         permit: asked for each address before it is dialled; None where the configuration names the upstream.
+        dns_only: the name in `dial` is looked up by DNS alone.
 
     Attributes:
         dial: where connections lead.
@@ -47,6 +48,8 @@ class UpstreamPool:
         server_name: str | None,
         context: ssl.SSLContext | None,
         permit: Permit | None = None,
+        *,
+        dns_only: bool = False,
     ) -> None:
         self.relay = relay
         self.idle: list[UpstreamConnection] = []
@@ -55,6 +58,7 @@ class UpstreamPool:
         self._server_name = server_name
         self._context = context
         self._permit = permit
+        self._dns_only = dns_only
         self._waiters: deque[asyncio.Future[UpstreamConnection]] = deque()
         self._session: ssl.SSLSession | None = None
         self._session_due = -inf
@@ -222,6 +226,7 @@ class UpstreamPool:
             self._permit,
             name=self._server_name,
             is_plain=self._context is None,
+            dns_only=self._dns_only,
             attempt=attempt,
         )
         established: asyncio.Future[None] = loop.create_future()

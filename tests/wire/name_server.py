@@ -54,8 +54,7 @@ class NameServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
-            last.sendto(b"", (self.host, self.port))
+        self._socket.sendto(b"", (self.host, self.port))  # itself, for it may belong to another network namespace
         self._thread.join(10)
         self._socket.close()
 
