@@ -7,9 +7,11 @@
                       └── entry: how a request names its destination (forward, tunnel, reverse)
                                                         └── pool: kept-alive connections of one authority
 
-These do no I/O: `head` and `chunked` turn bytes into validated messages and back, `message` is a head as a value, `plain_form`
-rewrites response heads that have only one reading, `diagnosis` says why a head was refused, `answers` writes the proxy's own
-responses. `arrival` is a connection before its first request: `doorway` on a listener, `connect` in a tunnel. `secure` is TLS over
+These do no I/O: `head` and `chunked` turn bytes into validated messages and back, `client_hello` reads what a TLS client asks for,
+`message` is a head as a value, `plain_form` rewrites response heads that have only one reading, `diagnosis` says why a head was
+refused, `answers` writes the proxy's own responses.
+
+`arrival` is a connection before its first request: `doorway` on a listener, `connect` in a tunnel. `secure` is TLS over
 a plain transport; `splice` passes bytes on without reading them. `state` is what all connections of a process share; `counters` and
 `record`, which `recording` makes, are what `proxy.operations` sees of them.
 """

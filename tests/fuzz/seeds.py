@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from tests.client_hellos import ECH, GREASE, USUAL, extension, message, protocols, records, server_name
+
 _GET: Final = b"GET /a?b HTTP/1.1\r\nHost: api.example.test\r\n"
 
 _CONFIGURATION: Final = b"""\
@@ -79,5 +81,13 @@ SEEDS: Final[dict[str, tuple[bytes, ...]]] = {
         b"\x02\x00GET / HTTP/1.1\r\nHost: api.example.test\r\n\r\n",
         b"\x02\x00SSH-2.0-x\r\n",
         b"\x02\x00\x00\x00\x00",
+    ),
+    "client_hello": (
+        USUAL,
+        records(message()),
+        records(message(server_name(b"a.test"), extension(ECH, bytes(40)), extension(GREASE, b""))),
+        records(USUAL[5:], [1, 2, 3, 50]),
+        records(message(server_name(b"a.test"), protocols(b"h2"))) + b"\x17\x03\x03\x00\x01x",
+        b"\x80\x2e\x01\x00\x02",
     ),
 }

@@ -25,6 +25,7 @@ from proxy.identity.token_response import Answer, parse_answer
 from proxy.policy.access import parse_basic
 from proxy.policy.authority import parse_authority
 from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
+from proxy.relay.client_hello import ClientHelloReader
 from proxy.relay.head import format_request_head, format_response_head, parse_request_head, parse_response_head
 from proxy.relay.message import HOP_BY_HOP
 from tests.fuzz.connection import client_connection
@@ -195,6 +196,24 @@ def proxy_authorization(data: bytes) -> None:
         assert isinstance(password, bytes)
 
 
+def client_hello(data: bytes) -> None:
+    """A ClientHello means the same however it is cut, is bounded, and names what could be a host."""
+    whole, expected = ClientHelloReader(), None
+    with contextlib.suppress(MalformedRequest):
+        expected = whole.feed(data)
+    step = data[-1] % 7 + 1 if data else 1
+    cut, found = ClientHelloReader(), None
+    with contextlib.suppress(MalformedRequest):
+        for at in range(0, len(data), step):
+            found = cut.feed(data[at : at + step])
+            if found is not None:
+                break
+    assert found == expected
+    assert len(cut.received) <= 20_480 + step
+    if found is not None and found.server_name is not None:
+        assert re.fullmatch(r"[\x21-\x7e]+", found.server_name)
+
+
 TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     one.__name__: one
     for one in (
@@ -206,5 +225,6 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         token_response,
         proxy_authorization,
         client_connection,
+        client_hello,
     )
 }
