@@ -18,6 +18,12 @@ DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # `make docs` makes these of the code.
 MADE: Final = ("docs/reference/commands.md", "docs/reference/configuration.md")
 NAMES: Final = [str(document.relative_to(ROOT)) for document in DOCUMENTS]
+# What people read to use the proxy, rather than to know it exactly.
+EXACT: Final = ("behaviour", "design", "metrics", "smuggling", "threat-model", "troubleshooting")
+PLAIN: Final = [
+    name for name in NAMES if name == "README.md" or re.match(rf"docs/(?!adr/|(?:{'|'.join(EXACT)})\.md)", name)
+]
+MOST_WORDS: Final = 40
 SITE: Final = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
 ANSWERS: Final = (ROOT / "docs/reference/responses.md").read_text(encoding="utf-8")
 README: Final = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -55,6 +61,17 @@ def test_every_page_is_in_the_navigation_of_the_site(name: str) -> None:
     assert re.search(rf"[ :-] {re.escape(name.removeprefix('docs/'))}$", SITE, re.MULTILINE), (
         f"{name} is not in mkdocs.yml"
     )
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_no_sentence_for_users_is_longer_than_forty_words(name: str) -> None:
+    text = re.sub(
+        r"^ *```.*?^ *```$", "\n\n", (ROOT / name).read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL
+    )
+    text = re.sub(r"<[^>]+>|\]\([^)]*\)", " ", text)
+    text = re.sub(r"^ *([-*#|]|\d+\.|:  ) ?", "\n\n", text, flags=re.MULTILINE).replace("|", "\n\n")
+    for sentence in re.split(r"(?<=[.!?:])\s+|\n\n+", text):
+        assert len(sentence.split()) <= MOST_WORDS, f"{name}: {' '.join(sentence.split())}"
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/azure-setup.md"])

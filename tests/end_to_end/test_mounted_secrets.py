@@ -89,11 +89,11 @@ def test_a_key_that_the_images_user_cannot_read_says_how_it_can(place: Place) ->
     assert "fsGroup" in said
 
 
-def test_the_readmes_compose_file_works_as_written() -> None:
+def test_the_compose_file_of_the_docker_page_works_as_written() -> None:
     """Its commands make the files, its volumes mount them, and the image's user starts with them, on read-only file systems."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    section = text[text.index("### A container whose only way out is the proxy") :]
-    commands = re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[1]
+    text = (ROOT / "docs/how-to/places/docker.md").read_text(encoding="utf-8")
+    section = text[text.index("## A container whose only way out is the proxy") :]
+    commands = re.findall(r"```sh .*?\n(.*?)```", section, re.DOTALL)[0]
     compose, listeners = (yaml.safe_load(found) for found in re.findall(r"```yaml\n(.*?)```", section, re.DOTALL)[:2])
     proxy = compose["services"]["proxy"]
     assert proxy["read_only"] is True
