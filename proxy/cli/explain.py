@@ -144,7 +144,10 @@ def _explain_url(url: str, config: Source, *, as_json: bool) -> None:
             ("goes to", report.upstream),
             ("connects to", report.dial),
             ("route", f"{report.route}, by its host {report.pattern}" if report.route else ""),
-            ("credential", f"{report.credential}, client id {report.client_id}" if report.credential else ""),
+            (
+                "credential",
+                f"{report.credential}, client id {report.client_id}" if report.client_id else report.credential,
+            ),
             ("token from", report.token_endpoint),
             ("token for", report.target),
             ("sets fields", ", ".join(report.fields)),

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._-]{0,80}")
 _ROLE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
+_GUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 _DAYS: Final = 365
 _KEY_BITS: Final = 2_048
 _TRIED_PORTS: Final = 20
@@ -57,6 +58,16 @@ _TRIED_PORTS: Final = 20
 @click.option("--client-id", metavar="ID", help="The application's client ID, if it is registered already.")
 @click.option(
     "--scope", metavar="SCOPE", help="The API's identifier URI followed by /.default, if the API is registered already."
+)
+@click.option(
+    "--managed-identity",
+    metavar="system|ID",
+    help="Use this machine's managed identity itself: system, or the client ID of a user-assigned one. No certificate is created.",
+)
+@click.option(
+    "--federated-managed-identity",
+    metavar="system|ID",
+    help="Let the application trust a managed identity, instead of a certificate.",
 )
 @click.option(
     "--name", default="Orders", show_default=True, metavar="NAME", help="Start of the display names in Entra ID."
@@ -101,6 +112,8 @@ def init(
     host: str | None,
     client_id: str | None,
     scope: str | None,
+    managed_identity: str | None,
+    federated_managed_identity: str | None,
     name: str,
     role: str,
     listen: str,
@@ -122,14 +135,18 @@ def init(
     """
     if _NAME.fullmatch(name) is None or _ROLE.fullmatch(role) is None:
         raise click.UsageError("--name and --role consist of letters, digits, dots, hyphens and underscores.")
+    identity = _choose_identity(managed_identity, federated_managed_identity)
+    if identity is not None and (sandbox or Form(registration) is not Form.AZ):
+        raise click.UsageError("A managed identity goes with --registration az, and not with --sandbox.")
     if Form(registration) is not Form.AZ and (client_id or scope):
         raise click.UsageError(
             f"--registration {registration} registers both applications from the start. What goes with an application that is "
             "registered already comes with --registration az."
         )
     config_file, pair = directory / "config.yaml", (directory / "clientapp.crt", directory / "clientapp.key")
-    there = None if sandbox or not keep_key else _find_pair(*pair)
-    for file in [config_file] if sandbox or there is not None else [config_file, *pair]:
+    needs_pair = not sandbox and identity is None
+    there = _find_pair(*pair) if needs_pair and keep_key else None
+    for file in [config_file] if not needs_pair or there is not None else [config_file, *pair]:
         if file.exists() and not force:
             raise click.ClickException(
                 f"{file} exists already. Name another --directory, or overwrite it with --force."
@@ -151,15 +168,17 @@ def init(
             client_id=client_id or "${CLIENT_ID}",
             host=api_host,
             scope=scope or default_scope(Form(registration)),
-            certificate="clientapp.crt",
-            private_key="clientapp.key",
+            certificate="clientapp.crt" if needs_pair else None,
+            private_key="clientapp.key" if needs_pair else None,
             listen=listen,
             admin=admin,
             cloud=None if in_cloud is Cloud.PUBLIC else in_cloud.value,
+            managed_identity=managed_identity,
+            federated_managed_identity=federated_managed_identity,
         )
         certificate = there
         written = [config_file]
-        if certificate is None:
+        if certificate is None and needs_pair:
             certificate, key = create_certificate(name, _DAYS, _KEY_BITS, datetime.now(UTC))
             _write(pair[1], key)
             _write(pair[0], certificate, 0o644)
@@ -174,20 +193,46 @@ def init(
         role,
         str(uuid.uuid4()),
         str(pair[0]),
-        certificate.decode("ascii"),
+        "" if certificate is None else certificate.decode("ascii"),
         str(config_file),
         tenant,
         in_cloud,
         client_id,
         scope,
-        is_new_certificate=there is None,
+        is_new_certificate=needs_pair and there is None,
+        identity=identity,
+        is_federated=federated_managed_identity is not None,
     )
     text = format_registration(plan, Form(registration))
     if as_json:
         write_json({"written": [str(file) for file in written], "registration": {"form": registration, "text": text}})
     else:
         click.echo(text)
-    _say_what_next(written, config_file, pair[0], is_new=there is None)
+    if needs_pair:
+        _say_what_next(written, config_file, pair[0], is_new=there is None)
+    else:
+        say(
+            f"Wrote {config_file}. There is no key and no certificate. Next, register it as printed above, then, on the machine "
+            f"that has the identity:\n  apim-auth-proxy check --config {_quote(config_file)} --online"
+        )
+
+
+def _choose_identity(alone: str | None, federated: str | None) -> str | None:
+    """Return the managed identity that is meant; None for none.
+
+    Raises:
+        click.UsageError: with what can be meant.
+    """
+    if alone is not None and federated is not None:
+        raise click.UsageError(
+            "Pass --managed-identity or --federated-managed-identity, not both: only the second one has an application."
+        )
+    identity = alone or federated
+    if identity is not None and identity != "system" and _GUID.fullmatch(identity) is None:
+        raise click.UsageError(
+            f"{identity!r} is no managed identity: write system, or the client ID of a user-assigned one."
+        )
+    return identity
 
 
 def _say_what_next(written: list[Path], config_file: Path, certificate: Path, *, is_new: bool) -> None:
@@ -279,8 +324,10 @@ def _make_sandbox(directory: Path, listen: str, admin: str) -> FirstConfig:
     from proxy.sandbox import Sandbox, SandboxError, SandboxSettings, lasting_ports  # noqa: PLC0415
 
     async def make() -> None:
-        identity_port, api_port = lasting_ports(2)
-        async with Sandbox(SandboxSettings(identity_port=identity_port, api_port=api_port)) as running:
+        identity_port, api_port, machine_port = lasting_ports(3)
+        async with Sandbox(
+            SandboxSettings(identity_port=identity_port, api_port=api_port, machine_port=machine_port)
+        ) as running:
             await asyncio.to_thread(running.write_directory, directory / "sandbox")
 
     try:

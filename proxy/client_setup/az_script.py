@@ -10,7 +10,7 @@ import re
 import shlex
 from typing import TYPE_CHECKING
 
-from proxy.client_setup.clouds import ENDPOINTS
+from proxy.client_setup.clouds import ENDPOINTS, FEDERATION_AUDIENCES
 from proxy.client_setup.policy import format_policy
 
 if TYPE_CHECKING:
@@ -93,13 +93,47 @@ _CERTIFICATE = """
 az ad app credential reset --id "$CLIENT_ID" --cert "@{certificate}" --append --output none
 """
 
+_SYSTEM_IDENTITY = """
+# The machine whose system-assigned identity the proxy uses. For App Service it is `az webapp identity show`, for Functions `az
+# functionapp identity show`, for Container Apps `az containerapp identity show`, for Azure Arc `az connectedmachine show`.
+MACHINE_GROUP=my-resource-group  MACHINE=my-machine
+IDENTITY_SP=$(az vm identity show --resource-group "$MACHINE_GROUP" --name "$MACHINE" --query principalId --output tsv)
+need "managed identity of the machine" "$IDENTITY_SP"
+"""
+
+_USER_IDENTITY = """
+# The user-assigned identity that the proxy uses; assign it to the machine as well.
+IDENTITY_SP=$(az ad sp show --id {identity} --query id --output tsv)
+need "managed identity" "$IDENTITY_SP"
+"""
+
+_FEDERATED = """
+# The application trusts the managed identity, unless it does: issuer, subject and audience are compared exactly. Microsoft's
+# instructions are for user-assigned identities.
+cat > federated.json <<END
+{{"name": "apim-auth-proxy", "issuer": "{authority}/$TENANT_ID/v2.0", "subject": "$IDENTITY_SP",
+  "audiences": ["{audience}"]}}
+END
+TRUSTED=$(az ad app federated-credential list --id "$CLIENT_ID" --query "length([?subject=='$IDENTITY_SP'])" --output tsv)
+need "list of federated credentials" "$TRUSTED"
+[ "$TRUSTED" -gt 0 ] || az ad app federated-credential create --id "$CLIENT_ID" --parameters @federated.json --output none
+"""
+
 _ROLE = """
 # The role is requested (=Role; =Scope would be for users), then granted, unless it is.
-API_SP=$(az ad sp show --id "$API_ID" --query id --output tsv)
-need "service principal of the API" "$API_SP"
 CLIENT_SP=$(az ad sp show --id "$CLIENT_ID" --query id --output tsv)
 need "service principal of the client" "$CLIENT_SP"
 az ad app permission add --id "$CLIENT_ID" --api "$API_ID" --api-permissions "$ROLE_ID=Role"
+"""
+
+_IDENTITYS_ROLE = """
+# The role is granted to the managed identity itself, unless it is. The portal cannot do that.
+CLIENT_SP=$IDENTITY_SP
+"""
+
+_GRANT = """\
+API_SP=$(az ad sp show --id "$API_ID" --query id --output tsv)
+need "service principal of the API" "$API_SP"
 GRANTED=$(az rest --method get --url "{graph}/v1.0/servicePrincipals/$API_SP/appRoleAssignedTo" --output tsv \\
     --query "length(value[?principalId=='$CLIENT_SP' && appRoleId=='$ROLE_ID'])")
 need "list of grants" "$GRANTED"
@@ -125,8 +159,8 @@ az rest --method put --body @policy.json --headers Content-Type=application/json
 """
 
 _WRITE_IDS = """
-# Both ids go into the configuration, in place of the variables that stand there.
-sed -i.before -e "s/[$]{{CLIENT_ID}}/$CLIENT_ID/" -e "s/[$]{{API_ID}}/$API_ID/" {config}
+# The ids go into the configuration, in place of the variables that stand there.
+sed -i.before -e "s/[$]{{CLIENT_ID}}/${{CLIENT_ID:-}}/" -e "s/[$]{{API_ID}}/$API_ID/" {config}
 rm -f {config}.before
 """
 
@@ -147,9 +181,14 @@ def format_az(registration: Registration) -> str:
 
 def _sections(registration: Registration, config: str) -> Iterator[str]:
     cloud = ENDPOINTS[registration.cloud]
+    is_identity_alone = registration.identity is not None and not registration.is_federated
     knows_client, knows_api = registration.client_id is not None, registration.scope is not None
     yield _BEGIN.format(cloud=cloud.az_name, wanted=_find_wanted_tenant(registration.tenant, cloud.authority))
-    if knows_client:
+    if registration.identity == "system":
+        yield _SYSTEM_IDENTITY
+    elif registration.identity is not None:
+        yield _USER_IDENTITY.format(identity=shlex.quote(registration.identity))
+    if registration.client_id is not None:
         yield f"\nCLIENT_ID={shlex.quote(registration.client_id or '')}\n"
     names = {"name": registration.name, "role": registration.role}
     if not knows_api:
@@ -157,15 +196,19 @@ def _sections(registration: Registration, config: str) -> Iterator[str]:
         yield _API.format(role_id=registration.role_id, **names)
     elif not knows_client:
         yield _KNOWN_API.format(identifier=shlex.quote((registration.scope or "").removesuffix("/.default")), **names)
-    if not knows_client:
+    if not knows_client and not is_identity_alone:
         yield _CLIENT.format(**names)
-    if registration.is_new_certificate or not knows_client:
+    if registration.is_federated:
+        audience = FEDERATION_AUDIENCES[registration.cloud]
+        yield _FEDERATED.format(authority=cloud.authority, audience=audience)
+    elif registration.identity is None and (registration.is_new_certificate or not knows_client):
         yield _CERTIFICATE.format(certificate=registration.certificate_file)
     if not (knows_client and knows_api):
-        yield _ROLE.format(graph=cloud.graph)
+        yield _IDENTITYS_ROLE if is_identity_alone else _ROLE
+        yield _GRANT.format(graph=cloud.graph)
     if not knows_api:
         yield _POLICY.format(policy=format_policy(cloud.authority, "$TENANT_ID", "$API_ID", registration.role))
-    if not (knows_client and knows_api):
+    if not (knows_api and (knows_client or is_identity_alone)):
         yield _WRITE_IDS.format(config=config)
     yield _END.format(config=config)
 

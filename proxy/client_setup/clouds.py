@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from proxy.config.settings import Cloud
+from proxy.config.settings import FEDERATION_AUDIENCES, Cloud
+
+__all__ = ["ENDPOINTS", "FEDERATION_AUDIENCES", "Endpoints", "cloud_of"]
 
 
 @dataclass(frozen=True, slots=True)

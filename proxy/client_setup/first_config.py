@@ -16,7 +16,7 @@ class FirstConfig:
         client_id: the application's id, or ``${CLIENT_ID}`` where it is not registered yet.
         host: of the API, ``host`` or ``host:port``.
         scope: the API's identifier URI and ``/.default``.
-        certificate: the certificate's file.
+        certificate: the certificate's file; None where a managed identity takes its place.
         private_key: the key's file; None where it is in the certificate's.
         listen: the forward listener's address.
         admin: the admin site's address.
@@ -26,13 +26,15 @@ class FirstConfig:
         subscription_key: sent with each request; None for none.
         state_directory: None for the default.
         cloud: of the identity platform; None for the public one.
+        managed_identity: ``system`` or a client id, which is the credential itself.
+        federated_managed_identity: ``system`` or a client id, which the application trusts.
     """
 
     tenant_id: str
     client_id: str
     host: str
     scope: str
-    certificate: str
+    certificate: str | None
     private_key: str | None
     listen: str = "127.0.0.1:8080"
     admin: str = "127.0.0.1:9901"
@@ -42,6 +44,8 @@ class FirstConfig:
     subscription_key: str | None = None
     state_directory: str | None = None
     cloud: str | None = None
+    managed_identity: str | None = None
+    federated_managed_identity: str | None = None
 
 
 _UNREGISTERED: Final = "       # the az commands that `init` printed write the application's client ID here"
@@ -58,16 +62,9 @@ def format_first_config(first: FirstConfig) -> str:
         f"  - address: {quote(first.listen)}       # where HTTP_PROXY and HTTPS_PROXY of your programs point",
         "    mode: forward",
         "",
-        "# How the proxy signs in to the identity platform: an application and the certificate registered for it.",
-        "credentials:",
-        "  api-client:",
-        f"    tenant_id: {quote(first.tenant_id)}",
-        f"    client_id: {quote(first.client_id)}" + (_UNREGISTERED if "${" in first.client_id else ""),
-        f"    certificate: {quote(first.certificate)}",
+        *_format_credential(first),
     ]
-    if first.private_key is not None:
-        lines.append(f"    private_key: {quote(first.private_key)}       # stays on this machine")
-    if first.cloud is not None:
+    if first.cloud is not None and first.managed_identity is None:
         lines.append(f"    cloud: {first.cloud}       # decides which sign-in host is used")
     if first.authority is not None:
         lines.append(f"    authority: {quote(first.authority)}")
@@ -95,3 +92,29 @@ def format_first_config(first: FirstConfig) -> str:
     if first.state_directory is not None:
         lines += ["", "# Where the interception CA is kept.", f"state_directory: {quote(first.state_directory)}"]
     return "\n".join(lines) + "\n"
+
+
+def _format_credential(first: FirstConfig) -> list[str]:
+    quote = json.dumps
+    if first.managed_identity is not None:
+        return [
+            "# Who the proxy is to the identity platform: this machine's managed identity, which has neither key nor certificate.",
+            "credentials:",
+            "  api-client:",
+            f"    managed_identity: {quote(first.managed_identity)}",
+        ]
+    lines = [
+        "# How the proxy signs in to the identity platform: an application and the "
+        + ("certificate registered for it." if first.certificate else "managed identity that it trusts."),
+        "credentials:",
+        "  api-client:",
+        f"    tenant_id: {quote(first.tenant_id)}",
+        f"    client_id: {quote(first.client_id)}" + (_UNREGISTERED if "${" in first.client_id else ""),
+    ]
+    if first.federated_managed_identity is not None:
+        lines.append(f"    federated_managed_identity: {quote(first.federated_managed_identity)}")
+    if first.certificate is not None:
+        lines.append(f"    certificate: {quote(first.certificate)}")
+    if first.private_key is not None:
+        lines.append(f"    private_key: {quote(first.private_key)}       # stays on this machine")
+    return lines

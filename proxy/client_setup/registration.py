@@ -39,6 +39,8 @@ class Registration:
         client_id: the client application's id, where it is registered.
         scope: of the API, where it is registered.
         is_new_certificate: whether the certificate was made just now, so that nobody knows it yet.
+        identity: the managed identity in its place: ``system``, or a client id.
+        is_federated: the client application trusts that identity; otherwise there is no client application.
     """
 
     name: str
@@ -52,11 +54,14 @@ class Registration:
     client_id: str | None = None
     scope: str | None = None
     is_new_certificate: bool = True
+    identity: str | None = None
+    is_federated: bool = False
 
     @property
     def is_complete(self) -> bool:
         """Whether there is nothing left to register."""
-        return self.client_id is not None and self.scope is not None and not self.is_new_certificate
+        is_known = self.client_id is not None and self.scope is not None
+        return is_known and self.identity is None and not self.is_new_certificate
 
 
 def format_registration(registration: Registration, form: Form) -> str:

@@ -20,9 +20,10 @@ from proxy.errors import ConfigurationError
 from proxy.policy.routing import RouteTable, parse_host_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from proxy.config.addresses import ListenAddress
+    from proxy.config.document import Value
     from proxy.policy.routing import HostPattern
 
 _OPEN_TO_OTHERS = (
@@ -137,6 +138,8 @@ def _check_credentials(root: Section) -> Iterator[Finding]:
     names = root.get("credentials")
     for path, credential in sections(root, "credentials"):
         yield from check_proof(path, credential, names if isinstance(names, dict) else {})
+        if credential.get("managed_identity") is not None:
+            continue
         has_tenant = credential.get("tenant_id") is not None
         client_id = credential.get("client_id")
         if has_tenant and isinstance(client_id, str) and " " in client_id.strip():
@@ -169,8 +172,12 @@ def _check_routes(root: Section) -> Iterator[Finding]:
             yield (*path, "credential"), f"no credential has this name; {suggest(name, credentials)}"
             continue
         credential, scope = credentials[name], route.get("scope")
-        if isinstance(credential, dict) and credential.get("tenant_id") is not None and isinstance(scope, str):
+        if isinstance(credential, dict) and isinstance(scope, str) and _is_entra(credential):
             yield from _check_entra_scope((*path, "scope"), scope)
+
+
+def _is_entra(credential: Mapping[str, Value]) -> bool:
+    return credential.get("tenant_id") is not None or credential.get("managed_identity") is not None
 
 
 def _check_entra_scope(path: KeyPath, scope: str) -> Iterator[Finding]:

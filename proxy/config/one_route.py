@@ -123,6 +123,18 @@ ROUTE_OPTIONS: Final = (
         "Workload identity, instead of a certificate.",
     ),
     RouteOption(
+        "managed-identity",
+        ((*_CREDENTIAL, "managed_identity"),),
+        "system|ID",
+        "The machine's own identity. Leave out --tenant-id and --client-id then.",
+    ),
+    RouteOption(
+        "federated-managed-identity",
+        ((*_CREDENTIAL, "federated_managed_identity"),),
+        "system|ID",
+        "A managed identity that the application trusts, instead of a certificate.",
+    ),
+    RouteOption(
         "key-vault-key",
         ((*_CREDENTIAL, "key_vault_key"),),
         "URL",
@@ -224,6 +236,12 @@ class OneRoute:
             if value is not None:
                 for path in given.option.paths:
                     _put(document.root, path, value)
+        credentials = document.root["credentials"]
+        credential = credentials[CREDENTIAL] if isinstance(credentials, dict) else None
+        if isinstance(credential, dict) and "managed_identity" in credential:
+            credential.pop(
+                "ca_file", None
+            )  # The option is for the API as well; a machine's own endpoint speaks plain http.
         return document
 
     def variables(self) -> dict[str, str]:

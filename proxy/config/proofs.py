@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.config.faults import suggest
+from proxy.config.settings import CredentialSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -12,7 +13,20 @@ if TYPE_CHECKING:
     from proxy.config.document import Value
     from proxy.config.faults import Finding, KeyPath
 
-_PROOFS = ("certificate", "certificates", "key_vault_key", "federated_token_file", "client_secret")
+_PROOFS = (
+    "certificate",
+    "certificates",
+    "key_vault_key",
+    "federated_token_file",
+    "federated_managed_identity",
+    "client_secret",
+)
+# What may stand beside `managed_identity`: nothing that is about an application, or about how it proves itself.
+_BESIDE_MANAGED_IDENTITY = frozenset({"managed_identity", "lazy"})
+_MACHINES_OWN = (
+    "managed_identity is the machine's own identity, without application, tenant or proof; remove this key. For an application "
+    "that trusts that identity, write federated_managed_identity in its place"
+)
 # key: what it needs beside it
 _NEEDS = (
     ("private_key", "certificate"),
@@ -43,6 +57,13 @@ def check_proof(path: KeyPath, credential: Mapping[str, Value], names: Mapping[s
         names: all credentials by name.
     """
     given = {key for key, value in credential.items() if value not in (None, [])}
+    if "managed_identity" in given:
+        for key in credential:
+            if key in given and key in CredentialSettings.model_fields and key not in _BESIDE_MANAGED_IDENTITY:
+                yield (*path, key), _MACHINES_OWN
+        return
+    if "client_id" not in given and credential.get("client_id") is None:
+        yield (*path, "client_id"), "this key is required: the application (client) ID, a GUID in Microsoft Entra ID"
     proofs = [key for key in _PROOFS if key in given]
     if "key_vault_key" in proofs and "certificate" in proofs:
         proofs.remove("certificate")  # The vault key's own.

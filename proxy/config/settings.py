@@ -121,6 +121,14 @@ class Cloud(StrEnum):
     CHINA = "china"
 
 
+FEDERATION_AUDIENCES = {
+    Cloud.PUBLIC: "api://AzureADTokenExchange",
+    Cloud.USGOV: "api://AzureADTokenExchangeUSGov",
+    Cloud.CHINA: "api://AzureADTokenExchangeChina",
+}
+"""What a managed identity's token has to be for where an application trusts it: Entra ID's pages on federated credentials."""
+
+
 class CertificateSettings(Model):
     """One of several certificates of a credential, as while a new one takes over from an old one."""
 
@@ -134,10 +142,13 @@ class CredentialSettings(Model):
     """What proves the proxy to one token endpoint: ``tenant_id``'s (Entra ID), or any other ``token_endpoint``.
 
     The proof is one of ``certificate``, ``certificates``, ``certificate`` with ``signer_command``, ``key_vault_key``,
-    ``federated_token_file`` and ``client_secret``.
+    ``federated_token_file``, ``federated_managed_identity`` and ``client_secret``. Or the credential is the machine's own
+    identity: ``managed_identity`` alone.
     """
 
-    client_id: ClientIdText = Field(min_length=1)
+    client_id: ClientIdText | None = Field(default=None, min_length=1)
+    managed_identity: ClientIdText | None = Field(default=None, min_length=1)
+    """``system``, or the client id of a user-assigned identity: the machine asks as itself, without an application."""
     tenant_id: TenantText | None = None
     cloud: Cloud = Cloud.PUBLIC
     """Whose sign-in host is asked; ``authority`` names another one."""
@@ -163,6 +174,8 @@ class CredentialSettings(Model):
     """Which user-assigned managed identity uses the vault; default: the system-assigned one."""
     federated_token_file: LocatedPath | None = None
     """A token of another identity provider, as workload identity mounts it; read anew for each token request."""
+    federated_managed_identity: ClientIdText | None = Field(default=None, min_length=1)
+    """``system``, or a client id: a managed identity whose token the application trusts as a federated credential."""
     client_secret: SecretStr | None = None
     """Accepted; a certificate is better, because it never travels."""
     assertion_algorithm: AssertionAlgorithm = AssertionAlgorithm.PS256
@@ -174,6 +187,11 @@ class CredentialSettings(Model):
     """Further form fields of token requests, such as ``audience``."""
     lazy: Flag = False
     """Obtain tokens when the first request needs one, not at the start."""
+
+    @property
+    def is_entra(self) -> bool:
+        """Whether its tokens come from Microsoft Entra ID."""
+        return self.tenant_id is not None or self.managed_identity is not None
 
 
 class RouteSettings(Model):

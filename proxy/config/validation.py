@@ -25,7 +25,6 @@ _REQUIRED = {
     "routes": "which hosts get a token, and which",
     "state_directory": "neither XDG_STATE_HOME nor HOME is set in the environment, so there is no default",
     "address": "where to listen, such as 127.0.0.1:8080",
-    "client_id": "the application (client) ID, a GUID in Microsoft Entra ID",
     "certificate": "the PEM or PFX file of the certificate that is registered for the application",
     "hosts": "the hosts that this route is for, such as [contoso.azure-api.net]",
     "credential": "the name of an entry in credentials",

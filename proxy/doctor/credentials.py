@@ -15,6 +15,7 @@ from proxy.identity.certificate import (
     load_certificate,
     load_public_certificate,
 )
+from proxy.identity.managed_identity import SYSTEM
 from proxy.identity.proof.building import list_certificates
 from proxy.keys.passwords import read_password
 
@@ -54,6 +55,11 @@ def check_credential(name: str, settings: CredentialSettings, now: datetime) -> 
         yield ok(subject, f"It signs with a key that stays in its vault, {settings.key_vault_key}.")
     if settings.federated_token_file is not None:
         yield ok(subject, f"It proves itself by the token in {settings.federated_token_file}.")
+    if settings.managed_identity is not None:
+        yield ok(subject, f"It is {_describe_identity(settings.managed_identity)} itself, without an application.")
+    if settings.federated_managed_identity is not None:
+        who = _describe_identity(settings.federated_managed_identity)
+        yield ok(subject, f"It proves itself by a token of {who}, which its application has to trust.")
     if settings.client_secret is not None:
         yield warning(
             subject,
@@ -62,6 +68,10 @@ def check_credential(name: str, settings: CredentialSettings, now: datetime) -> 
         )
     if settings.ca_file is not None and is_there(settings.ca_file):
         yield check_ca_file(subject, settings.ca_file)
+
+
+def _describe_identity(which: str) -> str:
+    return f"this machine's {f'managed identity {which}' if which != SYSTEM else 'system-assigned managed identity'}"
 
 
 def _check_certificates(subject: str, listed: Sequence[CertificateSettings], now: datetime) -> Iterator[Finding]:

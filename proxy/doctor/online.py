@@ -60,15 +60,19 @@ async def check_online(settings: Settings, path: str, now: datetime) -> AsyncIte
         except ConfigurationError:
             continue
         try:
-            reached = await _reach_token_endpoint(f"credential {name}", credential, now, dialer)
-            yield reached
-            if reached.level is not Level.ERROR:
+            # A managed identity's endpoint speaks plain http on this machine: the token request itself shows whether it is there.
+            reached = None
+            if credential.managed_identity is None:
+                reached = await _reach_token_endpoint(f"credential {name}", credential, now, dialer)
+                yield reached
+            if reached is None or reached.level is not Level.ERROR:
                 async for finding in _request_tokens(settings, name, sources, tokens):
                     yield finding
                 statistics = sources.statistics().credentials[name]
                 if statistics.proof_in_use:
                     yield ok(f"credential {name}", f"The token endpoint accepts {statistics.proof_in_use}.")
-                yield _judge_skew(f"credential {name}", statistics)
+                if reached is not None:
+                    yield _judge_skew(f"credential {name}", statistics)
         finally:
             await sources.close()
     for route in settings.routes:
@@ -128,7 +132,7 @@ async def _request_tokens(
         if decoded is None:
             yield ok(subject, f"Access token for {target} obtained; it is opaque, good for {life_s / 60:.0f} min.")
             continue
-        is_entra = settings.credentials[name].tenant_id is not None
+        is_entra = settings.credentials[name].is_entra
         for finding in judge_claims(subject, decoded, str(target), life_s, is_entra=is_entra):
             yield finding
 
@@ -158,7 +162,7 @@ async def _check_route(
         context = create_route_context(route)
     except ConfigurationError:
         return
-    is_entra = settings.credentials[route.credential].tenant_id is not None
+    is_entra = settings.credentials[route.credential].is_entra
     for text in route.hosts:
         pattern = parse_host_pattern(text)
         if pattern.is_wildcard:

@@ -54,6 +54,9 @@ class RouteReport:
     dial: str = ""
 
 
+_MACHINE: Final = "this machine's managed identity endpoint"
+
+
 def report_url(settings: Settings, url: str) -> RouteReport:
     """Return what would become of a request for a URL.
 
@@ -86,8 +89,8 @@ def report_url(settings: Settings, url: str) -> RouteReport:
         route=f"routes[{index}]",
         pattern=str(pattern),
         credential=route.credential,
-        client_id=credential.client_id,
-        token_endpoint=token_url(credential),
+        client_id=credential.client_id or "",
+        token_endpoint=token_url(credential) if credential.managed_identity is None else _MACHINE,
         target=route.scope or route.resource or "",
         fields=("Authorization", *route.set_headers),
         dial=route.dial or "",

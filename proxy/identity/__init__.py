@@ -17,6 +17,7 @@ What does I/O:
     https_client     the HTTP client beneath
     certificate      the files of a key pair, read, judged and thumbprinted; certificate_creation makes one
     rotation         watches those files; suspension notices that the machine slept
-    managed_identity tokens of the machine's own identity, for key vaults
+    managed_identity tokens of the machine's own identity: IMDS, App Service, Azure Arc
+    machine          those identities, shared by key vaults, federated credentials and machine_credential, which is one itself
     proof/           the ways to prove who we are, behind one interface
 """

@@ -82,6 +82,28 @@ class CredentialStatistics:
     starts: Mapping[str, datetime] = field(default_factory=dict)
 
 
+class RequestCounts:
+    """Token requests by outcome and code; bounded, because the platform chooses its codes."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def add(self, outcome: str, code: str) -> None:
+        """Count one."""
+        key = (outcome, code)
+        if key not in self._counts and len(self._counts) >= _COUNTED_CODES:
+            key = (outcome, "other")
+        self._counts[key] += 1
+
+    def add_error(self, error: IdentityError) -> None:
+        """Count a failure by its kind and code."""
+        self.add(_outcome(error), error.code)
+
+    def snapshot(self) -> Mapping[tuple[str, str], int]:
+        """Return a copy."""
+        return dict(self._counts)
+
+
 class Credential:
     """What proves us to one token endpoint."""
 
@@ -127,8 +149,18 @@ class Credential:
         self._retired: Proof | None = None
         self._in_use = ""
         self._correction_s = 0.0
-        self._requests: Counter[tuple[str, str]] = Counter()
+        self._counts = RequestCounts()
         self._awaited = self._find_awaited()
+
+    @property
+    def origin(self) -> str:
+        """Whom it asks: scheme, host and port."""
+        return self.endpoint.origin
+
+    @property
+    def throttled_as(self) -> tuple[str, str]:
+        """By what the endpoint tells it apart from others that ask too often: URL and client id."""
+        return self.endpoint.url, self.client_id
 
     async def request_token(self, target: Target, claims: str | None) -> IssuedToken:
         """Ask for one token, with each proof in turn until one is accepted.
@@ -193,7 +225,7 @@ class Credential:
     def statistics(self) -> CredentialStatistics:
         """Return a snapshot."""
         return CredentialStatistics(
-            requests=dict(self._requests),
+            requests=self._counts.snapshot(),
             clock_skew_s=self.endpoint.clock_skew_s,
             clock_correction_s=self._correction_s,
             proof_in_use=self._in_use,
@@ -208,7 +240,7 @@ class Credential:
     def _require_dates(self) -> None:
         error = self.out_of_date()
         if error is not None:
-            self._count(_outcome(error), error.code)
+            self._counts.add_error(error)
             raise error
 
     def _order_proofs(self) -> list[Proof]:
@@ -265,9 +297,9 @@ class Credential:
             requested_at_mono = self._clock()
             response = await self.endpoint.request(form, str(uuid.uuid4()), url)
         except IdentityError as error:
-            self._count(_outcome(error), error.code)
+            self._counts.add_error(error)
             raise
-        self._count("ok", "")
+        self._counts.add(outcome="ok", code="")
         self._follow_clock()
         self._log_success(target, response, proof)
         return IssuedToken(
@@ -307,17 +339,11 @@ class Credential:
         if self._correction_s and skew_s is not None and abs(skew_s) <= LARGEST_CORRECTION_S:
             self._correction_s = skew_s if abs(skew_s) >= SMALLEST_CORRECTION_S else 0.0
 
-    def _count(self, outcome: str, code: str) -> None:
-        key = (outcome, code)
-        if key not in self._requests and len(self._requests) >= _COUNTED_CODES:
-            key = (outcome, "other")
-        self._requests[key] += 1
-
     def _log_success(self, target: Target, response: TokenResponse, proof: Proof) -> None:
         if response.notes:
             logger.warning("credential %s: token response corrected: %s", self.name, ", ".join(response.notes))
             for note in response.notes:
-                self._count("corrected", note)
+                self._counts.add(outcome="corrected", code=note)
         logger.info(
             "credential %s: access token for %s obtained with %s, good for %.0f s",
             self.name,

@@ -96,7 +96,11 @@ class HttpsClient:
                         response.close()
                         raise self._unavailable(host, "answer_too_large", "answers with more than 1 MiB")
                 return Answer(
-                    response.status, bytes(received), response.headers.get("Retry-After"), response.headers.get("Date")
+                    response.status,
+                    bytes(received),
+                    response.headers.get("Retry-After"),
+                    response.headers.get("Date"),
+                    response.headers.get("WWW-Authenticate"),
                 )
         except aiohttp.ClientConnectorCertificateError as error:
             raise self._distrusted(host, error.certificate_error) from None

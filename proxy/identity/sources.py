@@ -13,13 +13,16 @@ import random
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from proxy.dialing.building import build_dialer
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.cache import Pause
 from proxy.identity.clouds import AUTHORITIES
 from proxy.identity.credential import Credential, CredentialStatistics, Target
+from proxy.identity.machine import Machine
+from proxy.identity.machine_credential import MachineCredential
+from proxy.identity.managed_identity import find_client_id
 from proxy.identity.proof.building import create_proofs, list_proof_files
 from proxy.identity.proof.vault_access import VaultAccess
 from proxy.identity.rotation import POLL_S, ExpiryWarnings, RotationWatch, Watched, warn_of_expiry
@@ -40,6 +43,8 @@ if TYPE_CHECKING:
 
 
 logger = logging.getLogger("proxy.identity")
+
+AnyCredential: TypeAlias = Credential | MachineCredential
 
 _Key = TypeVar("_Key", bound=Hashable)
 # How late a certificate may be taken up that becomes valid; a look compares two numbers.
@@ -78,11 +83,12 @@ class TokenSources:
 
     def __init__(
         self,
-        credentials: Mapping[str, Credential],
+        credentials: Mapping[str, AnyCredential],
         *,
         lazy: Collection[str] = (),
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
+        wall_clock: Callable[[], float] = time.time,
         dialer: Dialer | None = None,
         patience_s: float = 0.0,
     ) -> None:
@@ -93,6 +99,7 @@ class TokenSources:
             lazy: names of those whose tokens are obtained by demand only.
             clock: monotonic seconds.
             jitter: 0 to 1.
+            wall_clock: Unix seconds.
             dialer: opens connections to key vaults.
             patience_s: as for `TokenSource`.
         """
@@ -105,7 +112,10 @@ class TokenSources:
         self._endpoint_pauses: dict[str, Pause] = {}
         self._client_pauses: dict[tuple[str, str], Pause] = {}
         self._patience_s = patience_s
-        self._vaults = VaultAccess(self.source_for, clock=clock, dialer=dialer)
+        machine = Machine(clock=clock, wall_clock=wall_clock)
+        self._vaults = VaultAccess(self.source_for, machine, dialer=dialer)
+        # Whose vaults and machine each credential was built with: it may come from earlier sources.
+        self._accesses: dict[str, VaultAccess] = {}
         self._vault_targets: set[tuple[str, Target]] = set()
         self._watch = RotationWatch(())
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,10 +148,23 @@ class TokenSources:
         """
         lazy = [name for name, credential in settings.credentials.items() if credential.lazy]
         dialer = build_dialer(settings, resolver)
-        sources = cls({}, lazy=lazy, clock=clock, jitter=jitter, dialer=dialer, patience_s=patience_s)
+        sources = cls(
+            {},
+            lazy=lazy,
+            clock=clock,
+            jitter=jitter,
+            wall_clock=wall_clock,
+            dialer=dialer,
+            patience_s=patience_s,
+        )
         watched = []
         # A credential whose key is in a vault may need another credential to reach it.
         for name, each in sorted(settings.credentials.items(), key=lambda item: item[1].key_vault_key is not None):
+            sources._accesses[name] = sources._vaults
+            if each.managed_identity is not None:
+                machine = sources._vaults.machine
+                sources._credentials[name] = MachineCredential(name, machine, find_client_id(each.managed_identity))
+                continue
             files = list_proof_files(each)
             read = read_fingerprint(files)
             proofs = create_proofs(each, sources._vaults)
@@ -173,8 +196,8 @@ class TokenSources:
                 requester,
                 target,
                 credential_name=credential,
-                endpoint_pause=self._endpoint_pauses.setdefault(requester.endpoint.origin, Pause()),
-                client_pause=self._client_pauses.setdefault((requester.endpoint.url, requester.client_id), Pause()),
+                endpoint_pause=self._endpoint_pauses.setdefault(requester.origin, Pause()),
+                client_pause=self._client_pauses.setdefault(requester.throttled_as, Pause()),
                 patience_s=self._patience_s,
                 clock=self._clock,
                 jitter=self._jitter,
@@ -257,6 +280,8 @@ class TokenSources:
         _keep(self._client_pauses, earlier._client_pauses)
         for name in unchanged:
             self._credentials[name] = earlier._credentials[name]
+            if name in earlier._accesses:
+                self._accesses[name] = earlier._accesses[name]
         wanted, self._sources = list(self._sources), {}
         for key in wanted:
             if key[0] in unchanged and key in earlier._sources:
@@ -279,7 +304,8 @@ class TokenSources:
         kept = {id(one) for one in (*other._sources.values(), *other._credentials.values())}
         self._sources = {key: source for key, source in self._sources.items() if id(source) not in kept}
         self._credentials = {name: one for name, one in self._credentials.items() if id(one) not in kept}
-        await self.close()
+        shared = set(map(id, other._list_accesses()))
+        await self._close([each for each in self._list_accesses() if id(each) not in shared])
 
     def statistics(self) -> IdentityStatistics:
         """Return a snapshot."""
@@ -291,12 +317,19 @@ class TokenSources:
 
     async def close(self) -> None:
         """End what runs in the background; close sources and credentials."""
+        await self._close(self._list_accesses())
+
+    def _list_accesses(self) -> list[VaultAccess]:
+        return list(dict.fromkeys((self._vaults, *self._accesses.values())))
+
+    async def _close(self, accesses: Sequence[VaultAccess]) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for source in self._sources.values():
             await source.close()
-        await self._vaults.close()
+        for access in accesses:
+            await access.close()
         for credential in self._credentials.values():
             await credential.close()
 
@@ -363,7 +396,7 @@ def create_credential(
     """
     return Credential(
         name,
-        client_id=settings.client_id,
+        client_id=settings.client_id or "",  # Only `managed_identity` leaves it out, which is no `Credential`.
         endpoint=TokenEndpoint(token_url(settings), ca_file=settings.ca_file, wall_clock=wall_clock, dialer=dialer),
         proofs=proofs,
         resource_url=resource_url(settings),

@@ -80,12 +80,27 @@ class Answer:
         content: the body, bounded by the reader.
         retry_after: the field's value, or None.
         date: the field's value, or None.
+        challenge: WWW-Authenticate's value, or None.
     """
 
     status: int
     content: bytes = field(repr=False)
     retry_after: str | None = None
     date: str | None = None
+    challenge: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What Entra ID says in an answer that another service passes on.
+
+    Attributes:
+        code: of AADSTS, or None.
+        explanation: name, cause and fix where the code is known, else empty.
+    """
+
+    code: int | None
+    explanation: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +136,18 @@ def parse_answer(answer: Answer, *, now_at: float, secrets: tuple[str, ...] = ()
     if answer.status == 200 and members is not None and "error" not in members:
         return _parse_token(members, parse_date(answer.date) or now_at)
     raise _parse_refusal(answer, members, now_at, secrets)
+
+
+def read_refusal(answer: Answer) -> Refusal:
+    """Return the code of Entra ID's that an answer repeats, as a managed identity's endpoint does, and what it means."""
+    members = _parse_members(answer.content) or {}
+    description = members.get("error_description")
+    text = description if isinstance(description, str) else answer.content[:_TOKEN_LIMIT].decode("utf-8", "replace")
+    code = _choose_code(members.get("error_codes"), text)
+    explanation = explain(code, text) if code is not None else None
+    if explanation is None or explanation.passing:
+        return Refusal(None if explanation is not None else code, "")
+    return Refusal(code, f"{explanation.name}: {explanation.cause} {explanation.fix}")
 
 
 def parse_date(value: str | None) -> float | None:

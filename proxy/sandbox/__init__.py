@@ -15,7 +15,8 @@ Where to find what, from the outside in:
     settings, keys      how it is set up
     directory           the files it writes for a proxy or for MSAL
     identity_platform   HTTP of the identity platform; discovery has its documents, token_answers what it sends
-    grants              decides a token request; assertions verifies the proof; registrations is what is registered
+    grants              decides a token request; assertions and federation verify the proof; registrations is what is registered
+    managed_identities  the endpoints that a machine in Azure has for its own identities
     tokens, aadsts      access tokens; refusals
     gateway             HTTP of API Management; validate_jwt decides about a token
     echo_api            the API
@@ -32,8 +33,15 @@ from proxy.sandbox.faults import (
 )
 from proxy.sandbox.gateway import GatewayRefusal, GatewaySettings, RateLimit
 from proxy.sandbox.keys import ClientCertificate, SandboxKeys, create_client_certificate, create_keys
+from proxy.sandbox.managed_identities import ManagedIdentities
 from proxy.sandbox.ports import lasting_ports
-from proxy.sandbox.registrations import ClientApplication, ResourceApplication, Tenant, register_certificate
+from proxy.sandbox.registrations import (
+    ClientApplication,
+    FederatedCredential,
+    ResourceApplication,
+    Tenant,
+    register_certificate,
+)
 from proxy.sandbox.server import Sandbox
 from proxy.sandbox.serving import serve
 from proxy.sandbox.settings import SandboxError, SandboxSettings
@@ -46,8 +54,10 @@ __all__ = [
     "ClientApplication",
     "ClientCertificate",
     "Faults",
+    "FederatedCredential",
     "GatewayRefusal",
     "GatewaySettings",
+    "ManagedIdentities",
     "RateLimit",
     "RequiredClaim",
     "ResourceApplication",

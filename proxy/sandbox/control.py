@@ -11,6 +11,7 @@ away.
     POST   /sandbox/revocation        refuse the access tokens issued up to now; {"with_challenge": true}
     POST   /sandbox/claims-challenge  ask for tokens with an nbf of now; {"times": 1}
     GET    /sandbox/token-requests    {"count": N, "requests": [...]}
+    GET    /sandbox/managed-identity-requests  {"requests": [...]}
     GET    /sandbox/gateway-refusals  {"refusals": [...]}
 """
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from proxy.sandbox.gateway import GatewayRefusal
+    from proxy.sandbox.managed_identities import ManagedIdentityRequest
 
 
 class Controlled(Protocol):
@@ -44,6 +46,10 @@ class Controlled(Protocol):
     @property
     def token_request_count(self) -> int:
         """How many there ever were."""
+
+    @property
+    def managed_identity_requests(self) -> list[ManagedIdentityRequest]:
+        """The record of requests to the managed identity endpoints."""
 
     @property
     def refusals(self) -> list[GatewayRefusal]:
@@ -65,6 +71,7 @@ class _Change(BaseModel):
 
 class _FaultsChange(_Change):
     token_endpoint: TokenEndpointFault | None = None
+    managed_identity: TokenEndpointFault | None = None
     token_lifetime_s: int | None = Field(default=None, ge=1, le=86_400 * 365)
     refresh_in_s: int | None = Field(default=None, ge=0)
     clock_offset_s: float | None = Field(default=None, ge=-(10**9), le=10**9)
@@ -99,6 +106,7 @@ class Control:
         add("POST", "/revocation", self._revoke)
         add("POST", "/claims-challenge", self._challenge)
         add("GET", "/token-requests", self._show_token_requests)
+        add("GET", "/managed-identity-requests", self._show_managed_identity_requests)
         add("GET", "/gateway-refusals", self._show_refusals)
         return application
 
@@ -133,6 +141,9 @@ class Control:
 
     async def _show_token_requests(self, _request: web.Request) -> web.Response:
         return web.json_response(format_token_requests(self._sandbox.token_requests, self._sandbox.token_request_count))
+
+    async def _show_managed_identity_requests(self, _request: web.Request) -> web.Response:
+        return web.json_response({"requests": [asdict(each) for each in self._sandbox.managed_identity_requests]})
 
     async def _show_refusals(self, _request: web.Request) -> web.Response:
         return web.json_response({"refusals": [asdict(each) for each in self._sandbox.refusals]})

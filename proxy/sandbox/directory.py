@@ -63,6 +63,10 @@ class SandboxFacts:
     api_url: str
     subscription_key: str
     keys: SandboxKeys
+    machine_url: str
+    identity_endpoint: str
+    identity_header: str
+    managed_identity_client_id: str
 
     def __repr__(self) -> str:
         return f"SandboxFacts(identity_url={self.identity_url!r}, api_url={self.api_url!r})"
@@ -132,6 +136,10 @@ def describe(facts: SandboxFacts, directory: Path) -> dict[str, object]:
         "private_key": str(directory / "clientapp.key"),
         "ca_file": str(directory / "ca.pem"),
         "config_file": str(directory / "config.yaml"),
+        "managed_identity_host": facts.machine_url,
+        "managed_identity_client_id": facts.managed_identity_client_id,
+        "identity_endpoint": facts.identity_endpoint,
+        "identity_header": facts.identity_header,
     }
 
 
@@ -188,13 +196,16 @@ def load_settings(directory: Path, settings: SandboxSettings, now: datetime) -> 
     """
     refuse_foreign(directory)
     earlier = _read_description(directory)
-    ports = {name: urlsplit(earlier.get(name, "")).port or 0 for name in ("authority", "api_url")}
+    named = ("authority", "api_url", "managed_identity_host")
+    ports = {name: urlsplit(earlier.get(name, "")).port or 0 for name in named}
     return replace(
         settings,
         keys=settings.keys or _load_keys(directory, now),
         subscription_key=settings.subscription_key or earlier.get("subscription_key"),
         identity_port=settings.identity_port or ports["authority"],
         api_port=settings.api_port or ports["api_url"],
+        machine_port=settings.machine_port or ports["managed_identity_host"],
+        identity_header=settings.identity_header or earlier.get("identity_header"),
     )
 
 

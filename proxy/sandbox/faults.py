@@ -137,6 +137,7 @@ class Faults:
 
     Attributes:
         token_endpoint: what the token endpoint does instead of its work.
+        managed_identity: what the managed identity endpoints do instead of theirs; kinds that spoil an answer do nothing.
         token_lifetime_s: `expires_in` of the tokens issued from now on, and their real life; None is the usual hour.
         refresh_in_s: adds `refresh_in` to the answers.
         clock_offset_s: how far the sandbox's clock, `Date` fields included, is ahead of the real time.
@@ -146,6 +147,7 @@ class Faults:
     """
 
     token_endpoint: TokenEndpointFault | None = None
+    managed_identity: TokenEndpointFault | None = None
     token_lifetime_s: int | None = None
     refresh_in_s: int | None = None
     clock_offset_s: float = 0.0
@@ -159,6 +161,14 @@ class Faults:
         if fault is not None and fault.client_id not in {None, client_id}:
             return None
         self.token_endpoint = _left_of(fault)
+        return fault
+
+    def take_managed_identity(self, client_id: str | None) -> TokenEndpointFault | None:
+        """Return the fault for a request to a managed identity endpoint, using up one of its times."""
+        fault = self.managed_identity
+        if fault is not None and fault.client_id not in {None, client_id}:
+            return None
+        self.managed_identity = _left_of(fault)
         return fault
 
     def take_always_unauthorized(self) -> AlwaysUnauthorized | None:

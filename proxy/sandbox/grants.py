@@ -15,10 +15,13 @@ from urllib.parse import parse_qsl
 
 from proxy.sandbox.aadsts import AadstsError
 from proxy.sandbox.assertions import Assertion, parse_assertion, verify_assertion
+from proxy.sandbox.federation import verify_federated
 from proxy.sandbox.tokens import TokenOrder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Callable, Collection, Mapping
+
+    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 
     from proxy.sandbox.registrations import ClientApplication, ResourceApplication, Tenant
 
@@ -41,11 +44,13 @@ class Platform:
         tenant: the directory.
         audiences: the values of an assertion's ``aud`` that mean this platform.
         tolerance_s: how far the client's clock may be off.
+        public_keys: what verifies the platform's own tokens, which managed identities present, by ``kid``.
     """
 
     tenant: Tenant
     audiences: Collection[str]
     tolerance_s: float
+    public_keys: Callable[[], Mapping[str, RSAPublicKey]]
 
 
 def is_guid(text: str) -> bool:
@@ -104,7 +109,7 @@ def decide_grant(segment: str, version: Version, form: Mapping[str, str], platfo
     client = _find_client(form, platform.tenant)
     audience = _audience_of_scope(form) if version == 2 else _audience_of_resource(form)
     authenticated_by = _authenticate(form, client, platform, now)
-    resource = _find_resource(audience, platform.tenant)
+    resource = find_resource(audience, platform.tenant)
     if resource.assignment_required and not resource.roles.get(client.client_id):
         raise AadstsError(
             501051, f"The application '{client.client_id}' is assigned to no role of '{audience}', which requires one."
@@ -183,7 +188,12 @@ def _audience_of_resource(form: Mapping[str, str]) -> str:
     return resource
 
 
-def _find_resource(audience: str, tenant: Tenant) -> ResourceApplication:
+def find_resource(audience: str, tenant: Tenant) -> ResourceApplication:
+    """Return the API that a token is asked for.
+
+    Raises:
+        AadstsError: 500011, there is none of that name.
+    """
     resource = tenant.resource(audience)
     if resource is None:
         raise AadstsError(
@@ -198,6 +208,11 @@ def _authenticate(form: Mapping[str, str], client: ClientApplication, platform: 
         if _required(form, "client_assertion_type") != ASSERTION_TYPE:
             raise AadstsError(90011, f"The client_assertion_type is not '{ASSERTION_TYPE}'.")
         assertion = parse_assertion(_required(form, "client_assertion"))
+        if client.federated and assertion.claims.get("iss") != client.client_id:
+            verify_federated(
+                assertion, client, keys=platform.public_keys(), find_audience=platform.tenant.audience, now=now
+            )
+            return "2"
         verify_assertion(assertion, client, audiences=platform.audiences, now=now, tolerance_s=platform.tolerance_s)
         return "2"
     secret = form.get("client_secret")

@@ -73,7 +73,7 @@ class IdentityPlatform:
         self._error_separator = error_separator
         names = (tenant.tenant_id, tenant.domain)
         audiences = origins.assertion_audiences(names, strict=strict_audience)
-        self._platform = Platform(tenant, audiences, tolerance_s)
+        self._platform = Platform(tenant, audiences, tolerance_s, key_ring.public_keys)
         self.token_requests: list[TokenRequest] = []
         self.token_request_count = 0
 

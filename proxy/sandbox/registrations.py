@@ -39,6 +39,21 @@ def register_certificate(certificate: x509.Certificate) -> RegisteredCertificate
 
 
 @dataclass(frozen=True, slots=True)
+class FederatedCredential:
+    """Another identity whose tokens an application takes for its own proof; each part is compared exactly.
+
+    Attributes:
+        issuer: ``iss`` of its tokens.
+        subject: ``sub``: of a managed identity, its service principal's object id.
+        audience: what its tokens have to be for.
+    """
+
+    issuer: str
+    subject: str
+    audience: str = "api://AzureADTokenExchange"
+
+
+@dataclass(frozen=True, slots=True)
 class ClientApplication:
     """An application that asks for tokens in its own name.
 
@@ -48,12 +63,14 @@ class ClientApplication:
             was never made (AADSTS7000229).
         certificates: its credentials; any of them may sign.
         secrets: client secrets, accepted too.
+        federated: identities whose tokens are accepted as well.
     """
 
     client_id: str
     object_id: str | None
     certificates: tuple[RegisteredCertificate, ...] = ()
     secrets: tuple[str, ...] = field(default=(), repr=False)
+    federated: tuple[FederatedCredential, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +123,8 @@ class Tenant:
         if by_id is not None:
             return by_id
         return next((each for each in self._resources.values() if name in each.identifier_uris), None)
+
+    def audience(self, name: str) -> str:
+        """Return the ``aud`` of version 2 tokens for a resource of that name; the name itself where there is none."""
+        resource = self.resource(name)
+        return name if resource is None else resource.app_id

@@ -23,9 +23,27 @@ from proxy.sandbox.faults import ClaimsChallenge, Faults, Revocation
 from proxy.sandbox.gateway import Gateway, GatewayRefusal
 from proxy.sandbox.identity_platform import IdentityPlatform
 from proxy.sandbox.keys import SandboxKeys, create_keys
+from proxy.sandbox.managed_identities import APP_SERVICE_PATH, ManagedIdentities, ManagedIdentityEndpoints
 from proxy.sandbox.ports import BACKLOG, bind, listen
-from proxy.sandbox.registrations import ClientApplication, ResourceApplication, Tenant, register_certificate
-from proxy.sandbox.settings import API_APP_ID, API_URI, API_V1_APP_ID, API_V1_URI, ROLE, SandboxSettings
+from proxy.sandbox.registrations import (
+    ClientApplication,
+    FederatedCredential,
+    ResourceApplication,
+    Tenant,
+    register_certificate,
+)
+from proxy.sandbox.settings import (
+    API_APP_ID,
+    API_URI,
+    API_V1_APP_ID,
+    API_V1_URI,
+    EXCHANGE_APP_ID,
+    EXCHANGE_URI,
+    ROLE,
+    SYSTEM_IDENTITY,
+    USER_IDENTITY,
+    SandboxSettings,
+)
 from proxy.sandbox.tokens import KeyRing, create_signing_key
 from proxy.sandbox.validate_jwt import ValidateJwt
 
@@ -34,6 +52,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from proxy.sandbox.managed_identities import ManagedIdentityRequest
     from proxy.sandbox.token_records import TokenRequest
 
 CLIENT_OBJECT_ID = "55555555-5555-5555-5555-555555555555"
@@ -56,6 +75,8 @@ class Sandbox:
         key_ring: the keys that sign access tokens.
         identity_url: origin of the identity platform, the ``authority`` of a credential.
         api_url: origin of the API behind the gateway.
+        machine_url: origin of the machine's managed identity endpoints, as ``AZURE_POD_IDENTITY_AUTHORITY_HOST`` names it.
+        identity_header: the secret of the App Service form.
         subscription_key: the active one.
         scope: what to ask a token for the API with (version 2 tokens).
         scope_v1: the same for the API with version 1 tokens.
@@ -72,6 +93,8 @@ class Sandbox:
         self.subscription_key = self.settings.subscription_key or secrets.token_hex(16)
         self.identity_url = ""
         self.api_url = ""
+        self.machine_url = ""
+        self.identity_header = self.settings.identity_header or secrets.token_hex(16)
         self._runners: dict[str, web.BaseRunner] = {}
         self._kept: socket.socket | None = None
 
@@ -89,18 +112,22 @@ class Sandbox:
         """
         self._keys, self._tls = await asyncio.to_thread(self._prepare)
         self.key_ring = KeyRing(self._keys.signing_keys)
-        self._register()
         with contextlib.ExitStack() as sockets:
             identity_socket = sockets.enter_context(listen(self.settings.identity_port))
             api_socket = sockets.enter_context(listen(self.settings.api_port))
             self._identity_port = _port(identity_socket)
             self.identity_url = f"https://localhost:{self._identity_port}"
             self.api_url = f"https://localhost:{_port(api_socket)}"
+            machine_socket = sockets.enter_context(listen(self.settings.machine_port))
+            self.machine_url = f"http://127.0.0.1:{_port(machine_socket)}"
+            self._register()
             self._identity = self._build_identity_platform()
             self._gateway = self._build_gateway()
+            self._machine = self._build_machine()
             try:
                 await self._serve_identity_platform(identity_socket)
                 await self._serve_gateway(api_socket)
+                await self._serve_machine(machine_socket)
             except BaseException:
                 await self.close()
                 raise
@@ -182,6 +209,21 @@ class Sandbox:
         return self._identity.token_request_count
 
     @property
+    def identity_endpoint(self) -> str:
+        """Where ``IDENTITY_ENDPOINT`` points, in App Service's form."""
+        return f"{self.machine_url}{APP_SERVICE_PATH}"
+
+    @property
+    def machine(self) -> ManagedIdentityEndpoints:
+        """The managed identity endpoints, whose identities may be changed."""
+        return self._machine
+
+    @property
+    def managed_identity_requests(self) -> list[ManagedIdentityRequest]:
+        """What came to the managed identity endpoints, oldest first."""
+        return self._machine.requests
+
+    @property
     def refusals(self) -> list[GatewayRefusal]:
         """What the gateway refused, oldest first."""
         return self._gateway.refusals
@@ -203,6 +245,10 @@ class Sandbox:
             api_url=self.api_url,
             subscription_key=self.subscription_key,
             keys=self._keys,
+            machine_url=self.machine_url,
+            identity_endpoint=self.identity_endpoint,
+            identity_header=self.identity_header,
+            managed_identity_client_id=USER_IDENTITY[0],
         )
         write_directory(facts, directory, proxy_address=proxy_address, admin_address=admin_address)
 
@@ -230,8 +276,13 @@ class Sandbox:
 
     def _register(self) -> None:
         certificate = register_certificate(self._keys.client.certificate)
-        roles = {self.client_id: (ROLE,)}
-        self.tenant.register_client(ClientApplication(self.client_id, CLIENT_OBJECT_ID, (certificate,)))
+        roles = dict.fromkeys((self.client_id, SYSTEM_IDENTITY[0], USER_IDENTITY[0]), (ROLE,))
+        issuer = Origins(self.identity_url).issuers(self.tenant_id).v2
+        trusted = tuple(FederatedCredential(issuer, subject) for _, subject in (SYSTEM_IDENTITY, USER_IDENTITY))
+        self.tenant.register_client(
+            ClientApplication(self.client_id, CLIENT_OBJECT_ID, (certificate,), federated=trusted)
+        )
+        self.tenant.register_resource(ResourceApplication(EXCHANGE_APP_ID, (EXCHANGE_URI,), 2))
         self.tenant.register_resource(ResourceApplication(API_APP_ID, (API_URI,), 2, roles))
         self.tenant.register_resource(ResourceApplication(API_V1_APP_ID, (API_V1_URI,), 1, roles))
         for client in self.settings.clients:
@@ -249,6 +300,17 @@ class Sandbox:
             tolerance_s=self.settings.assertion_tolerance_s,
             strict_audience=self.settings.strict_audience,
             error_separator=self.settings.error_separator,
+        )
+
+    def _build_machine(self) -> ManagedIdentityEndpoints:
+        return ManagedIdentityEndpoints(
+            self.tenant,
+            self.key_ring,
+            self.faults,
+            Origins(self.identity_url).issuers(self.tenant_id),
+            ManagedIdentities(ClientApplication(*SYSTEM_IDENTITY), (ClientApplication(*USER_IDENTITY),)),
+            header=self.identity_header,
+            clock=self.now,
         )
 
     def _build_gateway(self) -> Gateway:
@@ -291,10 +353,17 @@ class Sandbox:
         )
         await self._run("api", web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S), listening)
 
-    async def _run(self, name: str, runner: web.BaseRunner, listening: socket.socket) -> None:
+    async def _serve_machine(self, listening: socket.socket) -> None:
+        runner = web.AppRunner(self._machine.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
+        await self._run("machine", runner, listening, is_plain=True)
+
+    async def _run(
+        self, name: str, runner: web.BaseRunner, listening: socket.socket, *, is_plain: bool = False
+    ) -> None:
         self._runners[name] = runner
         await runner.setup()
-        await web.SockSite(runner, listening, ssl_context=self._tls, backlog=BACKLOG).start()
+        tls = None if is_plain else self._tls
+        await web.SockSite(runner, listening, ssl_context=tls, backlog=BACKLOG).start()
 
 
 async def _clean_up(runner: web.BaseRunner) -> None:

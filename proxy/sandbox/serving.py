@@ -80,8 +80,13 @@ def report_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> No
 
 def _with_ports(loaded: SandboxSettings) -> SandboxSettings:
     """Return the settings with ports to keep, where the directory and its user name none."""
-    identity_port, api_port = lasting_ports(2)
-    return replace(loaded, identity_port=loaded.identity_port or identity_port, api_port=loaded.api_port or api_port)
+    identity_port, api_port, machine_port = lasting_ports(3)
+    return replace(
+        loaded,
+        identity_port=loaded.identity_port or identity_port,
+        api_port=loaded.api_port or api_port,
+        machine_port=loaded.machine_port or machine_port,
+    )
 
 
 async def _start(loaded: SandboxSettings, asked: SandboxSettings) -> Sandbox:
@@ -89,12 +94,17 @@ async def _start(loaded: SandboxSettings, asked: SandboxSettings) -> Sandbox:
     try:
         await sandbox.start()
     except SandboxError as error:
-        if (loaded.identity_port, loaded.api_port) == (asked.identity_port, asked.api_port):
+        if _ports(loaded) == _ports(asked):
             raise
         _log.warning("%s Another one is used, so clients of the earlier sandbox have to read its files again.", error)
-        sandbox = Sandbox(replace(loaded, identity_port=asked.identity_port, api_port=asked.api_port))
+        identity_port, api_port, machine_port = _ports(asked)
+        sandbox = Sandbox(replace(loaded, identity_port=identity_port, api_port=api_port, machine_port=machine_port))
         await sandbox.start()
     return sandbox
+
+
+def _ports(settings: SandboxSettings) -> tuple[int, int, int]:
+    return settings.identity_port, settings.api_port, settings.machine_port
 
 
 @contextlib.contextmanager

@@ -19,6 +19,12 @@ TENANT_ID = "11111111-1111-1111-1111-111111111111"
 CLIENT_ID = "22222222-2222-2222-2222-222222222222"
 API_APP_ID = "33333333-3333-3333-3333-333333333333"
 API_V1_APP_ID = "44444444-4444-4444-4444-444444444444"
+EXCHANGE_APP_ID = "88888888-8888-8888-8888-888888888888"
+EXCHANGE_URI = "api://AzureADTokenExchange"
+SYSTEM_IDENTITY = ("66666666-6666-6666-6666-666666666666", "66666666-0000-0000-0000-000000000000")
+"""Client id and object id of the machine's system-assigned identity."""
+USER_IDENTITY = ("77777777-7777-7777-7777-777777777777", "77777777-0000-0000-0000-000000000000")
+"""The same of a user-assigned one."""
 API_URI = "api://orders"
 API_V1_URI = "api://orders-v1"
 ROLE = "Orders.Read"
@@ -44,6 +50,8 @@ class SandboxSettings:
         keys: key material; None makes it.
         identity_port: where the identity platform listens on loopback; 0 takes a free port.
         api_port: where the gateway listens on loopback; 0 takes a free port.
+        machine_port: where the managed identity endpoints listen on loopback, over plain http; 0 takes a free port.
+        identity_header: App Service's secret; None makes one.
         clock: Unix seconds.
         assertion_tolerance_s: how far a client's clock may be off.
         strict_audience: take only the advertised token endpoints as an assertion's ``aud``.
@@ -60,6 +68,8 @@ class SandboxSettings:
     keys: SandboxKeys | None = field(default=None, repr=False)
     identity_port: int = 0
     api_port: int = 0
+    machine_port: int = 0
+    identity_header: str | None = field(default=None, repr=False)
     clock: Callable[[], float] = time.time
     assertion_tolerance_s: float = TOLERANCE_S
     strict_audience: bool = False

@@ -49,6 +49,9 @@ case "$*" in
   "ad sp show --id api://orders"*) echo api-app-id ;;
   "ad sp show --id api-app-id"*) echo api-sp ;;
   "ad sp show --id client-app-id"*) echo client-sp ;;
+  "vm identity show"*) echo system-sp ;;
+  "ad sp show --id 77777777"*) echo user-sp ;;
+  "ad app federated-credential list"*) echo "${AZ_TRUSTED:-0}" ;;
 esac
 """
 
@@ -412,6 +415,51 @@ def test_what_is_printed_is_what_is_still_to_be_done(tmp_path: Path, known: list
     assert "apim-auth-proxy check --config config.yaml --online" in again
 
 
+USER_IDENTITY = "77777777-7777-7777-7777-777777777777"
+
+
+@pytest.mark.parametrize(("identity", "principal"), [("system", "system-sp"), (USER_IDENTITY, "user-sp")])
+def test_a_managed_identity_is_given_the_role_without_an_application(
+    tmp_path: Path, identity: str, principal: str
+) -> None:
+    printed = init(tmp_path, *KNOWN, "--managed-identity", identity)
+    assert "There is no key and no certificate" in printed.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    done, calls = register(printed.stdout.decode(), tmp_path)
+    assert (done.status, done.stderr) == (0, "")
+    assert [call[4].split()[1:] for call in calls if call[:3] == ["ad", "app", "create"]] == [["API"]]
+    assert not [call for call in calls if call[:3] in (["ad", "app", "credential"], ["ad", "app", "permission"])]
+    (grant,) = [call for call in calls if call[:3] == ["rest", "--method", "post"]]
+    assert json.loads(grant[-1])["principalId"] == principal
+    credential = yaml.safe_load((tmp_path / "config.yaml").read_text())["credentials"]["api-client"]
+    assert credential == {"managed_identity": identity}
+    assert "${" not in "\n".join(
+        line for line in (tmp_path / "config.yaml").read_text().splitlines() if not line.strip().startswith("#")
+    )
+
+
+def test_an_application_trusts_a_managed_identity_once(tmp_path: Path) -> None:
+    script = init(tmp_path, *KNOWN, "--federated-managed-identity", USER_IDENTITY).stdout.decode()
+    done, calls = register(script, tmp_path)
+    assert (done.status, done.stderr) == (0, "")
+    assert not [call for call in calls if call[:3] == ["ad", "app", "credential"]]
+    assert [call for call in calls if call[:4] == ["ad", "app", "federated-credential", "create"]]
+    assert json.loads((tmp_path / "federated.json").read_text()) == {
+        "name": "apim-auth-proxy",
+        "issuer": f"https://login.microsoftonline.com/{TENANT}/v2.0",
+        "subject": "user-sp",
+        "audiences": ["api://AzureADTokenExchange"],
+    }
+    credential = yaml.safe_load((tmp_path / "config.yaml").read_text())["credentials"]["api-client"]
+    assert credential == {
+        "tenant_id": TENANT,
+        "client_id": "client-app-id",
+        "federated_managed_identity": USER_IDENTITY,
+    }
+    _, again = register(script, tmp_path, AZ_TRUSTED="1")
+    assert not [call for call in again if call[:4] == ["ad", "app", "federated-credential", "create"]]
+
+
 @pytest.mark.parametrize("way", ["AZ_FAIL_AT", "AZ_SILENT_AT"])
 def test_nothing_follows_a_step_that_fails_or_gives_nothing(tmp_path: Path, way: str) -> None:
     """D6: at each step in turn. The policy is replaced only with every id in it, and with the old one in a file."""
@@ -504,7 +552,17 @@ def test_templates_are_for_registering_from_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--name", "x'; rm -rf"], ["--role", "A B"], ["--registration", "arm"]], ids=" ".join
+    "words",
+    [
+        ["--name", "x'; rm -rf"],
+        ["--role", "A B"],
+        ["--registration", "arm"],
+        ["--managed-identity", "my-machine"],
+        ["--managed-identity", "system", "--federated-managed-identity", "system"],
+        ["--managed-identity", "system", "--registration", "bicep"],
+        ["--managed-identity", "system", "--sandbox"],
+    ],
+    ids=" ".join,
 )
 def test_what_cannot_be_used_exits_2(tmp_path: Path, words: list[str]) -> None:
     assert init(tmp_path, *KNOWN, *words).status == 2

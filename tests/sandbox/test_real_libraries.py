@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import pkcs12
 
 from proxy.sandbox import Sandbox, create_client_certificate
+from proxy.sandbox.settings import SYSTEM_IDENTITY, USER_IDENTITY
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -183,3 +184,46 @@ async def test_azure_identity_async_hears_why_it_is_refused(sandbox: Sandbox, di
     async with credential:
         with pytest.raises(ClientAuthenticationError, match="AADSTS500011"):
             await credential.get_token("api://no-such-api/.default")
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("form", ["imds", "app_service"])
+async def test_azure_identity_takes_the_machine_for_one_in_azure(
+    sandbox: Sandbox, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("IDENTITY_ENDPOINT", "IDENTITY_HEADER", "IMDS_ENDPOINT", "MSI_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", sandbox.machine_url)
+    if form == "app_service":
+        monkeypatch.setenv("IDENTITY_ENDPOINT", sandbox.identity_endpoint)
+        monkeypatch.setenv("IDENTITY_HEADER", sandbox.identity_header)
+
+    def acquire() -> list[str]:
+        tokens = []
+        for client_id in (None, USER_IDENTITY[0]):
+            with azure.identity.ManagedIdentityCredential(client_id=client_id) as credential:
+                tokens.append(credential.get_token(sandbox.scope).token)
+        return tokens
+
+    system, user = await asyncio.to_thread(acquire)
+
+    assert [decoded(token)["azp"] for token in (system, user)] == [SYSTEM_IDENTITY[0], USER_IDENTITY[0]]
+    assert [request.endpoint for request in sandbox.managed_identity_requests][-2:] == [form, form]
+
+
+@pytest.mark.asyncio
+@pytest.mark.usefixtures("directory")
+async def test_msal_exchanges_a_managed_identitys_token_for_the_applications(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AZURE_POD_IDENTITY_AUTHORITY_HOST", sandbox.machine_url)
+    monkeypatch.delenv("IDENTITY_ENDPOINT", raising=False)
+
+    def acquire() -> Any:
+        with azure.identity.ManagedIdentityCredential() as identity:
+            assertion = identity.get_token("api://AzureADTokenExchange/.default").token
+        application = msal_application(sandbox, {"client_assertion": lambda: assertion}, instance_discovery=False)
+        return application.acquire_token_for_client([sandbox.scope])
+
+    answer = await asyncio.to_thread(acquire)
+    assert decoded(answer["access_token"])["azp"] == sandbox.client_id

@@ -12,7 +12,7 @@ from proxy.config.loading import load_settings
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.certificate import load_public_certificate
 from proxy.identity.certificate_creation import create_certificate
-from proxy.identity.credential import Target
+from proxy.identity.credential import Credential, Target
 from proxy.identity.proof.key_vault import VaultKey, parse_vault_key
 from proxy.identity.sources import TokenSources, resource_url, token_url
 
@@ -52,6 +52,16 @@ VAULT = [f"tenant_id: {TENANT}", "key_vault_key: https://v.vault.azure.net/keys/
 
 BAD: dict[str, tuple[list[str], str, str]] = {
     "no_proof": ([f"tenant_id: {TENANT}"], "mine", "how does it prove who it is"),
+    "identity_and_application": (
+        ["managed_identity: system"],
+        "mine.client_id",
+        "federated_managed_identity",
+    ),
+    "federated_and_certificate": (
+        [*CERTIFICATE, "federated_managed_identity: system"],
+        "mine.federated_managed_identity",
+        "remove one",
+    ),
     "two_proofs": ([*CERTIFICATE, "client_secret: x"], "mine.client_secret", "certificate already says"),
     "certificate_twice": ([*CERTIFICATE, "certificates: [{certificate: d.pem}]"], "mine.certificates", "remove one"),
     "federated_and_secret": (
@@ -288,6 +298,7 @@ def test_a_certificate_out_of_its_dates_is_left_out_where_another_is_good(days: 
     ]
     credential = TokenSources.from_settings(_load(tmp_path, lines), wall_clock=NOW.timestamp)._credentials["mine"]
 
+    assert isinstance(credential, Credential)
     assert credential.out_of_date() is None
     assert [problem.partition(":")[0] for problem in credential.date_problems()] == [str(tmp_path / "out.pem")]
     assert [proof.name for proof in credential._order_proofs()] == [good]
@@ -309,6 +320,7 @@ def test_a_certificate_is_preferred_from_its_first_second_on(tmp_path: Path) -> 
 
     sources = TokenSources.from_settings(_load(tmp_path, lines), wall_clock=wall_clock)
     credential = sources._credentials["mine"]
+    assert isinstance(credential, Credential)
     credential._remember(credential._order_proofs()[0])
 
     assert not credential.take_up_certificates()

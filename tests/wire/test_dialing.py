@@ -31,6 +31,7 @@ from proxy.errors import (
     UpstreamUnreachable,
     UpstreamUntrusted,
 )
+from proxy.identity.machine import Machine
 from proxy.identity.proof.key_vault import parse_vault_key
 from proxy.identity.proof.vault_access import VaultAccess
 from proxy.identity.token_endpoint import TokenEndpoint
@@ -447,7 +448,7 @@ def test_key_vaults_go_through_it_and_managed_identities_do_not(
         async with _proxy(answer) as identity, _proxy(answer, _serving(ca)) as vault:
             with ConnectProxy() as upstream:
                 environ = {"IDENTITY_ENDPOINT": f"http://localhost:{identity}/token", "IDENTITY_HEADER": "secret"}
-                access = VaultAccess(_no_source, environ=environ, dialer=_dialer(upstream.port))
+                access = VaultAccess(_no_source, Machine(environ), dialer=_dialer(upstream.port))
                 url = f"https://localhost:{vault}"
                 try:
                     tokens = access.tokens(_credential(), parse_vault_key(f"{url}/keys/one"))

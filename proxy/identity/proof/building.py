@@ -5,11 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from proxy.config.settings import CertificateSettings
+from proxy.config.settings import FEDERATION_AUDIENCES, CertificateSettings
 from proxy.errors import ConfigurationError
 from proxy.identity.assertion import AssertionOptions
 from proxy.identity.certificate import load_certificate, load_public_certificate
+from proxy.identity.managed_identity import find_client_id
+from proxy.identity.proof import federated_managed_identity
 from proxy.identity.proof.client_secret import WARNING, ClientSecret
+from proxy.identity.proof.federated_managed_identity import FederatedManagedIdentity
 from proxy.identity.proof.federated_token import FederatedToken
 from proxy.identity.proof.key_vault import KeyVaultSigner, parse_vault_key
 from proxy.identity.proof.signed_assertion import CertificateSigner, SignedAssertion
@@ -59,6 +62,11 @@ def create_proofs(settings: CredentialSettings, vaults: VaultAccess) -> list[Pro
         return [ClientSecret(settings.client_secret.get_secret_value())]
     if settings.federated_token_file is not None:
         return [FederatedToken(settings.federated_token_file)]
+    if settings.federated_managed_identity is not None:
+        which = find_client_id(settings.federated_managed_identity)
+        audience = settings.assertion_audience or FEDERATION_AUDIENCES[settings.cloud]
+        tokens = vaults.machine.tokens(which, audience, federated_managed_identity.SETTING)
+        return [FederatedManagedIdentity(tokens, which)]
     if settings.key_vault_key is not None or settings.signer_command:
         return [SignedAssertion(_create_signer(settings, vaults), options)]
     return [SignedAssertion(signer, options) for signer in _load_signers(settings)]
