@@ -9,8 +9,11 @@ one, and neither does a secret.
     ├── ClientError                 the client: what it sent, or asked for
     │   ├── MalformedRequest        400
     │   ├── ProxyUsageError         400  understood, but not how one talks to a proxy
+    │   ├── SecretRequired          401  the token endpoint's secret is missing or wrong
     │   ├── DestinationRefused      403  not a host this proxy passes on
     │   ├── ClientRefused           403/407  this client may not
+    │   ├── NothingThere            404  no path of an identity listener
+    │   ├── MethodNotAllowed        405  the token endpoint takes GET only
     │   ├── RequestTimeout          408
     │   ├── ContentTooLarge         413
     │   ├── TargetTooLong           414
@@ -103,6 +106,31 @@ class ProxyUsageError(ClientError):
 
     title = "This is a proxy, not an origin server"
     default_code = "not_a_proxy_request"
+
+
+class SecretRequired(ClientError):
+    """The program does not send the secret of the token endpoint; why it is wrong is not said (RFC 9110 §15.5.2)."""
+
+    status = 401
+    proxy_status = "http_request_denied"
+    title = "The token endpoint wants its secret"
+    default_code = "identity_header"
+
+
+class NothingThere(ClientError):
+    """An identity listener has nothing at that path (RFC 9110 §15.5.5)."""
+
+    status = 404
+    title = "This listener has nothing at that path"
+    default_code = "no_such_path"
+
+
+class MethodNotAllowed(ClientError):
+    """The token endpoint is read with GET alone (RFC 9110 §15.5.6)."""
+
+    status = 405
+    title = "The token endpoint takes GET only"
+    default_code = "method_not_allowed"
 
 
 class DestinationRefused(ClientError):

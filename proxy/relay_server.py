@@ -10,6 +10,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
+from proxy.config.settings import ListenerMode
 from proxy.dialing.building import build_dialer
 from proxy.dialing.keep_alive import keep_alive
 from proxy.dialing.resolver import Resolver
@@ -119,7 +120,7 @@ class RelayServer:
     Attributes:
         relay: the running relay.
         access_log: what observes it.
-        addresses: the bound address of each listener, in the configuration's order, once started.
+        addresses: the bound address of each listener that is the relay's, in the configuration's order, once started.
     """
 
     def __init__(
@@ -203,7 +204,7 @@ class RelayServer:
         dialer = build_dialer(settings, self._resolver)
         admission = build_admission(settings, self._passwords)
         doors: list[Door] = []
-        for listener in settings.listeners:
+        for listener in relayed(settings):
             kind = (listener.address, listener.socket_mode)
             key = (*kind, sum(door.key[:2] == kind for door in doors))  # port 0 may be there more than once
             doors.append(
@@ -277,7 +278,7 @@ class RelayServer:
             for listening in door.server.sockets if door.server is not None else ():
                 keep_alive(listening, plan.settings.timeouts.tcp_keep_alive_s)
         relay.dialer = plan.dialer
-        relay.dialer.own_addresses = frozenset(self.addresses) | _admin_addresses(plan.settings)
+        relay.dialer.own_addresses = frozenset(self.addresses) | _sites(plan.settings)
         if self._client_files is not None:
             self._client_files.cancel()
         self._client_files = asyncio.create_task(
@@ -428,12 +429,18 @@ def _close(door: Door) -> None:
         remove_socket(door.address[0])
 
 
-def _admin_addresses(settings: Settings) -> frozenset[tuple[str, int]]:
-    """Return the admin site's address, which is no destination either."""
-    if settings.admin is None:
-        return frozenset()
-    address = parse_listen_address(settings.admin.address)
-    return frozenset({("127.0.0.1" if address.host == "localhost" else address.host, address.port)})
+def relayed(settings: Settings) -> list[ListenerSettings]:
+    """Return the listeners whose requests are passed on; the others hand out tokens, and are not the relay's."""
+    return [listener for listener in settings.listeners if listener.mode is not ListenerMode.IDENTITY]
+
+
+def _sites(settings: Settings) -> frozenset[tuple[str, int]]:
+    """Return the addresses of the admin site and of the identity listeners, which are no destinations either."""
+    texts = [listener.address for listener in settings.listeners if listener.mode is ListenerMode.IDENTITY]
+    if settings.admin is not None:
+        texts.append(settings.admin.address)
+    addresses = [parse_listen_address(text) for text in texts]
+    return frozenset(("127.0.0.1" if each.host == "localhost" else each.host, each.port) for each in addresses)
 
 
 def build_admission(settings: Settings, passwords: PasswordChecker) -> Admission | None:

@@ -14,7 +14,7 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from proxy.config.addresses import parse_listen_address
+from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.config.privacy import find_tolerated
 from proxy.config.routed_hosts import routed_hosts
 from proxy.dialing.descriptors import find_exhaustion, read_limit, reserve
@@ -29,11 +29,15 @@ from proxy.interception.leaf import mint
 from proxy.interception.names import split_hosts
 from proxy.interception.opening import AuthorityWatch, authority_files, find_date_problem, open_authority
 from proxy.interception.rsa import RSAKey
+from proxy.operations.access_log import AccessLog
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.relay.listening import cannot_listen, find_listener_certificates
-from proxy.relay_server import RelayServer
+from proxy.relay.passwords import PasswordChecker
+from proxy.relay.seats import Seats
+from proxy.relay_server import RelayServer, build_admission, relayed
 from proxy.tasks import guard, keep_going
+from proxy.token_service.service import TokenService
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +55,7 @@ if TYPE_CHECKING:
     from proxy.operations.own_errors import ErrorCount
     from proxy.operations.server_metrics import ServerFigures
     from proxy.operations.snapshot import WorkerSnapshot
+    from proxy.relay.admission import Admission
     from proxy.relay.record import ExchangeRecord
     from proxy.workers.control import Control
 
@@ -77,7 +82,6 @@ class Server:
         reloads: how many there were, by outcome: ``ok`` or ``refused``.
         front: the relay of a single process; None where there are relay processes.
         control: over the relay processes; None for a single process.
-        addresses: the bound address of each listener, in the configuration's order, once started.
         admin_address: of the admin site; None where there is none.
     """
 
@@ -107,9 +111,14 @@ class Server:
             self.front = RelayServer(
                 settings, self.tokens, self._contexts.context_for, self._show_rsa, resolver=self._resolver
             )
+        self._handout_log = self._open_handout_log(settings)
+        self._passwords = PasswordChecker()
+        seats = Seats(settings.limits) if self.front is None else self.front.relay.seats
+        self._seats = seats
+        self.token_service = TokenService(settings, self._observe_handout, seats)
         self._rsa_key = RSAKey()
         self._making_rsa: set[asyncio.Task[None]] = set()
-        self.addresses: list[tuple[str, int]] = []
+        self._relay_addresses: list[tuple[str, int]] = []
         self.admin_address: tuple[str, int] | None = None
         self._admin: AdminSite | None = None
         self._reserved: list[socket.socket] = []
@@ -125,6 +134,14 @@ class Server:
         """What is served at present."""
         return self._settings
 
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """The bound address of each listener, in the configuration's order, once started."""
+        handing_out = self.token_service.addresses
+        relaying = iter(self._relay_addresses)
+        found = [handing_out.get(index) or next(relaying, None) for index in range(len(self._settings.listeners))]
+        return [address for address in found if address is not None]
+
     async def start(self, inherited: Sequence[socket.socket] = ()) -> None:
         """Open the listeners and the admin site, and begin to obtain tokens.
 
@@ -137,19 +154,24 @@ class Server:
         self._event_log = EventLog()
         _warn_of_exposed(self._settings)
         _warn_of_descriptors(self._settings)
+        plan = self.token_service.plan(self._settings, self.tokens, self._admission(self._settings))
+        handing_out = {door.index for door in plan.doors}
+        await self.token_service.open(plan, {index: one for index, one in enumerate(inherited) if index in handing_out})
+        self.token_service.use(plan)
         if self.front is not None:
-            await self.front.start(inherited=inherited)
-            self.addresses = self.front.addresses
+            await self.front.start(inherited=[one for index, one in enumerate(inherited) if index not in handing_out])
+            self._relay_addresses = self.front.addresses
+            self._note_own_addresses()
         else:
             if inherited:
                 raise ConfigurationError("Sockets of a service manager can be used with `workers: 1` only.")
-            self._reserved = [_reserve(listener.address) for listener in self._settings.listeners]
-            self.addresses = [one.getsockname()[:2] for one in self._reserved]
+            self._reserved = [_reserve(listener.address) for listener in relayed(self._settings)]
+            self._relay_addresses = [one.getsockname()[:2] for one in self._reserved]
             from proxy.workers.control import Control  # noqa: PLC0415  # one process needs none of it
 
             self.control = Control(
-                self._settings,
-                [port for _, port in self.addresses],
+                self._with_bound(self._settings),
+                [port for _, port in self._relay_addresses],
                 self.tokens,
                 LeafMint(self._ca, self._hosts),
             )
@@ -201,10 +223,15 @@ class Server:
                 await asyncio.wait_for(self._is_cut.wait(), delay_s)
         for reserved in self._reserved:
             reserved.close()
+        handing_out = asyncio.create_task(self.token_service.stop(), name="identity listeners")
         if self.front is not None:
             await self.front.stop()
         if self.control is not None:
             await self.control.drain()
+        await handing_out
+        self._passwords.close()
+        if self._handout_log is not None:
+            self._handout_log.close()
         if self._admin is not None:
             await self._admin.close()
         for background in (self._warm_up, self._ca_task, self._expiry_task):
@@ -247,8 +274,8 @@ class Server:
     def _refuse_what_needs_a_restart(self, settings: Settings) -> None:
         before = self._settings
         changed = ["workers"] if before.workers != settings.workers else []
-        if self.front is None and [one.address for one in before.listeners] != [
-            one.address for one in settings.listeners
+        if self.front is None and [one.address for one in relayed(before)] != [
+            one.address for one in relayed(settings)
         ]:
             changed.append("listeners, with several workers")
         if changed:
@@ -269,6 +296,10 @@ class Server:
                 plan = self.front.plan(settings, tokens)
                 await self.front.open(plan)
                 undo.callback(self.front.close_new, plan)
+            admission = self._admission(settings) if plan is None else plan.admission
+            handout = self.token_service.plan(settings, tokens, admission)
+            await self.token_service.open(handout)
+            undo.callback(self.token_service.close_new, handout)
             admin = await self._open_admin(settings)
             if admin is not None:
                 undo.push_async_callback(admin[0].close)
@@ -283,17 +314,64 @@ class Server:
         retired, self.tokens = self.tokens, tokens
         if self.front is not None and plan is not None:
             self.front.use(plan)
+        self._seats.limits = settings.limits
+        self.token_service.use(handout)
         if self.control is not None:
-            self.control.reload(settings, tokens, LeafMint(ca, hosts))
+            self._renew_handout_log(before, settings)
+            self.control.reload(self._with_bound(settings), tokens, LeafMint(ca, hosts))
         if before.admin != settings.admin:
             closing, (self._admin, self.admin_address) = self._admin, admin or (None, None)
             if closing is not None:
                 await closing.close()
-        if self.front is not None and self.admin_address is not None:
-            self.front.relay.dialer.own_addresses |= {self.admin_address}  # port 0 is known by what was bound
+        self._note_own_addresses()
         self._warm_up = asyncio.create_task(tokens.warm_up(), name="warm-up")
         tokens.forgive()
         self._retire(retired, settings.timeouts.drain_s)
+
+    def _note_own_addresses(self) -> None:
+        """Tell the dialler what is no destination; port 0 is known by what was bound."""
+        if self.front is not None:
+            bound = {*self.token_service.addresses.values()}
+            if self.admin_address is not None:
+                bound.add(self.admin_address)
+            self.front.relay.dialer.own_addresses |= bound
+
+    def _with_bound(self, settings: Settings) -> Settings:
+        """Return the settings as relay processes are told them: with the ports that identity listeners have got."""
+        addresses = self.token_service.addresses
+        listeners = [
+            listener.model_copy(update={"address": str(ListenAddress(*addresses[index]))})
+            if index in addresses and addresses[index][1]
+            else listener
+            for index, listener in enumerate(settings.listeners)
+        ]
+        return settings.model_copy(update={"listeners": tuple(listeners)})
+
+    def _admission(self, settings: Settings) -> Admission | None:
+        """Return who may be handed a token: the same clients as on other listeners."""
+        return build_admission(settings, self._passwords) if self.front is None else self.front.relay.admission
+
+    def _observe_handout(self, record: ExchangeRecord) -> None:
+        if self.front is not None:
+            self.front.access_log.observe(record)
+            return
+        if self.control is not None:
+            self.control.recent.add([record])
+        if self._handout_log is not None:
+            self._handout_log.observe(record)
+
+    def _open_handout_log(self, settings: Settings) -> AccessLog | None:
+        """Return the log of what this process hands out; None where its relay has one, or it hands out nothing."""
+        is_alone = settings.workers == 1
+        return None if is_alone or len(relayed(settings)) == len(settings.listeners) else AccessLog(settings.access_log)
+
+    def _renew_handout_log(self, before: Settings, settings: Settings) -> None:
+        if self._handout_log is not None and before.access_log == settings.access_log:
+            self._handout_log.reopen()
+            return
+        earlier, self._handout_log = self._handout_log, self._open_handout_log(settings)
+        if earlier is not None:
+            asyncio.get_running_loop().run_in_executor(None, earlier.close)
 
     async def _follow_ca(self) -> None:
         """Take up another CA when its files have changed, as at a rotation, and once an hour what is due without that."""
@@ -331,6 +409,7 @@ class Server:
     def cut(self) -> None:
         """End a drain: what is left of it is cut."""
         self._is_cut.set()
+        self.token_service.cut()
         if self.front is not None:
             self.front.relay.abort()
         if self.control is not None:
@@ -436,7 +515,7 @@ class Server:
 
         ready, _ = self.readiness()
         restarts = self.control.restarts if self.control is not None else 0
-        return ServerFigures(ready, self.reloads, self._last_reload_ok, restarts)
+        return ServerFigures(ready, self.reloads, self._last_reload_ok, restarts, self.token_service.counts)
 
     def _identity_statistics(self) -> IdentityStatistics:
         return self.tokens.statistics()

@@ -23,6 +23,8 @@ PASSED_ON: Final = {
     "error.code": "an error made elsewhere",
     "last.code": "likewise",
     "message.code": "likewise, from another process",
+    "note.code": "likewise, kept for the record in proxy/token_service/handout.py",
+    "note.outcome": "likewise",
     "record.code": "likewise, in an access line",
     "distrust.code": "found by the same way in proxy/dialing/distrust.py",
     "source.failure_code": "likewise, of a token",

@@ -41,17 +41,24 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "interception": BELOW_RELAY,
     "relay": BELOW_RELAY,
     "operations": BELOW_RELAY,
+    "token_service": BELOW_RELAY,
     "relay_server": BELOW_SERVER,
     "workers": BELOW_SERVER | {"relay_server"},
-    "server": BELOW_SERVER | {"relay_server", "workers"},
+    "server": BELOW_SERVER | {"relay_server", "token_service", "workers"},
     "doctor": BELOW_RELAY | {"interception"},
     "client_setup": frozenset({"config", "errors", ""}),
-    "cli": BELOW_SERVER | {"server", "workers", "doctor", "client_setup", "sandbox"},
+    "cli": BELOW_SERVER | {"server", "workers", "token_service", "doctor", "client_setup", "sandbox"},
     "sandbox": frozenset(),
     "__main__": frozenset({"cli"}),
 }
-# operations watches the relay through what the relay leaves for it, and through nothing else.
-ALSO: Final[Mapping[str, frozenset[str]]] = {"operations": frozenset({"proxy.relay.record", "proxy.relay.counters"})}
+# operations watches the relay through what the relay leaves for it, and through nothing else. The token service takes from it how
+# listeners are opened, who their clients are and what answers look like; nothing that relays.
+ALSO: Final[Mapping[str, frozenset[str]]] = {
+    "operations": frozenset({"proxy.relay.record", "proxy.relay.counters"}),
+    "token_service": frozenset(
+        f"proxy.relay.{name}" for name in ("record", "listening", "doorway", "seats", "admission", "answers")
+    ),
+}
 # The relay's lower modules, and what each may import of the relay, for types too unless it is in `TYPES_FROM_ABOVE`.
 IN_RELAY: Final[Mapping[str, frozenset[str]]] = {
     "message": frozenset(),
@@ -235,6 +242,8 @@ def test_every_module_says_what_it_is_for(sources: dict[str, str]) -> None:
         pytest.param("proxy.operations.metrics", "from proxy import relay", id="operations imports relay as a whole"),
         pytest.param("proxy.relay.head", "import proxy.interception", id="relay imports interception"),
         pytest.param("proxy.relay.head", "import proxy.server", id="relay imports server"),
+        pytest.param("proxy.token_service.service", "from proxy.relay.state import Relay", id="token service relays"),
+        pytest.param("proxy.relay.head", "import proxy.token_service", id="relay imports token service"),
         pytest.param("proxy.server", "from proxy.cli import main", id="server imports cli"),
         pytest.param("proxy.server", "import proxy.sandbox", id="server imports sandbox"),
         pytest.param("proxy.server", "import proxy.doctor", id="server imports doctor"),

@@ -11,7 +11,15 @@ import pytest
 
 import proxy.server  # noqa: F401  # every class of the error tree is defined below it
 from proxy.errors import ConfigurationError, ProxyError
-from proxy.explanations.codes import CLIENT_CODES, CODES, CONNECTION_CODES, OAUTH_CODES, OUTCOMES, TOKEN_CODES
+from proxy.explanations.codes import (
+    CLIENT_CODES,
+    CODES,
+    CONNECTION_CODES,
+    IDENTITY_LISTENER_CODES,
+    OAUTH_CODES,
+    OUTCOMES,
+    TOKEN_CODES,
+)
 from proxy.explanations.lookup import advise, find_entries, find_entry, find_symptoms, similar_codes
 from proxy.explanations.page import format_page
 from proxy.explanations.statuses import STATUSES
@@ -57,7 +65,9 @@ def test_every_oauth_error_that_has_words_has_an_explanation() -> None:
 
 def test_no_code_is_explained_twice() -> None:
     codes = [
-        entry.code for table in (OUTCOMES, CLIENT_CODES, CONNECTION_CODES, TOKEN_CODES, OAUTH_CODES) for entry in table
+        entry.code
+        for table in (OUTCOMES, CLIENT_CODES, CONNECTION_CODES, IDENTITY_LISTENER_CODES, TOKEN_CODES, OAUTH_CODES)
+        for entry in table
     ]
     assert sorted(codes) == sorted(CODES)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from proxy.config.addresses import parse_listen_address, parse_origin
 from proxy.config.clients import check_clients
 from proxy.config.faults import Finding, KeyPath, format_key_path, suggest
+from proxy.config.identity_listeners import check_identity_listeners
 from proxy.config.proofs import check_proof, check_target
 from proxy.config.sections import Section, sections
 from proxy.config.settings import AdminSettings, LimitSettings, ListenerMode
@@ -47,6 +48,7 @@ def check_settings(root: Section) -> Iterator[Finding]:
     """Yield what is wrong between the settings of a document."""
     yield from _check_addresses(root)
     yield from _check_listener_modes(root)
+    yield from check_identity_listeners(root)
     yield from check_clients(root)
     yield from _check_credentials(root)
     yield from _check_routes(root)
@@ -117,7 +119,7 @@ def _check_listener_modes(root: Section) -> Iterator[Finding]:
                     "a forward listener takes the upstream from each request; remove this key, or set mode: reverse",
                 )
             if listener.get("server_names"):
-                yield (*path, "server_names"), "only a reverse listener has server names; remove this key"
+                yield (*path, "server_names"), "only reverse and identity listeners have server names; remove this key"
             if "allow_cross_site" in listener:
                 yield (
                     (*path, "allow_cross_site"),

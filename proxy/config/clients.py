@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from proxy.config.addresses import parse_listen_address
 from proxy.config.sections import sections
+from proxy.config.settings import ListenerMode
 from proxy.errors import ConfigurationError
 from proxy.policy.routing import parse_host_pattern
 
@@ -27,7 +28,8 @@ def check_clients(root: Section) -> Iterator[Finding]:
     for path, listener in listeners:
         yield from _check_listener(path, listener)
         workers = root.get("workers", 1)
-        if _is_unix(listener) and isinstance(workers, int) and workers > 1:
+        is_shared = listener.get("mode") != ListenerMode.IDENTITY
+        if is_shared and _is_unix(listener) and isinstance(workers, int) and workers > 1:
             yield (*path, "address"), "relay processes cannot share a Unix socket; use a TCP address, or workers: 1"
     if root.get("clients") and root.get("allow_any_client") is True:
         yield ("allow_any_client",), "clients says who may use the proxy; remove one of the two"

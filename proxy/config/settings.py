@@ -53,6 +53,8 @@ class ListenerMode(StrEnum):
 
     FORWARD = "forward"
     REVERSE = "reverse"
+    IDENTITY = "identity"
+    """No requests to pass on: access tokens are handed to other gateways and to local programs."""
 
 
 class ListenerTlsSettings(Model):
@@ -75,9 +77,13 @@ class ListenerSettings(Model):
     upstream: OriginText | None = None
     """Reverse mode only: ``https://host[:port]`` of a routed host."""
     server_names: tuple[HostText, ...] = ()
-    """Reverse mode only: Host values accepted beside the upstream's own and names that nobody on the internet can own."""
+    """Host values accepted beside names that nobody on the internet can own, and the upstream's own; not in forward mode."""
     allow_cross_site: Flag = False
     """Reverse mode only: web pages of other sites may send requests, too."""
+    authorize: Flag = False
+    """Identity mode only: ``/authorize`` gives other gateways the Authorization field of a request."""
+    token_endpoint: Flag = False
+    """Identity mode only: ``/token`` gives local programs access tokens, as App Service does."""
     tls: ListenerTlsSettings | None = None
     """None: clients connect without TLS."""
     socket_mode: FileMode = "0600"

@@ -383,6 +383,46 @@ TOKEN_CODES: Final = (
         "Look for the codes themselves in the log."),
 )
 
+# What identity listeners answer.
+IDENTITY_LISTENER_CODES: Final = (
+    Entry("no_route", Fault.CONFIGURATION,
+        "A gateway asked for a token for a host that no route names.",
+        "Add the host to a route's `hosts`, or have the gateway say the upstream's host in X-Forwarded-Host or `?host=`."),
+    Entry("host_not_clear", Fault.CLIENT,
+        "A gateway's request for a token names no host that can be read, or several.",
+        "Have the gateway set X-Forwarded-Host itself, in place of what its clients send."),
+    Entry("foreign_host", Fault.CONFIGURATION,
+        "The Host of a request to an identity listener is neither its own name nor a route's. A web page whose name was rebound to this address would send such a one.",
+        "If gateways reach the listener by that name, or pass their clients' Host on, add it to the listener's `server_names`. For the token endpoint, use the URL in IDENTITY_ENDPOINT as it is."),
+    Entry("reloaded", Fault.NOBODY,
+        "The configuration changed while a request for a token waited, and the earlier one decides nothing any more.",
+        "Send the request again."),
+    Entry("no_such_path", Fault.CLIENT,
+        "An identity listener has `/authorize` with `authorize: true` and `/token` with `token_endpoint: true`, and passes nothing on.",
+        "Use one of these paths. To call an API, use a forward or reverse listener."),
+    Entry("method_not_allowed", Fault.CLIENT,
+        "The token endpoint takes GET only.",
+        "Ask for a token with GET."),
+    Entry("identity_header", Fault.CLIENT,
+        "The program did not send the secret of the token endpoint in X-IDENTITY-HEADER. It is another one after each start of the proxy.",
+        "Start the program by `apim-auth-proxy exec --token-endpoint -- PROGRAM`, and again where the proxy was started anew."),
+    Entry("not_direct", Fault.CLIENT,
+        "A request to the token endpoint has fields that proxies or browsers add, and tokens are for programs that ask directly.",
+        "Add the endpoint's address to NO_PROXY and no_proxy, as `apim-auth-proxy exec --token-endpoint` does."),
+    Entry("api_version", Fault.CLIENT,
+        "The token endpoint is that of App Service, and speaks api-version=2019-08-01 only.",
+        "Use a current SDK, and let nothing but IDENTITY_ENDPOINT and IDENTITY_HEADER say what it talks to."),
+    Entry("unknown_parameter", Fault.CLIENT,
+        "The token endpoint knows api-version, resource and client_id. A managed identity by resource id or object id is not there.",
+        "Ask for no identity by name, or by the `client_id` of a credential."),
+    Entry("no_resource", Fault.CLIENT,
+        "A request to the token endpoint names no resource, or several of something.",
+        "Name one `resource`, and at most one `client_id`."),
+    Entry("unknown_resource", Fault.CONFIGURATION,
+        "No route that this client may use has a scope for the resource asked for, by the client id asked for.",
+        "Ask for a route's scope, which is `resource` and `/.default`; the answer lists them. Otherwise add a route, or the route to the client's `routes`."),
+)
+
 # OAuth 2.0 errors of a token endpoint (RFC 6749 §5.2), where it gave no AADSTS code.
 OAUTH_CODES: Final = (
     Entry("invalid_client", Fault.CONFIGURATION,
@@ -421,5 +461,5 @@ OAUTH_CODES: Final = (
 )
 
 CODES: Final = {
-    entry.code: entry for entry in (*OUTCOMES, *CLIENT_CODES, *CONNECTION_CODES, *TOKEN_CODES, *OAUTH_CODES)
+    entry.code: entry for entry in (*OUTCOMES, *CLIENT_CODES, *CONNECTION_CODES, *IDENTITY_LISTENER_CODES, *TOKEN_CODES, *OAUTH_CODES)
 }

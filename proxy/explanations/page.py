@@ -9,7 +9,14 @@ import sys
 from itertools import groupby
 from typing import TYPE_CHECKING, Final
 
-from proxy.explanations.codes import CLIENT_CODES, CONNECTION_CODES, OAUTH_CODES, OUTCOMES, TOKEN_CODES
+from proxy.explanations.codes import (
+    CLIENT_CODES,
+    CONNECTION_CODES,
+    IDENTITY_LISTENER_CODES,
+    OAUTH_CODES,
+    OUTCOMES,
+    TOKEN_CODES,
+)
 from proxy.explanations.statuses import STATUSES
 from proxy.explanations.symptoms import SYMPTOMS
 
@@ -43,6 +50,7 @@ _SECTIONS: Final = (
     ("How an exchange ended", "`error=` in Proxy-Status, `outcome` in the access log, `error` in metrics.", OUTCOMES),
     ("The client", "", CLIENT_CODES),
     ("The way to the upstream and to the identity platform", "", CONNECTION_CODES),
+    ("Identity listeners", "Listeners with `mode: identity`, which hand out tokens.", IDENTITY_LISTENER_CODES),
     ("Access tokens", "AADSTS codes are Microsoft's: `apim-auth-proxy explain AADSTS700027`.", TOKEN_CODES),
     ("OAuth errors", "Of token endpoints that give no AADSTS code (RFC 6749 §5.2).", OAUTH_CODES),
 )

@@ -26,12 +26,14 @@ class ServerFigures(NamedTuple):
         reloads: how many reloads there were, by outcome: ``ok`` or ``refused``.
         last_reload_ok: whether the newest of them was taken up; True before the first one.
         worker_restarts: relay processes that ended without being asked to, and were replaced.
+        handouts: answers of identity listeners, by endpoint, route and status.
     """
 
     ready: bool
     reloads: Mapping[str, int]
     last_reload_ok: bool
     worker_restarts: int
+    handouts: Mapping[tuple[str, str, int], int] = {}
 
 
 class ServerCollector(MetricsCollector):
@@ -78,3 +80,11 @@ class ServerCollector(MetricsCollector):
             "Relay processes that ended without being asked to.",
             figures.worker_restarts,
         )
+        handouts = CounterMetricFamily(
+            f"{PREFIX}identity_answers",
+            "Answers of identity listeners, which hand out access tokens: with status 200 each holds one.",
+            labels=["endpoint", "route", "status"],
+        )
+        for (endpoint, route, status), count in figures.handouts.items():
+            handouts.add_metric([endpoint, route, str(status)], count)
+        yield handouts

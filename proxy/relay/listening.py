@@ -49,7 +49,7 @@ async def open_listener(
     address = parse_listen_address(listener.address)
     try:
         if address.path is not None:
-            server = await loop.create_unix_server(factory, sock=_bind_unix(address.path, listener.socket_mode))
+            server = await loop.create_unix_server(factory, sock=bind_unix(address.path, listener.socket_mode))
             return server, (str(address), 0)
         server = await loop.create_server(
             factory,
@@ -168,7 +168,7 @@ def describe_bind(error: OSError) -> str:
     return "the address cannot be bound."
 
 
-def _bind_unix(path: str, mode: str) -> socket.socket:
+def bind_unix(path: str, mode: str) -> socket.socket:
     """Return a bound socket whose file has its mode from the first moment."""
     _clear_stale(path)
     bound = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,0 +1,317 @@
+"""The listeners that hand out tokens: opened, taken through reloads, closed. Does I/O.
+
+A plan is built and opened whole before anything changes. A listener whose address stays keeps its socket through a reload, so that
+nobody is refused meanwhile; its connections end with what they are doing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import secrets
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from proxy.config.addresses import parse_listen_address
+from proxy.config.settings import ListenerMode
+from proxy.dialing.http_library import import_aiohttp
+from proxy.dialing.keep_alive import keep_alive
+from proxy.relay.listening import bind_unix, build_guard, cannot_listen, remove_socket
+from proxy.token_service.handout import Handout
+from proxy.token_service.header import IdentityHeader, header_file, remove_header, write_header
+from proxy.token_service.offers import Offers
+from proxy.token_service.questions import TOKEN_PATH
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from aiohttp import web
+
+    from proxy.config.settings import ListenerSettings, Settings
+    from proxy.identity.sources import TokenSources
+    from proxy.relay.admission import Admission
+    from proxy.relay.doorway import Guard
+    from proxy.relay.record import ExchangeRecord
+    from proxy.relay.seats import Seats
+    from proxy.token_service.connections import Connections
+    from proxy.token_service.handout import Counts
+
+_BACKLOG: Final = 1_024
+_SECRET_BYTES: Final = 32
+_ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what programs on this machine connect to instead
+
+
+@dataclass(slots=True)
+class Door:
+    """One listener under one configuration.
+
+    Attributes:
+        index: in the configuration's listeners.
+        key: what has to stay the same for the socket to stay open: address, file mode, and which of several such it is.
+        listener: its settings.
+        guard: what it asks of who connects; None: nothing.
+        offers, admission: as for `Handout`.
+        listening: the socket; None before it is open.
+        server: what accepts on it.
+        address: where it is bound.
+        handout: answers; None before it is open.
+        connections: to it; None before it is open.
+    """
+
+    index: int
+    key: tuple[str, str, int]
+    listener: ListenerSettings
+    guard: Guard | None
+    offers: Offers
+    admission: Admission | None
+    listening: socket.socket | None = None
+    server: asyncio.Server | None = None
+    address: tuple[str, int] = ("", 0)
+    handout: Handout | None = None
+    connections: Connections | None = None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What a configuration means for the token service, built and checked, and not yet in use."""
+
+    settings: Settings
+    doors: list[Door] = field(default_factory=list)
+
+
+class TokenService:
+    """All identity listeners of a proxy.
+
+    Args:
+        settings: the configuration to begin with.
+        observe: takes the records.
+        seats: counts connections.
+
+    Attributes:
+        counts: answers so far.
+    """
+
+    def __init__(self, settings: Settings, observe: Callable[[ExchangeRecord], None], seats: Seats) -> None:
+        self._observe = observe
+        self._seats = seats
+        self._plan = Plan(settings)
+        self._doors: dict[tuple[str, str, int], Door] = {}
+        self._secret = secrets.token_hex(_SECRET_BYTES)
+        self._ending: set[asyncio.Task[None]] = set()
+        self.counts: Counts = {}
+
+    @property
+    def addresses(self) -> dict[int, tuple[str, int]]:
+        """The bound address of each listener, by its index in the configuration."""
+        return {door.index: door.address for door in self._plan.doors}
+
+    def plan(self, settings: Settings, tokens: TokenSources, admission: Admission | None) -> Plan:
+        """Build what a configuration means, without changing anything.
+
+        Raises:
+            ConfigurationError: a file named by the settings cannot be used.
+        """
+        plan = Plan(settings)
+        offers: Offers | None = None
+        for index, listener in enumerate(settings.listeners):
+            if listener.mode is not ListenerMode.IDENTITY:
+                continue
+            offers = offers or Offers(settings, tokens)
+            kind = (listener.address, listener.socket_mode)
+            key = (*kind, sum(door.key[:2] == kind for door in plan.doors))  # port 0 may be there more than once
+            plan.doors.append(Door(index, key, listener, build_guard(listener), offers, admission))
+        return plan
+
+    async def open(self, plan: Plan, inherited: Mapping[int, socket.socket] | None = None) -> None:
+        """Open the listeners of a plan that are not open yet; those that are stay as they are.
+
+        Args:
+            plan: what is to run.
+            inherited: sockets that listen already, by the listener's index.
+
+        Raises:
+            ConfigurationError: an address cannot be bound, or a secret cannot be written; nothing has changed then.
+        """
+        try:
+            for door in plan.doors:
+                known = self._doors.get(door.key)
+                taken = (inherited or {}).get(door.index)
+                if known is not None:
+                    door.listening, door.address = known.listening, known.address
+                elif taken is not None:
+                    door.listening = taken
+                else:
+                    door.listening = _listen(door.listener)
+                if known is None and door.listening is not None:
+                    door.address = _address_of(door.listening)
+                self._prepare(plan, door)
+                await self._serve(plan, door, known)
+                if door.listener.token_endpoint:
+                    write_header(*self._header(plan.settings, door))
+        except BaseException:
+            self.close_new(plan)
+            raise
+
+    def close_new(self, plan: Plan) -> None:
+        """Close what was opened for a plan that is not to run after all."""
+        for door in plan.doors:
+            known = self._doors.get(door.key)
+            if door.server is not None and (known is None or known.server is not door.server):
+                door.server.close()
+            if known is None:
+                _close(door)
+                self._forget_header(plan.settings, door)
+
+    def use(self, plan: Plan) -> None:
+        """Goes over to a plan whose listeners are open. Nothing here can fail."""
+        before, self._plan = self._plan, plan
+        self._doors = {door.key: door for door in plan.doors}
+        kept = {self._header(plan.settings, door)[0] for door in plan.doors if door.listener.token_endpoint}
+        for door in plan.doors:
+            if door.listening is not None and door.listening.family != socket.AF_UNIX:
+                keep_alive(door.listening, plan.settings.timeouts.tcp_keep_alive_s)
+        for door in before.doors:
+            successor = self._doors.get(door.key)
+            if door.server is not None and (successor is None or successor.server is not door.server):
+                door.server.close()
+            if successor is None:
+                _close(door)
+            if door.listener.token_endpoint and self._header(before.settings, door)[0] not in kept:
+                self._forget_header(before.settings, door)
+            self._end(door, before.settings.timeouts.drain_s)
+
+    async def stop(self) -> None:
+        """Stop accepting, let requests finish, close everything."""
+        for door in self._plan.doors:
+            if door.server is not None:
+                door.server.close()
+            _close(door)
+            self._forget_header(self._plan.settings, door)
+            self._end(door, self._plan.settings.timeouts.drain_s)
+        await asyncio.gather(*self._ending, return_exceptions=True)
+
+    def cut(self) -> None:
+        """End what is left of a drain."""
+        for door in self._plan.doors:
+            for connection in door.connections.connections if door.connections is not None else ():
+                connection.force_close()
+
+    def _prepare(self, plan: Plan, door: Door) -> None:
+        # A fifth of a second to import, and few proxies have such a listener.
+        import_aiohttp()
+        from proxy.token_service.connections import Connections, to_response  # noqa: PLC0415
+
+        handout = door.handout = Handout(
+            door.listener,
+            door.address,
+            offers=door.offers,
+            admission=door.admission,
+            secret=self._secret,
+            timeouts=plan.settings.timeouts,
+            observe=self._observe,
+            counts=self.counts,
+        )
+
+        async def respond(request: web.BaseRequest) -> web.StreamResponse:
+            connections.begin(request)
+            try:
+                refusal = connections.refusal_of(request)
+                answer = await handout.answer(request, connections.seat_of(request), refusal)
+            finally:
+                connections.end(request)
+            # A sub-request for a WebSocket asks for an upgrade, and behind that no other request could be told from its bytes.
+            close = refusal is not None or handout.is_retired or "Upgrade" in request.headers
+            return to_response(answer, close=close)
+
+        connections = door.connections = Connections(
+            respond,
+            limits=plan.settings.limits,
+            timeouts=plan.settings.timeouts,
+            seats=self._seats,
+            guard=door.guard,
+        )
+
+    async def _serve(self, plan: Plan, door: Door, known: Door | None) -> None:
+        """Accept connections. Those of a plan that is not in use yet are served by the one that is."""
+        context = None if door.guard is None else door.guard.context
+        if known is not None and context is None and known.listener.tls is None:
+            door.server = known.server  # its connections are given to whichever plan is in use
+            return
+        loop = asyncio.get_running_loop()
+        listening = door.listening
+        assert listening is not None  # noqa: S101  # opened by the caller
+        if listening.family == socket.AF_UNIX:
+            factory = functools.partial(self._accept, door)
+            door.server = await loop.create_unix_server(factory, sock=listening.dup(), backlog=_BACKLOG)
+            return
+        door.server = await loop.create_server(
+            functools.partial(self._accept, door),
+            sock=listening.dup(),
+            backlog=_BACKLOG,
+            ssl=context,
+            ssl_handshake_timeout=None if context is None else plan.settings.timeouts.head_s,
+        )
+
+    def _accept(self, opened: Door) -> asyncio.BaseProtocol:
+        """Return the protocol of a new connection, by the plan in use where it has this listener already."""
+        door = self._doors.get(opened.key, opened)
+        if (door.listener.tls is None) != (opened.listener.tls is None) or door.connections is None:
+            door = opened
+        assert door.connections is not None  # noqa: S101  # there are some from `_prepare` on
+        return door.connections()
+
+    def _end(self, door: Door, within_s: float) -> None:
+        """Let the connections of a door finish what they are doing, and close them."""
+        if door.handout is not None:
+            door.handout.is_retired = True
+        if door.connections is not None:
+            door.connections.pre_shutdown()
+            task = asyncio.create_task(door.connections.shutdown(within_s), name="identity listener")
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
+
+    def _header(self, settings: Settings, door: Door) -> tuple[Path, IdentityHeader]:
+        host, port = door.address
+        scheme = "http" if door.listener.tls is None else "https"
+        host = _ANY.get(host, host)
+        literal = f"[{host}]" if ":" in host and not host.startswith("unix:") else host
+        endpoint = f"{scheme}://{literal}:{port}{TOKEN_PATH}" if port else host
+        return header_file(settings.state_directory, door.listener.address), IdentityHeader(endpoint, self._secret)
+
+    def _forget_header(self, settings: Settings, door: Door) -> None:
+        if door.listener.token_endpoint:
+            remove_header(header_file(settings.state_directory, door.listener.address))
+
+
+def _listen(listener: ListenerSettings) -> socket.socket:
+    """Return a socket that listens at the address of a listener.
+
+    Raises:
+        ConfigurationError: it cannot be bound.
+    """
+    address = parse_listen_address(listener.address)
+    try:
+        if address.path is not None:
+            listening = bind_unix(address.path, listener.socket_mode)
+            listening.listen(_BACKLOG)
+            return listening
+        host = "127.0.0.1" if address.host == "localhost" else address.host
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listening = socket.create_server((host, address.port), family=family, backlog=_BACKLOG)
+        listening.setblocking(False)
+    except OSError as error:
+        raise cannot_listen(listener.address, error) from None
+    return listening
+
+
+def _address_of(listening: socket.socket) -> tuple[str, int]:
+    name = listening.getsockname()
+    return (f"unix:{name}", 0) if isinstance(name, str) else (name[0], name[1])
+
+
+def _close(door: Door) -> None:
+    if door.listening is not None:
+        door.listening.close()
+        remove_socket(door.address[0])
