@@ -197,6 +197,10 @@ kustomize: $(VENV)/.runtime ## Make the Kustomize base from the chart
 screenshots: $(VENV)/.test ## Take the README's pictures of the admin site's page again (Chromium; four minutes)
 	@$(BIN)/python -m tests.screenshots
 
+.PHONY: recording
+recording: $(VENV)/.test ## Record the demo again, as the README's moving picture
+	@$(BIN)/python -m tests.recording
+
 # Speed
 
 .PHONY: bench

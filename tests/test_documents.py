@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 import yaml
 
-from proxy.config.settings import Settings
 from proxy.errors import ConfigurationError, ProxyError
+
+if TYPE_CHECKING:
+    from proxy.config.settings import Settings
 
 ROOT: Final = Path(__file__).parent.parent
 DOCUMENTS: Final = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -82,11 +84,6 @@ def test_every_whole_configuration_in_a_document_loads(name: str, tmp_path: Path
         _load(block, tmp_path)
 
 
-def test_the_readme_names_every_section_of_the_configuration() -> None:
-    table = README[README.index("## Configuration") : README.index("## Who said that?")]
-    assert [name for name in Settings.model_fields if f"`{name}`" not in table] == []
-
-
 def _load(text: str, directory: Path) -> Settings:
     """Loads a configuration whose files exist; what is in them is for other tests."""
     from proxy.config.loading import load_settings
@@ -128,14 +125,8 @@ def test_the_page_of_answers_lists_every_error_a_client_can_get() -> None:
         assert [str(kind.status), kind.proxy_status, kind.title] in rows, f"the page has no row for {kind.__name__}"
 
 
-def test_the_readme_lists_the_commands_that_there_are() -> None:
-    from proxy.cli import group
-
-    table = README[README.index("## Commands") : README.index("## Configuration")]
-    listed = {
-        name.split()[0] for row in re.findall(r"^\| (.+?) \|", table, re.MULTILINE) for name in row.split("`")[1::2]
-    }
-    assert listed == set(group.list_commands(None))  # type: ignore[arg-type]  # the list depends on no context
+def test_the_readme_is_read_in_a_few_minutes() -> None:
+    assert len(README.splitlines()) < 200
 
 
 @pytest.mark.parametrize("target", ["demo", "test", "image", "image-test", "check", "help"])
