@@ -54,7 +54,7 @@ def record(arguments: Sequence[str]) -> str:
     """Runs a program in a terminal of its own; returns what it prints there."""
     child, terminal = pty.fork()
     if child == 0:
-        os.execve(arguments[0], arguments, environment(TERM="xterm-256color", COLUMNS=str(COLUMNS)))  # noqa: S606  # by path
+        os.execve(arguments[0], [*arguments], environment(TERM="xterm-256color", COLUMNS=str(COLUMNS)))  # noqa: S606  # by path
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
     pieces: list[bytes] = []
     while True:

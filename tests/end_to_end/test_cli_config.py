@@ -61,8 +61,8 @@ def test_every_key_has_the_description_of_the_example() -> None:
     assert bare == set()
     written = read_descriptions(read_example())
     assert {path: written.get(path) for path in described} == described
-    assert described["timeouts.token_s"].startswith("how long one request waits for an access token")
-    assert described["admin.token_file"].endswith("/livez, /readyz and /startupz alone")
+    assert described["timeouts.token_s"].startswith("How long one request waits for an access token")
+    assert described["admin.token_file"].endswith("/livez, /readyz and /startupz only. Default: none")
 
 
 def test_the_example_is_in_the_wheel_and_in_what_the_image_is_built_from() -> None:
