@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import resource
 import socket
 import ssl
@@ -508,6 +509,7 @@ def test_without_a_descriptor_that_is_said(run: Callable[..., None], caplog: pyt
 
     async def work() -> None:
         async with _proxy(_answering(OPEN)) as port:
+            gc.collect()  # what earlier tests left would otherwise free descriptors in the middle of this one
             with socket.socket() as lowest:
                 limit = lowest.fileno()
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
