@@ -13,6 +13,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 IMAGE ?= apim-auth-proxy
 PYTEST_ARGS ?=
+MUTANTS ?= proxy.policy.* proxy.identity.* proxy.relay.*
 # Tests start the command some hundred times; compiled once is enough, whatever the environment says.
 export PYTHONDONTWRITEBYTECODE :=
 BENCH_ARGS ?=
@@ -70,6 +71,11 @@ $(VENV)/.docs: $(VENV)/.test
 	@$(PIP) install --quiet --group docs
 	@touch $@
 
+$(VENV)/.mutants: $(VENV)/.test
+	@echo "Installing what makes mutants into $(VENV)" >&2
+	@$(PIP) install --quiet --group mutants
+	@touch $@
+
 $(VENV)/.fuzz: $(VENV)/.test
 	@echo "Installing the fuzzing engine into $(VENV)" >&2
 	@$(PIP) install --quiet --only-binary :all: --group fuzz \
@@ -119,6 +125,11 @@ cover: $(VENV)/.test test-tools ## Run the tests and show which lines and branch
 	@$(BIN)/coverage run -m pytest -q $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+.PHONY: mutants
+mutants: $(VENV)/.mutants ## Change one thing at a time and see which changes no test notices: MUTANTS='proxy.identity.cache.*'
+	@$(BIN)/mutmut run $(foreach one,$(MUTANTS),'$(one)')
+	@$(BIN)/mutmut results
 
 # Attacks
 
