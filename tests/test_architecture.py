@@ -346,3 +346,13 @@ def test_what_pydantic_reads_is_not_compiled() -> None:
     }
     assert imported, "the messages carry something of ours"
     assert not imported & set(compiled["include"])
+
+
+def test_the_core_of_http_2_knows_nothing_of_the_relay(sources: dict[str, str]) -> None:
+    """It reads bytes and says what they mean; only `translation` knows a head of HTTP/1.1."""
+    core = {module for module in sources if module.startswith("proxy.relay.http2.")}
+    assert core
+    below = core | {"proxy.relay.message", "proxy.relay.chunked"}
+    imports = [found for found in find_imports(sources) if found.importer in core]
+    assert [str(found) for found in imports if found.target not in below] == []
+    assert {found.importer for found in imports if found.target not in core} == {"proxy.relay.http2.translation"}

@@ -27,12 +27,12 @@ _CHUNK_FRAMING_BYTES: Final = 32
 _OVERHEAD_BYTES: Final = 16_384
 # RFC 9110 §6.5.1 forbids senders more than this; whoever reads one of these behind the content, and believes it, sees another
 # message than the relay does.
-_FRAMES_OR_ROUTES: Final = frozenset((b"content-length", b"host", b"transfer-encoding"))
+REFUSED_IN_RESPONSES: Final = frozenset((b"content-length", b"host", b"transfer-encoding"))
 # Stricter than the RFC, which lets a recipient ignore them: behind a request there may be somebody who merges trailers into
 # the head, and the head is what the access token and the relay's other decisions stand in.
-_REFUSED_IN_REQUESTS: Final = (
+REFUSED_IN_REQUESTS: Final = (
     HOP_BY_HOP
-    | _FRAMES_OR_ROUTES
+    | REFUSED_IN_RESPONSES
     | frozenset(
         (
             b"authorization",
@@ -85,7 +85,7 @@ class ChunkedReader:
         self, nominated: frozenset[bytes] = _NOTHING, refused: frozenset[bytes] = _NOTHING, *, response: bool = False
     ) -> None:
         self.complete = False
-        self._refused = _FRAMES_OR_ROUTES if response else _REFUSED_IN_REQUESTS | refused
+        self._refused = REFUSED_IN_RESPONSES if response else REFUSED_IN_REQUESTS | refused
         self._fault: MalformedRequest | None = None
         self._dropped = HOP_BY_HOP | nominated if response else nominated
         self._pieces: list[bytes] = []
@@ -202,7 +202,7 @@ class ChunkedReader:
         if self._reading:
             lowered = name.lower()
             if lowered in self._refused:
-                is_known = lowered in _REFUSED_IN_REQUESTS
+                is_known = lowered in REFUSED_IN_REQUESTS
                 why = (
                     "it frames, routes or authenticates a message"
                     if is_known

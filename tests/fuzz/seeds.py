@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Final
 
 from tests.client_hellos import ECH, GREASE, USUAL, extension, message, protocols, records, server_name
 
+
+def _frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+    """Return a frame of HTTP/2."""
+    return struct.pack(">HBBBL", len(payload) >> 8, len(payload) & 0xFF, kind, flags, stream_id) + payload
+
+
+_REQUEST_BLOCK: Final = b"\x82\x87\x84\x41\x10api.example.test"
 _GET: Final = b"GET /a?b HTTP/1.1\r\nHost: api.example.test\r\n"
 
 _CONFIGURATION: Final = b"""\
@@ -89,5 +97,45 @@ SEEDS: Final[dict[str, tuple[bytes, ...]]] = {
         records(USUAL[5:], [1, 2, 3, 50]),
         records(message(server_name(b"a.test"), protocols(b"h2"))) + b"\x17\x03\x03\x00\x01x",
         b"\x80\x2e\x01\x00\x02",
+    ),
+    # A step, then frames behind the preface and SETTINGS, which the target adds.
+    "http2_connection": (
+        b"".join((b"\x00", _frame(1, 5, 1, _REQUEST_BLOCK))),
+        b"".join(
+            (b"\x01", _frame(1, 4, 1, _REQUEST_BLOCK), _frame(0, 0, 1, b"hello"), _frame(0, 9, 1, b"\x02a\x00\x00"))
+        ),
+        b"".join(
+            (
+                b"\x02",
+                _frame(1, 0, 1, _REQUEST_BLOCK[:3]),
+                _frame(9, 4, 1, _REQUEST_BLOCK[3:]),
+                _frame(3, 0, 1, bytes(4)),
+            )
+        ),
+        b"\x03"
+        + _frame(4, 0, 0, b"\x00\x04\x00\x00\x00\x02\x00\x01\x00\x00\x00\x00")
+        + _frame(1, 5, 1, _REQUEST_BLOCK),
+        b"\x00"
+        + _frame(1, 4, 1, _REQUEST_BLOCK + b"\x0f\x0d\x015")
+        + _frame(0, 0, 1, b"hello")
+        + _frame(1, 5, 1, b"\x40\x01x\x01y"),
+        b"\x05"
+        + _frame(6, 0, 0, bytes(8))
+        + _frame(7, 0, 0, bytes(8))
+        + _frame(8, 0, 0, b"\x00\x00\x00\x01")
+        + _frame(2, 0, 3, bytes(5)),
+        b"".join((b"\x00", _frame(1, 5, 1, _REQUEST_BLOCK + b"\x60\x03a=b\x60\x03c=d\x00\x02te\x08trailers"))),
+        b"".join((b"\x00", _frame(1, 5, 1, b"\x82\x87\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff\x84"))),
+    ),
+    "http2_upstream": (
+        b"".join((b"\x00", _frame(1, 5, 1, b"\x88"))),
+        b"".join((b"\x01", _frame(1, 4, 1, b"\x88\x0f\x0d\x015"), _frame(0, 1, 1, b"hello"))),
+        b"\x00"
+        + _frame(1, 4, 1, b"\x08\x03103")
+        + _frame(1, 4, 1, b"\x88")
+        + _frame(0, 0, 1, b"a")
+        + _frame(1, 5, 1, b"\x00\x01x\x01y"),
+        b"".join((b"\x00", _frame(7, 0, 0, bytes(4) + b"\x00\x00\x00\x07"), _frame(1, 5, 1, b"\x89"))),
+        b"".join((b"\x02", _frame(3, 0, 1, b"\x00\x00\x00\x07"), _frame(4, 0, 0, b"\x00\x03\x00\x00\x00\x00"))),
     ),
 }

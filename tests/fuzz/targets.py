@@ -29,6 +29,7 @@ from proxy.relay.client_hello import ClientHelloReader
 from proxy.relay.head import format_request_head, format_response_head, parse_request_head, parse_response_head
 from proxy.relay.message import HOP_BY_HOP
 from tests.fuzz.connection import client_connection
+from tests.fuzz.http2 import http2_connection, http2_upstream
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -226,5 +227,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         proxy_authorization,
         client_connection,
         client_hello,
+        http2_connection,
+        http2_upstream,
     )
 }
