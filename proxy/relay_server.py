@@ -10,6 +10,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address, parse_origin
+from proxy.config.bound_tokens import PATIENCE_WITH_BOUND_TOKENS
 from proxy.config.settings import ListenerMode
 from proxy.dialing.building import build_dialer
 from proxy.dialing.keep_alive import keep_alive
@@ -319,6 +320,7 @@ class RelayServer:
                 lambda _: self._renew(),
                 read_fingerprint(list_client_files(route)),
                 "route",
+                patience=PATIENCE_WITH_BOUND_TOKENS if settings.is_bound(route) else 0,
             )
             for route in settings.routes
             if route.client_certificate is not None

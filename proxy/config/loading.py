@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy.config.bound_tokens import show_certificates
 from proxy.config.checks import check_settings
 from proxy.config.environment import substitute
 from proxy.config.faults import ConfigurationFaults
@@ -51,7 +52,7 @@ def load_settings(source: Path | Source, environ: Mapping[str, str], check_files
     faults = document.faults + [document.fault(*finding) for finding in substitution.merge(findings)]
     if faults or settings is None:
         raise ConfigurationFaults(source.name, faults)
-    return settings
+    return show_certificates(settings)
 
 
 class _Substitution:

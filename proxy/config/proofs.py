@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from proxy.config.faults import suggest
-from proxy.config.settings import CredentialSettings
+from proxy.config.settings import ClientAuthentication, CredentialSettings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -48,6 +48,35 @@ _EXCLUDES = (
 )
 
 
+# With client_authentication: tls, what is about assertions, or about keys that cannot take part in a handshake.
+_NOT_WITH_TLS = (
+    ("tenant_id", "Microsoft Entra ID knows no such clients"),
+    ("certificates", "one certificate is shown"),
+    ("signer_command", "the key takes part in the handshake itself"),
+    ("key_vault_key", "the key takes part in the handshake itself"),
+    ("federated_token_file", "the certificate is the proof"),
+    ("federated_managed_identity", "the certificate is the proof"),
+    ("client_secret", "the certificate is the proof"),
+    ("assertion_audience", "no assertion is sent"),
+    ("assertion_algorithm", "no assertion is sent"),
+    ("send_certificate_chain", "the handshake has the whole chain of the file"),
+)
+
+
+def _check_machines_own(path: KeyPath, given: set[str]) -> Iterator[Finding]:
+    for key in CredentialSettings.model_fields:
+        if key in given and key not in _BESIDE_MANAGED_IDENTITY:
+            yield (*path, key), _MACHINES_OWN
+
+
+def _check_tls(path: KeyPath, given: set[str]) -> Iterator[Finding]:
+    for key, why in _NOT_WITH_TLS:
+        if key in given:
+            yield (*path, key), f"with client_authentication: tls, {why}; remove this key"
+    if "certificate" not in given:
+        yield (*path, "client_authentication"), "tls needs the certificate that is shown; add certificate"
+
+
 def check_proof(path: KeyPath, credential: Mapping[str, Value], names: Mapping[str, Value]) -> Iterator[Finding]:
     """Yield what is wrong between the keys of a credential.
 
@@ -58,12 +87,13 @@ def check_proof(path: KeyPath, credential: Mapping[str, Value], names: Mapping[s
     """
     given = {key for key, value in credential.items() if value not in (None, [])}
     if "managed_identity" in given:
-        for key in credential:
-            if key in given and key in CredentialSettings.model_fields and key not in _BESIDE_MANAGED_IDENTITY:
-                yield (*path, key), _MACHINES_OWN
+        yield from _check_machines_own(path, given)
         return
     if "client_id" not in given and credential.get("client_id") is None:
         yield (*path, "client_id"), "this key is required: the application (client) ID, a GUID in Microsoft Entra ID"
+    if credential.get("client_authentication") == ClientAuthentication.TLS:
+        yield from _check_tls(path, given)
+        return
     proofs = [key for key in _PROOFS if key in given]
     if "key_vault_key" in proofs and "certificate" in proofs:
         proofs.remove("certificate")  # The vault key's own.
@@ -71,13 +101,17 @@ def check_proof(path: KeyPath, credential: Mapping[str, Value], names: Mapping[s
         yield path, "how does it prove who it is? Add certificate (`apim-auth-proxy cert new` makes one)"
     elif len(proofs) > 1:
         yield (*path, proofs[1]), f"{proofs[0]} already says how it proves who it is; remove one of the two"
+    yield from _check_pairs(path, given)
+    yield from _check_vault_credential(path, credential.get("key_vault_credential"), names)
+
+
+def _check_pairs(path: KeyPath, given: set[str]) -> Iterator[Finding]:
     for key, other in _NEEDS:
         if key in given and other not in given:
             yield (*path, key), f"it belongs to {other}, which is not there; add that, or remove this key"
     for key, other, why in _EXCLUDES:
         if key in given and other in given:
             yield (*path, key), f"{why}: remove it, or {other}"
-    yield from _check_vault_credential(path, credential.get("key_vault_credential"), names)
 
 
 def _check_vault_credential(path: KeyPath, name: Value, names: Mapping[str, Value]) -> Iterator[Finding]:

@@ -119,6 +119,15 @@ class AssertionAlgorithm(StrEnum):
     RS256 = "RS256"
 
 
+class ClientAuthentication(StrEnum):
+    """How a certificate proves who the proxy is to the token endpoint."""
+
+    ASSERTION = "assertion"
+    """It signs a client assertion (RFC 7523)."""
+    TLS = "tls"
+    """It is shown in the TLS handshake (RFC 8705 §2)."""
+
+
 class Cloud(StrEnum):
     """The clouds of Microsoft Entra ID; each has a sign-in host of its own."""
 
@@ -184,6 +193,8 @@ class CredentialSettings(Model):
     """``system``, or a client id: a managed identity whose token the application trusts as a federated credential."""
     client_secret: SecretStr | None = None
     """Accepted; a certificate is better, because it never travels."""
+    client_authentication: ClientAuthentication = ClientAuthentication.ASSERTION
+    """``tls``: of ``token_endpoint`` only; the credential's routes show the same certificate, unless they name one of their own."""
     assertion_algorithm: AssertionAlgorithm = AssertionAlgorithm.PS256
     send_certificate_chain: Flag = False
     """Send ``x5c``: subject-name/issuer trust."""
@@ -366,3 +377,9 @@ class Settings(Model):
     timeouts: TimeoutSettings = TimeoutSettings()
     access_log: AccessLogSettings = AccessLogSettings()
     tracing: TracingSettings = TracingSettings()
+
+    def is_bound(self, route: RouteSettings) -> bool:
+        """Whether a route's tokens may be bound to the client certificate that it shows (RFC 8705 §3)."""
+        credential = self.credentials[route.credential]
+        is_tls = credential.client_authentication is ClientAuthentication.TLS
+        return is_tls and route.client_certificate == credential.certificate

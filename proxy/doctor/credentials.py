@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proxy.config.settings import ClientAuthentication
 from proxy.config.source import is_there
 from proxy.dialing.trust import create_tls_context
 from proxy.doctor.findings import days_left, error, ok, warning
 from proxy.errors import ConfigurationError
-from proxy.identity.certificate import (
-    load_certificate,
-    load_public_certificate,
-)
+from proxy.identity.certificate import load_certificate, load_public_certificate
 from proxy.identity.managed_identity import SYSTEM
-from proxy.identity.proof.building import list_certificates
+from proxy.identity.proof.building import list_certificates, list_proof_files, load_tls_certificate
 from proxy.keys.passwords import read_password
 
 if TYPE_CHECKING:
@@ -46,7 +44,9 @@ def check_credential(name: str, settings: CredentialSettings, now: datetime) -> 
         now: aware.
     """
     subject = f"credential {name}"
-    if settings.signer_command or settings.key_vault_key is not None:
+    if settings.client_authentication is ClientAuthentication.TLS:
+        yield from _check_tls(subject, settings, now)
+    elif settings.signer_command or settings.key_vault_key is not None:
         if settings.certificate is not None and is_there(settings.certificate):
             yield from _check_public(subject, settings.certificate, now)
     else:
@@ -68,6 +68,27 @@ def check_credential(name: str, settings: CredentialSettings, now: datetime) -> 
         )
     if settings.ca_file is not None and is_there(settings.ca_file):
         yield check_ca_file(subject, settings.ca_file)
+
+
+def _check_tls(subject: str, settings: CredentialSettings, now: datetime) -> Iterator[Finding]:
+    if settings.certificate is None or not all(is_there(file) for file in list_proof_files(settings)):
+        return
+    try:
+        found = load_tls_certificate(settings).public
+    except ConfigurationError as problem:
+        yield error(subject, problem.detail)
+        return
+    yield ok(
+        subject,
+        f"Certificate {found.subject} is shown in TLS handshakes with the token endpoint, and to upstreams that ask; its key fits.",
+    )
+    yield _show_thumbprints(subject, found)
+    date_problem = found.date_problem(now)
+    yield (
+        error(subject, date_problem)
+        if date_problem is not None
+        else judge_end(subject, found.not_after, now, "Have a new one issued, and put it in the place of the old one.")
+    )
 
 
 def _describe_identity(which: str) -> str:

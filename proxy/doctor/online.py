@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from proxy.config.settings import ClientAuthentication
 from proxy.dialing.building import build_dialer
 from proxy.dialing.route_tls import create_route_context
 from proxy.dialing.trust import create_tls_context
@@ -19,6 +20,7 @@ from proxy.doctor.findings import Level, days_left, error, ok, warning
 from proxy.doctor.verdict import judge_response
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.credential import Target
+from proxy.identity.proof.building import load_tls_certificate
 from proxy.identity.sources import TokenSources, token_url
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.policy.routing import parse_host_pattern
@@ -107,11 +109,21 @@ async def _reach_token_endpoint(subject: str, settings: CredentialSettings, now:
     parts = urlsplit(token_url(settings))
     authority = parse_authority(parts.netloc.encode("ascii"), HTTPS_PORT)
     try:
-        connection = await open_connection(authority, None, create_tls_context(settings.ca_file), dialer)
+        connection = await open_connection(authority, None, _create_context(settings), dialer)
     except ProbeFailed as failed:
         return error(subject, f"The token endpoint cannot be used. {failed.message}", failed.advice)
     connection.writer.transport.abort()
     return _describe_connection(subject, f"Token endpoint {describe_port(authority)}", connection, now)
+
+
+def _create_context(settings: CredentialSettings) -> ssl.SSLContext:
+    """Return what the token request is sent with, which may have to show a certificate for a handshake at all.
+
+    Raises:
+        ConfigurationError: a file cannot be used.
+    """
+    shown = load_tls_certificate(settings).tls if settings.client_authentication is ClientAuthentication.TLS else None
+    return shown or create_tls_context(settings.ca_file)
 
 
 async def _request_tokens(

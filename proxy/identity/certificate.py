@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 
+    from proxy.keys.pairs import KeyPair
 
 # Entra ID refuses shorter keys (AADSTS700027, AADSTS50032); so does NIST SP 800-131A.
 MINIMUM_KEY_BITS = 2048
@@ -128,6 +129,18 @@ def _assemble(certificate: Path, private_key: Path | None, password: bytes | Non
     return ClientCertificate(
         **{name: getattr(public, name) for name in public.__dataclass_fields__}, _private_key=rsa_key
     )
+
+
+def describe_certificate(pair: KeyPair, file: Path) -> PublicCertificate:
+    """Return the public half of a pair with a key of any kind, as TLS takes it; ``key_bits`` is 0 where it is not RSA.
+
+    Raises:
+        ConfigurationError: the certificate is damaged.
+    """
+    try:
+        return _describe(pair.leaf, pair.certificates, file)
+    except (ValueError, UnsupportedAlgorithm):
+        raise certificate_damaged(file) from None
 
 
 def load_public_certificate(certificate: Path) -> PublicCertificate:

@@ -64,12 +64,13 @@ class DialingConnector(BaseConnector):
 
     async def _connect(self, req: ClientRequest, attempt: Attempt) -> ResponseHandler:
         host, port = (req.url.raw_host or "").rstrip("."), req.port or 0
+        context = req.ssl if isinstance(req.ssl, ssl.SSLContext) else self._context
         connected = await self._dialer.connect(host, port, is_plain=not req.is_ssl(), attempt=attempt)
         try:
             _, protocol = await self._loop.create_connection(
                 self._factory,
                 sock=connected,
-                ssl=self._context if req.is_ssl() else None,
+                ssl=context if req.is_ssl() else None,
                 server_hostname=host if req.is_ssl() else None,
             )
         except ssl.SSLCertVerificationError as error:

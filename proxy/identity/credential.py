@@ -295,7 +295,7 @@ class Credential:
             if asked is not None:
                 form["claims"] = asked
             requested_at_mono = self._clock()
-            response = await self.endpoint.request(form, str(uuid.uuid4()), url)
+            response = await self.endpoint.request(form, str(uuid.uuid4()), url, proof.tls)
         except IdentityError as error:
             self._counts.add_error(error)
             raise

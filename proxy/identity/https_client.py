@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from proxy import __version__
 from proxy.dialing.dialer import Dialer
 from proxy.dialing.distrust import explain_distrust
-from proxy.dialing.handshake import judge_handshake
+from proxy.dialing.handshake import is_about_client_certificate, judge_handshake
 from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.trust import create_tls_context
 from proxy.errors import IdentityPlatformUnavailable, LoopDetected, Overloaded, UpstreamError
@@ -68,6 +68,7 @@ class HttpsClient:
         form: Mapping[str, str] | None = None,
         content: bytes | None = None,
         fields: Mapping[str, str] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> Answer:
         """Send one request and return its answer, whatever its status.
 
@@ -77,6 +78,7 @@ class HttpsClient:
             form: sent as application/x-www-form-urlencoded.
             content: sent as it is; in place of ``form``.
             fields: beside the usual ones.
+            tls: for this request; shows a client certificate.
 
         Raises:
             IdentityPlatformUnavailable: no complete answer came.
@@ -88,7 +90,9 @@ class HttpsClient:
         data = form if form is not None else content
         host = urlsplit(url).hostname or ""
         try:
-            async with session.request(method, url, data=data, headers=fields, allow_redirects=False) as response:
+            async with session.request(
+                method, url, data=data, headers=fields, allow_redirects=False, ssl=tls or True
+            ) as response:
                 received = bytearray()
                 async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
                     received += chunk
@@ -105,6 +109,8 @@ class HttpsClient:
         except aiohttp.ClientConnectorCertificateError as error:
             raise self._distrusted(host, error.certificate_error) from None
         except aiohttp.ClientConnectorSSLError as error:
+            if tls is not None and (refused := self._judge_shown(host, error)) is not None:
+                raise refused from None
             reason = judge_handshake(error.os_error, None).reason if isinstance(error.os_error, ssl.SSLError) else ""
             what = reason or "does not complete the TLS handshake"
             what += "; check its host and port in the configuration, and whether a proxy or firewall stands between"
@@ -117,8 +123,14 @@ class HttpsClient:
             raise self._unavailable(
                 host, error.code or "connection_failed", f"cannot be reached: {error.detail.removesuffix('.')}"
             ) from None
-        except (aiohttp.ClientError, OSError):
-            raise self._unavailable(host, "connection_cut", "broke off or does not speak HTTP") from None
+        except (aiohttp.ClientError, OSError) as error:
+            # In TLS 1.3 a client certificate is judged behind the handshake, as the client sees it.
+            if tls is not None and (refused := self._judge_shown(host, error)) is not None:
+                raise refused from None
+            what = "broke off or does not speak HTTP" + (
+                "" if tls is None else "; or it does not take the certificate it was shown"
+            )
+            raise self._unavailable(host, "connection_cut", what) from None
 
     async def close(self) -> None:
         """Close the connections."""
@@ -145,6 +157,20 @@ class HttpsClient:
                 },
             )
         return self._session
+
+    def _judge_shown(self, host: str, error: BaseException) -> IdentityPlatformUnavailable | None:
+        """Return what is to be said where the certificate that was shown is not accepted."""
+        seen: BaseException | None = error
+        while seen is not None and not isinstance(seen, ssl.SSLError):
+            seen = getattr(seen, "os_error", None) or seen.__cause__ or seen.__context__
+        if seen is None or not is_about_client_certificate(judge_handshake(seen, None)):
+            return None
+        return IdentityPlatformUnavailable(
+            f"The {self._role} at {host} does not accept the certificate that it was shown in the TLS handshake. Have its operator "
+            "accept the credential's `certificate` with the CA that issued it: the chain has to be complete, and not expired. The "
+            "proxy tries again by itself.",
+            code="client_certificate_refused",
+        )
 
     def _distrusted(self, host: str, error: Exception) -> IdentityPlatformUnavailable:
         distrust = explain_distrust(getattr(error, "verify_code", 0))

@@ -50,6 +50,7 @@ class Watched(Generic[_Loaded]):
         use: puts what was read to use; runs on the event loop.
         in_use: how the files were right before what is in use was read: what changed meanwhile is read again.
         kind: what is named.
+        patience: how many looks a change waits before it is put to use: for others who look at the same files to go first.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Watched(Generic[_Loaded]):
     use: Callable[[Sequence[_Loaded]], None]
     in_use: Fingerprint
     kind: str = "credential"
+    patience: int = 0
+    waited: int = 0
     seen: Fingerprint = ()
     reported: str = field(default="", repr=False)
 
@@ -83,7 +86,11 @@ class RotationWatch:
         async with self._looking:
             for one in self._watched:
                 fingerprint = await asyncio.to_thread(read_fingerprint, one.files)
-                if fingerprint != one.in_use:
+                if fingerprint == one.in_use:
+                    one.waited = 0
+                elif one.waited < one.patience:
+                    one.waited += 1
+                else:
                     await self._reload(one, fingerprint)
 
     async def reload(self) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
+from proxy.config.bound_tokens import PATIENCE_WITH_BOUND_TOKENS
 from proxy.dialing.building import build_dialer
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.cache import Pause
@@ -49,6 +50,8 @@ AnyCredential: TypeAlias = Credential | MachineCredential
 _Key = TypeVar("_Key", bound=Hashable)
 # How late a certificate may be taken up that becomes valid; a look compares two numbers.
 _START_LOOK_S = 1.0
+# By then upstreams are shown a new certificate (`proxy.config.bound_tokens`).
+_BOUND_RENEWAL_S = POLL_S * (PATIENCE_WITH_BOUND_TOKENS + 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,7 +339,11 @@ class TokenSources:
     def _rotate(self, name: str, proofs: Sequence[Proof]) -> None:
         self._credentials[name].replace_proofs(proofs)
         self._report_dates(name)
-        self._renew(name)
+        if any(proof.tls is not None for proof in proofs):
+            # A token that is bound to the new certificate is of no use before upstreams are shown that one, too.
+            asyncio.get_running_loop().call_later(_BOUND_RENEWAL_S, self._renew, name)
+        else:
+            self._renew(name)
 
     def take_up_certificates(self) -> None:
         """Use the certificates that have become valid since the last look."""

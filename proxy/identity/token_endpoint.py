@@ -11,6 +11,7 @@ from proxy.identity.https_client import REQUEST_TIMEOUT_S, HttpsClient
 from proxy.identity.token_response import TokenResponse, parse_answer, parse_date
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
@@ -62,20 +63,23 @@ class TokenEndpoint:
         self._wall_clock = wall_clock
         self._client = HttpsClient("token endpoint", ca_file=ca_file, timeout_s=timeout_s, dialer=dialer)
 
-    async def request(self, form: Mapping[str, str], request_id: str, url: str | None = None) -> TokenResponse:
+    async def request(
+        self, form: Mapping[str, str], request_id: str, url: str | None = None, tls: ssl.SSLContext | None = None
+    ) -> TokenResponse:
         """Post the form once and return the token.
 
         Args:
             form: sent as application/x-www-form-urlencoded (RFC 6749 §4.4.2).
             request_id: a GUID; Entra ID echoes it as correlation id.
             url: another address at the same origin; default: the endpoint's own.
+            tls: shows a client certificate; None: none is shown.
 
         Raises:
             CredentialRejected: the endpoint said no.
             IdentityPlatformUnavailable: no answer, or none that can be used.
         """
         sent_at = self._wall_clock()
-        answer = await self.post(url or self.url, form, {"client-request-id": request_id})
+        answer = await self.post(url or self.url, form, {"client-request-id": request_id}, tls)
         received_at = self._wall_clock()
         date_at = parse_date(answer.date)
         if date_at is not None:
@@ -84,13 +88,15 @@ class TokenEndpoint:
         secrets = tuple(form[name] for name in _SECRET_FIELDS if name in form)
         return parse_answer(answer, now_at=received_at, secrets=secrets)
 
-    async def post(self, url: str, form: Mapping[str, str], fields: Mapping[str, str]) -> Answer:
+    async def post(
+        self, url: str, form: Mapping[str, str], fields: Mapping[str, str], tls: ssl.SSLContext | None = None
+    ) -> Answer:
         """Post a form and return the answer as it came.
 
         Raises:
             IdentityPlatformUnavailable: no complete answer came.
         """
-        return await self._client.exchange("POST", url, form=form, fields=fields)
+        return await self._client.exchange("POST", url, form=form, fields=fields, tls=tls)
 
     async def close(self) -> None:
         """Close the connections."""

@@ -24,6 +24,7 @@ from proxy.identity.token_endpoint import TokenEndpoint
 from proxy.identity.token_response import Answer
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from proxy.identity.certificate import PublicCertificate
@@ -70,8 +71,11 @@ class ScriptedEndpoint(TokenEndpoint):
         self.requests: list[tuple[float, Mapping[str, str]]] = []
         self.issued = 0
 
-    async def post(self, url: str, form: Mapping[str, str], fields: Mapping[str, str]) -> Answer:
+    async def post(
+        self, url: str, form: Mapping[str, str], fields: Mapping[str, str], tls: ssl.SSLContext | None = None
+    ) -> Answer:
         assert url == self.url
+        assert tls is None
         assert "client-request-id" in fields
         self.requests.append((asyncio.get_running_loop().time(), form))
         step = self.script[min(len(self.requests), len(self.script)) - 1].split(" ", 1)
@@ -120,6 +124,7 @@ class StaticProof:
 
     name = "static"
     certificate: PublicCertificate | None = None
+    tls: ssl.SSLContext | None = None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:
         return {"client_assertion": f"{client_id} {audience} {now}"}

@@ -73,6 +73,21 @@ async def test_a_new_pair_is_used_once(stage: Stage) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_patient_watch_lets_others_go_first(stage: Stage) -> None:
+    """Token requests before upstreams, where tokens are bound to the certificate."""
+    files = (stage.file,)
+    watched = Watched("route", files, stage._load, stage._use, read_fingerprint(files), patience=2)
+    watch = RotationWatch([watched])
+    stage.write("two")
+    for used in ([], [], ["two"], ["two"]):
+        await watch.poll()
+        assert stage.used == used
+    stage.write("three")
+    await watch.reload()
+    assert stage.used == ["two", "three"]
+
+
+@pytest.mark.asyncio
 async def test_a_new_pair_that_two_look_at_at_a_time_is_used_once(stage: Stage) -> None:
     stage.write("two")
     await asyncio.gather(stage.watch.poll(), stage.watch.poll())

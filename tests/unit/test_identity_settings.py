@@ -62,6 +62,22 @@ BAD: dict[str, tuple[list[str], str, str]] = {
         "mine.federated_managed_identity",
         "remove one",
     ),
+    "tls_for_entra": ([*CERTIFICATE, "client_authentication: tls"], "mine.tenant_id", "knows no such clients"),
+    "tls_without_certificate": (
+        ["token_endpoint: https://a.example/token", "client_authentication: tls"],
+        "mine.client_authentication",
+        "add certificate",
+    ),
+    "tls_and_assertion": (
+        [
+            "token_endpoint: https://a.example/token",
+            "client_authentication: tls",
+            "certificate: c",
+            "assertion_audience: x",
+        ],
+        "mine.assertion_audience",
+        "no assertion is sent",
+    ),
     "two_proofs": ([*CERTIFICATE, "client_secret: x"], "mine.client_secret", "certificate already says"),
     "certificate_twice": ([*CERTIFICATE, "certificates: [{certificate: d.pem}]"], "mine.certificates", "remove one"),
     "federated_and_secret": (
@@ -349,3 +365,27 @@ def test_a_reload_keeps_the_pauses_of_credentials_in_use_and_no_others(tmp_path:
     third.adopt(second, [])
     assert list(third._client_pauses) == [("https://127.0.0.2:9/token", "me")]
     assert list(third._endpoint_pauses) == ["https://127.0.0.2:9"]
+
+
+def test_a_route_shows_the_certificate_that_its_tokens_may_be_bound_to(tmp_path: Path) -> None:
+    lines = [
+        "token_endpoint: https://a.example/token",
+        "client_authentication: tls",
+        "certificate: c.pem",
+        "private_key: c.key",
+        "password_file: c.pass",
+    ]
+    (route,) = (settings := _load(tmp_path, lines)).routes
+    assert (route.client_certificate, route.client_private_key, route.client_password_file) == (
+        tmp_path / "c.pem",
+        tmp_path / "c.key",
+        tmp_path / "c.pass",
+    )
+    assert settings.is_bound(route)
+    (own,) = (
+        settings := _load(tmp_path, lines, "{scope: x, client_certificate: d.pem}"[1:-1].replace(", ", "\n    "))
+    ).routes
+    assert (own.client_certificate, own.client_private_key) == (tmp_path / "d.pem", None)
+    assert not settings.is_bound(own)
+    (other,) = _load(tmp_path, CERTIFICATE).routes
+    assert other.client_certificate is None

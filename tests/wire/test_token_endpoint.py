@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import json
+import socket
 import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -236,6 +238,36 @@ async def test_a_certificate_that_does_not_hold_gets_no_credential_and_is_told_b
     assert caught.value.code == code
     assert words in caught.value.detail
     assert server.requests == []
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_certificate_that_the_endpoint_refuses_in_the_handshake_is_told(
+    version: ssl.TLSVersion, ca: trustme.CA, ca_file: Path
+) -> None:
+    """RFC 8705: with TLS 1.3 the refusal comes behind the client's handshake."""
+    tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ca.issue_cert("localhost").configure_cert(tls)
+    ca.configure_trust(tls)
+    tls.verify_mode = ssl.CERT_REQUIRED
+    tls.maximum_version = version
+    shown = ssl.create_default_context(cafile=str(ca_file))
+    trustme.CA().issue_cert("stranger.example.test").configure_cert(shown)
+
+    def answer(listener: socket.socket) -> None:
+        # A thread: asyncio's server resets the connection before its alert is out.
+        accepted, _ = listener.accept()
+        with contextlib.suppress(OSError), tls.wrap_socket(accepted, server_side=True) as connection:
+            connection.recv(1)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        served = asyncio.create_task(asyncio.to_thread(answer, listener))
+        endpoint = TokenEndpoint(f"https://localhost:{listener.getsockname()[1]}/token", ca_file=ca_file)
+        with pytest.raises(IdentityPlatformUnavailable) as caught:
+            await endpoint.request({"grant_type": "client_credentials"}, "id", tls=shown)
+        await served
+        await endpoint.close()
+    assert caught.value.code == "client_certificate_refused"
 
 
 @pytest.mark.asyncio

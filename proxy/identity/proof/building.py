@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from proxy.config.settings import FEDERATION_AUDIENCES, CertificateSettings
+from proxy.config.settings import FEDERATION_AUDIENCES, CertificateSettings, ClientAuthentication
+from proxy.dialing.trust import create_own_tls_context
 from proxy.errors import ConfigurationError
 from proxy.identity.assertion import AssertionOptions
-from proxy.identity.certificate import load_certificate, load_public_certificate
+from proxy.identity.certificate import describe_certificate, load_certificate, load_public_certificate
 from proxy.identity.managed_identity import find_client_id
 from proxy.identity.proof import federated_managed_identity
 from proxy.identity.proof.client_secret import WARNING, ClientSecret
@@ -17,7 +18,10 @@ from proxy.identity.proof.federated_token import FederatedToken
 from proxy.identity.proof.key_vault import KeyVaultSigner, parse_vault_key
 from proxy.identity.proof.signed_assertion import CertificateSigner, SignedAssertion
 from proxy.identity.proof.signer_command import CommandSigner
+from proxy.identity.proof.tls_certificate import TlsCertificate
+from proxy.keys.pairs import read_pair
 from proxy.keys.passwords import read_password
+from proxy.keys.tls import load_pair
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -69,7 +73,23 @@ def create_proofs(settings: CredentialSettings, vaults: VaultAccess) -> list[Pro
         return [FederatedManagedIdentity(tokens, which)]
     if settings.key_vault_key is not None or settings.signer_command:
         return [SignedAssertion(_create_signer(settings, vaults), options)]
+    if settings.client_authentication is ClientAuthentication.TLS:
+        return [load_tls_certificate(settings)]
     return [SignedAssertion(signer, options) for signer in _load_signers(settings)]
+
+
+def load_tls_certificate(settings: CredentialSettings) -> TlsCertificate:
+    """Return the certificate that a credential shows in TLS handshakes.
+
+    Raises:
+        ConfigurationError: a file cannot be read or used.
+    """
+    if settings.certificate is None:
+        raise ConfigurationError("client_authentication: tls needs the certificate that is shown; add `certificate`.")
+    pair = read_pair(settings.certificate, settings.private_key, read_password(settings.password_file))
+    context = create_own_tls_context(settings.ca_file)
+    load_pair(context, pair, settings.certificate)
+    return TlsCertificate(describe_certificate(pair, settings.certificate), context)
 
 
 def _create_signer(settings: CredentialSettings, vaults: VaultAccess) -> Signer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from proxy.identity.certificate import PublicCertificate
@@ -30,6 +31,11 @@ class ClientSecret:
     @property
     def certificate(self) -> PublicCertificate | None:
         """None: only the platform knows the secret's end."""
+        return None
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """None: the proof is in the form."""
         return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:  # noqa: ARG002 -- the interface

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.identity.proof.signed_assertion import ASSERTION_TYPE
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from proxy.identity.certificate import PublicCertificate
@@ -39,6 +40,11 @@ class FederatedManagedIdentity:
     @property
     def certificate(self) -> PublicCertificate | None:
         """None: there is none."""
+        return None
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """None: the proof is in the form."""
         return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:  # noqa: ARG002 -- the interface

@@ -13,6 +13,7 @@ from proxy.errors import IdentityError
 from proxy.identity.proof.signed_assertion import ASSERTION_TYPE
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
     from pathlib import Path
 
@@ -37,6 +38,11 @@ class FederatedToken:
     @property
     def certificate(self) -> PublicCertificate | None:
         """None: whoever mounts the file replaces it in time."""
+        return None
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """None: the proof is in the form."""
         return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:  # noqa: ARG002 -- the interface

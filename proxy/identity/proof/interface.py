@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from proxy.identity.certificate import PublicCertificate
@@ -21,6 +22,11 @@ class Proof(Protocol):
     @property
     def certificate(self) -> PublicCertificate | None:
         """The certificate behind it, whose dates decide when it can be used; None where there is none, or none known yet."""
+        ...
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """What the request is sent with, where the proof is in the handshake; None: what any other request is sent with."""
         ...
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:

@@ -14,6 +14,7 @@ from proxy.identity.assertion import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Mapping
 
     from proxy.identity.certificate import ClientCertificate, PublicCertificate
@@ -38,6 +39,11 @@ class SignedAssertion:
     def certificate(self) -> PublicCertificate | None:
         """The signer's."""
         return self._signer.certificate
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """None: the proof is in the form."""
+        return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:
         """Return client_assertion_type and client_assertion."""
