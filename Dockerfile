@@ -27,6 +27,8 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     && pip="/build/bin/python -m pip --disable-pip-version-check --no-cache-dir" \
     && locked="--no-compile --require-hashes --only-binary=:all:" \
     && cd /source \
+# What plays the cloud on one machine is not for a machine that serves.
+    && rm -r proxy/sandbox proxy/cli/demo proxy/cli/sandbox.py \
     && $pip install $locked --requirement requirements-build.lock --requirement requirements.lock \
     && HATCH_BUILD_HOOK_ENABLE_MYPYC="${COMPILE}" $pip wheel --no-build-isolation --no-deps --wheel-dir /wheels . \
     && pip="$pip --python /opt/apim-auth-proxy/bin/python" \

@@ -102,9 +102,10 @@ test: $(VENV)/.test test-tools ## Run the tests
 	@.ci/run-tests $(CURDIR)/$(BIN)/python $(PYTEST_ARGS)
 
 .PHONY: lint
-lint: $(VENV)/.dev ## Check style and format
+lint: $(VENV)/.dev ## Check style, format and spelling
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/codespell
 
 .PHONY: soak
 soak: $(VENV)/.dev ## Mixed traffic for MINUTES=10, 5 GB each way, and hunts for memory that grows slowly: SOAK_ARGS="--seed 1"
@@ -227,6 +228,14 @@ wheel-compiled: $(VENV)/.runtime ## Build a wheel into dist/ whose relay is comp
 	@rm -rf build/compiled && .ci/copy-sources build/compiled
 	@HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(PIP) wheel --no-deps --wheel-dir dist build/compiled
 	@rm -rf build/compiled
+
+.PHONY: packages
+packages: $(VENV)/.supply ## Build the source archive, and of it the wheel without compiled parts, into dist/
+	@rm -rf dist && $(BIN)/python -m build --outdir dist
+
+.PHONY: test-packages
+test-packages: packages $(VENV)/.test ## Install what `make packages` built, and nothing else, and get an answer through it
+	@$(BIN)/python -m pytest -q tests/packaging/check_packages.py
 
 # The container image
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import importlib
+import importlib.util
+import platform
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -43,6 +45,9 @@ _COMMANDS: Final = {
 }
 
 
+# What a container image that serves has no use for, and the module by which its absence is told.
+_LEFT_OUT_OF_IMAGES: Final = {"demo": "proxy.cli.demo", "sandbox": "proxy.sandbox"}
+
 INTERRUPTED: Final = 130
 """128 and the signal's number, as a shell has it (POSIX.1-2024, 2.8.2)."""
 
@@ -52,12 +57,14 @@ class LazyGroup(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  # click's signature
         """Return the commands in the order in which a newcomer needs them."""
-        return list(_COMMANDS)
+        return [name for name in _COMMANDS if not _is_left_out(name)]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  # click's signature
         """Return a command, imported."""
         if cmd_name not in _COMMANDS:
             return None
+        if _is_left_out(cmd_name):
+            raise click.ClickException(describe_left_out(cmd_name))
         module, name, _ = _COMMANDS[cmd_name]
         # Whatever an import makes stays. Looking through it for garbage is a tenth of the start, and finds next to none.
         gc.disable()
@@ -87,10 +94,10 @@ class LazyGroup(click.Group):
         click.echo(err=True)
         sys.exit(INTERRUPTED)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  # click's signature
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands without importing them."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
+            formatter.write_dl([(name, _COMMANDS[name][2]) for name in self.list_commands(ctx)])
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
         """Return commands and options, without importing a command."""
@@ -101,6 +108,15 @@ class LazyGroup(click.Group):
         return [
             CompletionItem(name, help=text) for name, (_, _, text) in _COMMANDS.items() if name.startswith(incomplete)
         ]
+
+
+def _is_left_out(command: str) -> bool:
+    return command in _LEFT_OUT_OF_IMAGES and importlib.util.find_spec(_LEFT_OUT_OF_IMAGES[command]) is None
+
+
+def describe_left_out(what: str) -> str:
+    """Return what to tell somebody who wants something that this installation does not have."""
+    return f"The container image has no {what}. Install the package on your machine: pipx install apim-auth-proxy"
 
 
 def _describe_file_error(error: OSError) -> str:
@@ -114,8 +130,28 @@ def _describe_file_error(error: OSError) -> str:
     )
 
 
+def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool) -> None:  # click's signature
+    """Say which version runs, and whether the relay is compiled: what of a report about speed one has to know first."""
+    if not wanted or ctx.resilient_parsing:
+        return
+    relay = importlib.util.find_spec("proxy.relay.exchange")
+    is_compiled = relay is not None and relay.origin is not None and not relay.origin.endswith(".py")
+    form = "compiled" if is_compiled else "interpreted"
+    click.echo(
+        f"apim-auth-proxy {__version__} ({form} relay, {platform.python_implementation()} {platform.python_version()})"
+    )
+    ctx.exit()
+
+
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="apim-auth-proxy")
+@click.option(
+    "--version",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_print_version,
+    help="Show the version and exit.",
+)
 def group() -> None:
     """A proxy that gets Microsoft Entra ID access tokens for clients that cannot do OAuth."""  # noqa: D401  # a help text
 

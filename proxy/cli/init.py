@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 import click
 from click.core import ParameterSource
 
+from proxy.cli import describe_left_out
 from proxy.cli.options import json_option
 from proxy.cli.terminal import say, write_json
 from proxy.client_setup.answers import read_host, read_tenant
@@ -321,7 +322,10 @@ def _is_free(address: ListenAddress) -> bool:
 def _make_sandbox(directory: Path, listen: str, admin: str) -> FirstConfig:
     """Make a sandbox's keys and choose its ports, and return a configuration for it."""
     # It brings aiohttp, which the rest does not need.
-    from proxy.sandbox import Sandbox, SandboxError, SandboxSettings, lasting_ports  # noqa: PLC0415
+    try:
+        from proxy.sandbox import Sandbox, SandboxError, SandboxSettings, lasting_ports  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise click.ClickException(describe_left_out("sandbox")) from None
 
     async def make() -> None:
         identity_port, api_port, machine_port = lasting_ports(3)
