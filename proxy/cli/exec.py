@@ -23,6 +23,7 @@ from proxy.cli.options import ConfiguredCommand, takes_configuration
 from proxy.cli.recognition import describe_stranger, listens
 from proxy.cli.refusals import begin_watch
 from proxy.cli.terminal import say
+from proxy.cli.token_endpoint import find_token_endpoint
 from proxy.config.addresses import ListenAddress
 from proxy.config.one_route import CONFIG_VARIABLE, ROUTE_OPTIONS, OneRoute
 from proxy.config.source import FileSource, StandardInput
@@ -44,6 +45,11 @@ _CONNECT_S: Final = 1.0
 _START_S: Final = 30.0
 _STOP_S: Final = 40.0
 
+_ENDPOINT_HELP: Final = (
+    "Without a URL: let the program get tokens from the proxy, as on App Service, by IDENTITY_ENDPOINT and IDENTITY_HEADER; takes "
+    "a listener with `token_endpoint: true`. With one:"
+)
+
 
 class _Command(click.Argument):
     """The program and its arguments; `click` would put dots behind what says it all."""
@@ -55,7 +61,7 @@ class _Command(click.Argument):
 @click.command(
     "exec", cls=ConfiguredCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
-@takes_configuration(required=False)
+@takes_configuration(required=False, bare={"token_endpoint": _ENDPOINT_HELP})
 @proxy_url_option
 @click.option(
     "--start",
@@ -65,7 +71,9 @@ class _Command(click.Argument):
 @click.argument(
     "command", cls=_Command, nargs=-1, required=True, type=click.UNPROCESSED, shell_complete=complete_program
 )
-def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tuple[str, ...]) -> None:
+def exec_(
+    config: Source | None, proxy_url: str | None, start: bool, token_endpoint: bool, command: tuple[str, ...]
+) -> None:
     """Run a program through the proxy, with the variables that `env` prints.
 
     Example: apim-auth-proxy exec -- curl https://api.example.com/orders
@@ -74,7 +82,13 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
     listening. When the program ends, what the proxy refused is printed to stderr with the reason, if the admin site can be
     reached. If the configuration comes from standard input, the program's standard input is empty.
     """
-    environment = prepare(config, proxy_url)
+    place = find_token_endpoint(config) if token_endpoint else None
+    is_alone = place is not None and not place.has_forward_listener and proxy_url is None
+    environment = place.alone() if place is not None and is_alone else prepare(config, proxy_url)
+
+    def environ() -> Mapping[str, str]:
+        return environment.apply() if place is None else place.apply(environment.apply())
+
     bypass = find_bypass(command, os.environ)
     if bypass is not None:
         say(f"Warning: {bypass}")
@@ -82,9 +96,9 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
         _refuse_stranger(environment)
         watch = begin_watch(environment.admin) if environment.address is not None else None
         if watch is None:
-            sys.exit(run_command(command, environment.apply()))
+            sys.exit(run_command(command, environ()))
         with Forwarding() as forwarding:
-            status = run_command(command, environment.apply(), forwarding)
+            status = run_command(command, environ(), forwarding)
         _tell_refusals(watch, status)
         sys.exit(status)
     sandbox = _find_sandbox(environment.config.directory) if isinstance(environment.config, FileSource) else None
@@ -101,7 +115,7 @@ def exec_(config: Source | None, proxy_url: str | None, start: bool, command: tu
         )
     with Forwarding() as forwarding, _proxy_for(environment, sandbox):
         watch = begin_watch(environment.admin)
-        status = run_command(command, environment.apply(), forwarding)
+        status = run_command(command, environ(), forwarding)
         _tell_refusals(watch, status)
     sys.exit(status)
 

@@ -34,6 +34,10 @@ CONFIG_HERE: Final = Path("config.yaml")
 # There may be twenty.
 _LISTED: Final = 3
 
+# What stands for an option's value where it has none; no value of a configuration is like it.
+_BARE: Final = "\0bare"
+_NOTHING: Final[Mapping[str, str]] = {}
+
 _Command = TypeVar("_Command", bound="Callable[..., object]")
 _FILE_TEXT: Final = "The configuration file, or - for standard input."
 
@@ -64,12 +68,16 @@ class ConfiguredCommand(click.Command):
         )
 
 
-def takes_configuration(*, required: bool = True, shared: Collection[str] = ()) -> Callable[[_Command], _Command]:
+def takes_configuration(
+    *, required: bool = True, shared: Collection[str] = (), bare: Mapping[str, str] = _NOTHING
+) -> Callable[[_Command], _Command]:
     """Return a decorator that adds the options of a configuration, and hands it over as the argument ``config``.
 
     Args:
         required: it is an error if there is none; otherwise ``config`` is None then.
         shared: parameters of the command that are those of a route as well.
+        bare: parameters of a route whose options mean something else without a value: then the command gets True. By name, with the
+            first words of their help.
     """
 
     def decorate(command: _Command) -> _Command:
@@ -81,6 +89,9 @@ def takes_configuration(*, required: bool = True, shared: Collection[str] = ()) 
                 for option in ROUTE_OPTIONS
                 if option.parameter in own
             }
+            for name in bare:
+                arguments[name] = given[name] == (_BARE,)
+                given[name] = () if arguments[name] else given[name]
             extra = {name: _texts(arguments[name]) for name in shared}
             source = find_source(config, given, extra)
             if source is None and required:
@@ -93,7 +104,7 @@ def takes_configuration(*, required: bool = True, shared: Collection[str] = ()) 
         decorated: Any = call
         for option in reversed(ROUTE_OPTIONS):
             if not option.is_secret and option.parameter not in shared:
-                decorated = _as_click(option)(decorated)
+                decorated = _as_click(option, bare.get(option.parameter))(decorated)
         decorated = click.option("--config", "config", metavar="FILE", type=click.Path(), help=_FILE_TEXT)(decorated)
         result: _Command = decorated
         return result
@@ -197,7 +208,7 @@ def open_source(named: str) -> Source:
     return read_standard_input(sys.stdin.buffer)
 
 
-def _as_click(option: RouteOption) -> Callable[[_Command], _Command]:
+def _as_click(option: RouteOption, bare: str | None = None) -> Callable[[_Command], _Command]:
     kinds: dict[str, click.ParamType[Any]] = {
         "FILE": click.Path(dir_okay=False),
         "DIR": click.Path(file_okay=False),
@@ -205,6 +216,15 @@ def _as_click(option: RouteOption) -> Callable[[_Command], _Command]:
     }
     if option.form is Form.FLAG:
         return click.option(option.option, cls=_RouteParameter, is_flag=True, help=option.text)
+    if bare is not None:
+        return click.option(
+            option.option,
+            cls=_RouteParameter,
+            metavar=f"[{option.metavar}]",
+            is_flag=False,
+            flag_value=_BARE,
+            help=f"{bare} {option.text[0].lower()}{option.text[1:]}",
+        )
     return click.option(
         option.option,
         cls=_RouteParameter,
