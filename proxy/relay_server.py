@@ -363,7 +363,7 @@ class RelayServer:
 
         # Those that have not come to a request yet, too: it would be the first of any number.
         for client in list(self.relay.clients):
-            client.entry = redirect(client.entry)
+            client.redirect(redirect)
             if client.seat is not None and not _is_still_taken(client.seat, entries):
                 client.dismiss()
         for beginning in list(self.relay.tunnel_ends):

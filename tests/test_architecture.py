@@ -62,6 +62,9 @@ ALSO: Final[Mapping[str, frozenset[str]]] = {
 # The relay's lower modules, and what each may import of the relay, for types too unless it is in `TYPES_FROM_ABOVE`.
 IN_RELAY: Final[Mapping[str, frozenset[str]]] = {
     "message": frozenset(),
+    "sides": frozenset({"message"}),
+    "replay": frozenset({"message"}),
+    "upstream": frozenset({"message", "head", "chunked", "secure", "sides", "pool"}),
     "plain_form": frozenset(),
     "diagnosis": frozenset({"message"}),
     "head": frozenset({"message", "plain_form", "diagnosis"}),

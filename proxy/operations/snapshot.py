@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 from functools import cache
-from math import isfinite
 from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeAlias, TypeVar
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
@@ -118,13 +117,8 @@ class UpstreamConnection(Protocol):
     """What is looked at of an upstream connection."""
 
     @property
-    def exchange(self) -> object | None:
-        """What it serves."""
-        ...
-
-    @property
-    def deadline(self) -> float:
-        """When it is overdue; infinite behind a protocol switch, when nothing more is expected of it."""
+    def is_idle(self) -> bool:
+        """Whether it waits for an exchange."""
         ...
 
 
@@ -187,7 +181,7 @@ def take_snapshot(
         intercepts=counters.intercepts,
         open_client_connections=len(relay.clients) + len(relay.tunnel_ends),
         open_upstream_connections=len(relay.upstreams),
-        idle_upstream_connections=sum(one.exchange is None and isfinite(one.deadline) for one in relay.upstreams),
+        idle_upstream_connections=sum(one.is_idle for one in relay.upstreams),
         open_tunnels=len(relay.splices),
         duration=_freeze(counters.duration),
         upstream_wait=_freeze(counters.upstream_wait),

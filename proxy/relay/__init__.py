@@ -7,6 +7,8 @@
                       └── entry: how a request names its destination (forward, tunnel, reverse)
                                                         └── pool: kept-alive connections of one authority
 
+`Exchange` knows the two connections by the interfaces in `sides` alone, and neither connection knows the other.
+
 These do no I/O: `head` and `chunked` turn bytes into validated messages and back, `client_hello` reads what a TLS client asks for,
 `message` is a head as a value, `plain_form` rewrites response heads that have only one reading, `diagnosis` says why a head was
 refused, `answers` writes the proxy's own responses.

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 from proxy.errors import ClientRefused, Overloaded, ProxyAuthenticationRequired, ProxyError, TooManyRequests
 from proxy.policy.access import Client, PasswordClaim, place, recognise
 from proxy.policy.rate import TokenBucket
+from proxy.relay.sides import UnderWay
 from proxy.tasks import guard
 
 if TYPE_CHECKING:
@@ -21,7 +23,6 @@ if TYPE_CHECKING:
     from proxy.relay.message import RequestHead
     from proxy.relay.passwords import PasswordChecker
     from proxy.relay.seats import Seat
-    from proxy.relay.upstream import UpstreamConnection
 
 
 class KnownClient:
@@ -181,8 +182,8 @@ class Admission:
         return known
 
 
-class PendingCheck:
-    """A request whose sender is being found out. To the client connection it is what an exchange is.
+class PendingCheck(UnderWay):
+    """A request whose sender is being found out.
 
     Args:
         admission, seat, claim: what is to be checked.
@@ -193,7 +194,7 @@ class PendingCheck:
         request_complete: whether no content follows the head.
     """
 
-    __slots__ = ("_connection", "_task", "request", "request_complete", "upstream")
+    __slots__ = ("_connection", "_task", "request", "request_complete")
 
     def __init__(
         self, admission: Admission, seat: Seat, claim: PasswordClaim, request: RequestHead, connection: Checked
@@ -201,10 +202,20 @@ class PendingCheck:
         self._connection = connection
         self.request = request
         self.request_complete = not request.has_content
-        self.upstream: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(
             guard(lambda: self._check(admission, seat, claim), self._on_task_failed, "a check of a password")
         )
+
+    @property
+    def response_deadline(self) -> float:
+        """See `UnderWay`; there is no upstream."""
+        return -inf
+
+    def hold_response(self) -> None:
+        """See `UnderWay`."""
+
+    def release_response(self) -> None:
+        """See `UnderWay`."""
 
     def on_client_lost(self) -> None:
         """Give up: the client went away, so the verdict is not needed."""

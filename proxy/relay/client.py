@@ -26,22 +26,26 @@ from proxy.policy import probe
 from proxy.policy.access import PasswordClaim
 from proxy.relay.abort import abort_visibly
 from proxy.relay.admission import PendingCheck
-from proxy.relay.answers import format_answer
+from proxy.relay.answers import CONNECT_ESTABLISHED, CONNECTION_CLOSE, format_answer
 from proxy.relay.asked import describe_head, describe_raw
-from proxy.relay.chunked import ChunkedReader
-from proxy.relay.connect import TunnelRequest, begin_tunnel
+from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
+from proxy.relay.connect import begin_tunnel
 from proxy.relay.entry import FixedEntry
 from proxy.relay.exchange import Exchange
-from proxy.relay.head import check_partial_request, parse_request_head
+from proxy.relay.head import check_partial_request, format_response_head, parse_request_head
 from proxy.relay.presence import is_gone, watch_presence
 from proxy.relay.recording import note_trace, refused
 from proxy.relay.seats import descriptor_of
+from proxy.relay.sender import Sender
+from proxy.relay.sides import CHUNKED, UNTIL_CLOSE, ClientSide, Pipe, UnderWay
 from proxy.relay.standing import DISMISSED
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from proxy.relay.admission import Admission, KnownClient
     from proxy.relay.entry import Entry
-    from proxy.relay.message import RequestHead
+    from proxy.relay.message import RequestHead, ResponseHead
     from proxy.relay.seats import Seat
     from proxy.relay.state import Relay
 
@@ -51,6 +55,11 @@ _CONTENT: Final = 1
 _PIPELINED: Final = 2
 _LINGERING: Final = 3
 
+# Who holds the reading, beside those of `sides`.
+_BUFFERED: Final = 4  # a pipelined request that is as long as a head may be
+_PUT_OFF: Final = 8  # this turn of the event loop has done its share
+_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
+
 _EMPTY_LINES: Final = re.compile(rb"\A(?:\r\n)+")
 
 # How long bytes that nobody wants are read and dropped after an early answer, so that the answer is not lost to a reset
@@ -59,18 +68,19 @@ _LINGER_S: Final = 5.0
 _FLUSH_S: Final = 30.0
 
 
-class ClientConnection(asyncio.Protocol):
+class ClientConnection(asyncio.Protocol, ClientSide):
     """One connection of a client, or what runs inside one of its intercepted tunnels.
+
+    It is the client side of each of its exchanges, one after the other.
 
     Attributes:
         relay: the process-wide state.
         entry: how requests on this connection name their destination.
         transport: plain or TLS.
         peer: the client's address, as text.
-        exchange: the one under way; None between two.
+        exchange: what is under way; None between two requests.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         half_closed: whether the client has ended sending.
-        is_dismissed: whether its listener would not take it any more, so that no further request is read.
         known: which configured client sent the request being served; None where nothing depends on it.
         seat: of the connection that the client opened; None until it is open.
     """
@@ -80,16 +90,19 @@ class ClientConnection(asyncio.Protocol):
         "_buffer",
         "_checked",
         "_chunks",
-        "_held",
-        "_is_put_off",
+        "_chunks_response",
+        "_holds",
+        "_minor",
         "_remaining",
+        "_response_head",
+        "_sender",
         "_state",
         "_write_blocked",
         "deadline",
+        "ends_with_response",
         "entry",
         "exchange",
         "half_closed",
-        "is_dismissed",
         "known",
         "peer",
         "relay",
@@ -103,21 +116,25 @@ class ClientConnection(asyncio.Protocol):
         self.relay = relay
         self.entry = entry
         self.peer = ""
-        self.exchange: Exchange | TunnelRequest | PendingCheck | None = None
+        self.exchange: UnderWay | None = None
         self.known: KnownClient | None = None
         self.seat = seat
         self.deadline = inf
         self.half_closed = False
-        self.is_dismissed = False
+        self.ends_with_response = False
         self._state = _HEAD
         self._buffer = b""
         self._checked = 0
         self._remaining = 0
         self._chunks: ChunkedReader | None = None
-        self._held = False
-        self._is_put_off = False
+        self._holds = 0
         self._write_blocked = False
         self._blocked_bytes = 0
+        self._sender: Sender | None = None
+        # The response being sent: its head until it leaves, and how its content is framed.
+        self._minor = 1
+        self._response_head = b""
+        self._chunks_response = False
 
     # The transport's events.
 
@@ -185,8 +202,8 @@ class ClientConnection(asyncio.Protocol):
         self._write_blocked = True
         self._blocked_bytes = self.transport.get_write_buffer_size()
         self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
-        if self.exchange is not None and self.exchange.upstream is not None:
-            self.exchange.upstream.hold_reading()
+        if self.exchange is not None:
+            self.exchange.hold_response()
 
     def resume_writing(self) -> None:
         """End back-pressure."""
@@ -202,8 +219,7 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
         else:
             self.deadline = inf
-        if exchange.upstream is not None:
-            exchange.upstream.release_reading()
+        exchange.release_response()
 
     def on_deadline(self) -> None:
         """Give up on a client that sends nothing, or takes nothing."""
@@ -222,9 +238,9 @@ class ClientConnection(asyncio.Protocol):
         elif exchange is not None and self.half_closed:
             self._check_presence(exchange)
         elif exchange is not None:
-            upstream = exchange.upstream
-            if upstream is not None and upstream.deadline > self.relay.now and upstream.answered:
-                self.deadline = upstream.deadline  # the other direction moves, so this one may be waiting for it
+            other = exchange.response_deadline
+            if other > self.relay.now:
+                self.deadline = other  # the other direction moves, so this one may be waiting for it
                 return
             exchange.fail(RequestTimeout("The request's content stopped arriving (timeouts.body_idle_s)."))
         elif self._state == _HEAD and self._buffer:
@@ -238,7 +254,7 @@ class ClientConnection(asyncio.Protocol):
             self.deadline = self.relay.now + _FLUSH_S
 
     def _check_progress(self) -> None:
-        """Cuts a client that has taken nothing for a while; a slow one may go on."""
+        """Cut a client that has taken nothing for a while; a slow one may go on."""
         waiting = self.transport.get_write_buffer_size()
         if waiting < self._blocked_bytes:
             self._blocked_bytes = waiting
@@ -249,8 +265,8 @@ class ClientConnection(asyncio.Protocol):
             exchange.on_client_lost()
         abort_visibly(self.transport)
 
-    def _check_presence(self, exchange: Exchange | TunnelRequest | PendingCheck) -> None:
-        """Lets go of an exchange whose client has not only ended sending, but gone."""
+    def _check_presence(self, exchange: UnderWay) -> None:
+        """Let go of an exchange whose client has not only ended sending, but gone."""
         self.deadline = self.relay.now  # looked at again at the next tick
         if is_gone(self.transport):
             self.exchange = None
@@ -259,23 +275,157 @@ class ClientConnection(asyncio.Protocol):
 
     # What the exchange asks for.
 
-    @property
-    def ends_after_exchange(self) -> bool:
-        """Whether this connection takes no further request."""
-        return self.relay.draining or self.is_dismissed or (self.half_closed and not self._buffer)
+    def send_interim(self, head: ResponseHead) -> None:
+        """See `ClientSide`; HTTP/1.0 has no 1xx responses (RFC 9110 §15.2)."""
+        if self._minor:
+            self.transport.write(format_response_head(head, b"", chunked=True))
+
+    def send_head(self, head: ResponseHead, framing: int, *, takes_rest: bool) -> None:
+        """See `ClientSide`."""
+        minor = self._minor
+        if (
+            not takes_rest
+            or framing == UNTIL_CLOSE
+            or (head.chunked and not minor)
+            or self.relay.ending
+            or self._ends_after_exchange
+        ):
+            self.ends_with_response = True
+        line = CONNECTION_CLOSE if self.ends_with_response else b"" if minor else _KEEP_ALIVE
+        if head.status == 426:
+            # Upgrade ends at this hop, but here it is what the client has to know (RFC 9110 §15.5.22).
+            wanted = b", ".join(head.values(b"upgrade"))
+            if wanted:
+                line += b"Connection: Upgrade\r\nUpgrade: " + wanted + b"\r\n"
+        self._response_head = format_response_head(head, line, chunked=minor == 1)
+        self._chunks_response = framing == CHUNKED and minor == 1
+
+    def send_content(self, content: bytes) -> None:
+        """See `ClientSide`."""
+        if self._chunks_response and content:
+            content = format_chunk(content)
+        head = self._response_head
+        if head:
+            self._response_head = b""
+            content = head + content
+        if content:
+            self.transport.write(content)
+
+    def end(self, content: bytes, trailers: bytes) -> None:
+        """See `ClientSide`; trailers go to HTTP/1.1 clients, behind chunked content."""
+        if self._chunks_response:
+            self._chunks_response = False
+            last = format_last_chunk(trailers)
+            content = format_chunk(content) + last if content else last
+        head = self._response_head
+        if head:
+            self._response_head = b""
+            content = head + content
+        if content:
+            self.transport.write(content)
+
+    def answer(self, error: ProxyError, *, request_complete: bool) -> None:
+        """See `ClientSide`."""
+        exchange = self.exchange
+        head = exchange.request if exchange is not None else None
+        if (
+            head is None
+            or not head.keeps_alive
+            or not request_complete
+            or self.relay.ending
+            or self._ends_after_exchange
+        ):
+            self.ends_with_response = True
+        self.transport.write(
+            format_answer(error, with_content=head is None or head.method != b"HEAD", close=self.ends_with_response)
+        )
+        self.finish(request_complete=request_complete)
+
+    def finish(self, *, request_complete: bool) -> None:
+        """See `ClientSide`."""
+        self.exchange = None
+        if self.ends_with_response or not request_complete or self._ends_after_exchange:
+            # Closing with unread bytes would reset the connection, and could take the response with it (RFC 9112 §9.6).
+            self._close(linger=not request_complete or self._holds != 0 or bool(self._buffer))
+        elif self._write_blocked:
+            self._state = _PIPELINED  # the next response could not be written yet, so its request waits
+        else:
+            self._await_request()
+
+    def cut(self) -> None:
+        """See `ClientSide`."""
+        self.exchange = None
+        abort_visibly(self.transport)
+
+    def hold_request(self, holder: int) -> None:
+        """See `ClientSide`."""
+        if not self._holds & ~_PUT_OFF:
+            self.deadline = inf
+        self._hold(holder)
+
+    def release_request(self, holder: int) -> None:
+        """See `ClientSide`."""
+        if not self._holds & holder:
+            return
+        self._release(holder)
+        if self._state == _CONTENT and not self._holds & ~_PUT_OFF:
+            self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
+
+    def _hold(self, holder: int) -> None:
+        if not self._holds:
+            self.transport.pause_reading()
+        self._holds |= holder
+
+    def _release(self, holders: int) -> None:
+        before = self._holds
+        self._holds = before & ~holders
+        if before and not self._holds:
+            self.transport.resume_reading()
+
+    def hand_over(self, head: ResponseHead | None) -> Pipe | None:
+        """See `ClientSide`."""
+        early, self._buffer = self._buffer, b""
+        if head is None:
+            established = CONNECT_ESTABLISHED
+        else:
+            upgrade = next((line for name, line in zip(head.names, head.lines, strict=True) if name == b"upgrade"), b"")
+            line = b"Connection: Upgrade\r\n" + (upgrade + b"\r\n" if upgrade else b"")
+            established = format_response_head(head, line, chunked=True)
+        self.transport.write(established)
+        self.exchange = None
+        self.relay.clients.discard(self)
+        on_end = None if self.seat is None else self.seat.leave
+        return Pipe(self.transport, early, on_end, has_ended=self.half_closed)
+
+    def leads_to(self, host: str) -> bool:
+        """See `ClientSide`."""
+        entry = self.entry
+        return not isinstance(entry, FixedEntry) or entry.authority.host == host
+
+    # What a reload, a drain and a tunnel ask for.
 
     @property
-    def announces_end(self) -> bool:
-        """Whether the next response is to say that the connection ends with it."""
-        return self.relay.ending or self.ends_after_exchange
+    def _ends_after_exchange(self) -> bool:
+        """Whether this connection takes no further request."""
+        return (
+            self.relay.draining
+            or (self.seat is not None and self.seat.is_dismissed)
+            or (self.half_closed and not self._buffer)
+        )
 
     def make_inner(self, entry: Entry) -> ClientConnection:
         """Return the connection for requests inside an intercepted tunnel of this one."""
         return ClientConnection(self.relay, entry, self.seat)
 
+    def redirect(self, change: Callable[[Entry], Entry]) -> None:
+        """Replace the entry by the one that a new configuration has for it."""
+        self.entry = change(self.entry)
+        self._sender = None
+
     def dismiss(self) -> None:
-        """End the connection: at once, or after the exchange under way."""
-        self.is_dismissed = True
+        """End the connection, whose listener would not accept it any more: at once, or after the exchange under way."""
+        if self.seat is not None:
+            self.seat.is_dismissed = True
         self.close_if_idle()
 
     def close_if_idle(self) -> None:
@@ -284,67 +434,22 @@ class ClientConnection(asyncio.Protocol):
             self.transport.close()
 
     def abort(self) -> None:
-        """Cuts the connection."""
+        """Cut the connection."""
         self.transport.abort()
 
     def write(self, data: bytes) -> None:
         """Send response bytes."""
         self.transport.write(data)
 
-    def hold_reading(self) -> None:
-        """Stop reading the request: it cannot be passed on as fast as it comes."""
-        if not self._held:
-            self._held = True
-            self.transport.pause_reading()
-            self.deadline = inf
-
-    def release_reading(self) -> None:
-        """Goes on reading the request."""
-        if self._held:
-            self._held = False
-            if not self._is_put_off:
-                self.transport.resume_reading()
-            if self._state == _CONTENT:
-                self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
-
-    def take_buffer(self) -> bytes:
-        """Return what was read behind the request, for the protocol that follows a 101 response."""
-        data, self._buffer = self._buffer, b""
-        self.release_reading()
-        return data
-
-    def on_exchange_end(self, *, close: bool, request_complete: bool) -> None:
-        """Wait for the next request, or end: the exchange is over."""
-        self.exchange = None
-        if close or self.ends_after_exchange:
-            # Closing with unread bytes would reset the connection, and could take the response with it (RFC 9112 §9.6).
-            self._close(linger=not request_complete or self._held or bool(self._buffer))
-        elif self._write_blocked:
-            self._state = _PIPELINED  # the next response could not be written yet, so its request waits
-        else:
-            self._await_request()
-
     def _await_request(self) -> None:
         self._state = _HEAD
         self.deadline = self.relay.now + self.relay.timeouts.client_idle_s
-        self.release_reading()
+        if self._holds:
+            self._release(~_PUT_OFF)
         if self._buffer:
             asyncio.get_running_loop().call_soon(self._read_on)
         elif self.half_closed:
             self._close(linger=False)
-
-    def on_exchange_failed(self, error: ProxyError, *, request_complete: bool) -> None:
-        """Answer in the proxy's own name: the exchange ended before its response began."""
-        exchange, self.exchange = self.exchange, None
-        head = exchange.request if exchange is not None else None
-        close = head is None or not head.keeps_alive or not request_complete or self.announces_end
-        self.write(format_answer(error, with_content=head is None or head.method != b"HEAD", close=close))
-        self.on_exchange_end(close=close, request_complete=request_complete)
-
-    def on_exchange_cut(self) -> None:
-        """Cut the client, so that it can tell that its response was cut."""
-        self.exchange = None
-        abort_visibly(self.transport)
 
     # Reading.
 
@@ -362,7 +467,8 @@ class ClientConnection(asyncio.Protocol):
     def _keep(self, data: bytes) -> None:
         self._buffer += data
         if len(self._buffer) > self.relay.limits.head_bytes:
-            self.hold_reading()
+            self._hold(_BUFFERED)
+            self.deadline = inf
 
     def _read_head(self, data: bytes) -> bytes:
         """Read a request head and begin its exchange; return what follows."""
@@ -413,7 +519,7 @@ class ClientConnection(asyncio.Protocol):
         seat = self.seat
         if seat is None:
             return True  # no request comes before a seat is taken
-        self.known = None
+        self._recognise(None)
         found = admission.identify(seat, head.proxy_authorization)
         if isinstance(found, PasswordClaim):
             self._state = _PIPELINED
@@ -421,33 +527,45 @@ class ClientConnection(asyncio.Protocol):
             self._buffer = rest
             self.exchange = PendingCheck(admission, seat, found, head, self)
             return False
-        self.known = found
+        self._recognise(found)
         return True
 
     def on_checked(self, head: RequestHead, verdict: KnownClient | ProxyError) -> None:
-        """Goes on with a request whose sender has been found out, or refuses it."""
+        """Go on with a request whose sender has been found out, or refuses it."""
         self.exchange = None
         if isinstance(verdict, ProxyError):
             self._refuse(verdict, head)
             return
-        self.known = verdict
+        self._recognise(verdict)
         data, self._buffer = self._buffer, b""
         try:
-            if self.is_dismissed:
+            if self.seat is not None and self.seat.is_dismissed:
                 raise ClientRefused(DISMISSED, code="listener_changed")
             admission = self.relay.admission
             if admission is None:
-                self.known = None
+                self._recognise(None)
             elif verdict.admission is not admission and not self._identify(admission, head, data):
                 return  # what was right by another configuration is checked by this one
             self._state = _HEAD
-            self.release_reading()
+            self._release(_BUFFERED)
             rest = self._serve(head, data)
         except ProxyError as error:
             self._refuse(error, head)
             return
         if rest:
             self.data_received(rest)
+
+    def _recognise(self, known: KnownClient | None) -> None:
+        if known is not self.known:
+            self.known = known
+            self._sender = None
+
+    def sender(self) -> Sender:
+        """Return who sends the request that is being served."""
+        sender = self._sender
+        if sender is None:
+            sender = self._sender = Sender(self.peer, self.entry.mode, self.known, self.seat)
+        return sender
 
     # Content.
 
@@ -476,7 +594,10 @@ class ClientConnection(asyncio.Protocol):
             )
         if self.known is not None:
             self.known.enter(destination.route, monotonic())
-        exchange = self.exchange = Exchange(self, head, destination, target)
+        exchange = Exchange(self.relay, self, self.sender(), head, destination, target)
+        self.exchange = exchange
+        self.ends_with_response = not head.keeps_alive
+        self._minor = head.minor
         if head.has_content:
             self._state = _CONTENT
             self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
@@ -503,16 +624,17 @@ class ClientConnection(asyncio.Protocol):
         exchange = self.exchange
         if not isinstance(exchange, Exchange):
             return b""
-        if not self._held and not self._write_blocked:
+        if not self._holds & ~_PUT_OFF and not self._write_blocked:
             self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
         if self._chunks is not None:
             return self._read_chunks(exchange, self._chunks, data)
         remaining = self._remaining
         content = data if len(data) <= remaining else data[:remaining]
         self._remaining = remaining - len(content)
-        exchange.on_request_content(content, chunked=False)
-        if self._remaining == 0:
-            self._complete(exchange, None)
+        if self._remaining:
+            exchange.on_request_content(content)
+        else:
+            self._complete(exchange, content, b"")
         return data[remaining:]
 
     def _read_chunks(self, exchange: Exchange, chunks: ChunkedReader, data: bytes) -> bytes:
@@ -521,50 +643,50 @@ class ClientConnection(asyncio.Protocol):
         except MalformedRequest as error:
             exchange.fail(error)
             return b""
-        if pieces:
-            content = b"".join(pieces)
+        content = b"".join(pieces)
+        if content:
             self._remaining += len(content)  # counts up: a chunked message does not say how much will come
             limit = self.relay.limits.body_bytes
             if limit is not None and self._remaining > limit:
                 exchange.fail(ContentTooLarge(f"The content is over {limit} bytes (limits.body_bytes)."))
                 return b""
-            exchange.on_request_content(content, chunked=True)
         if chunks.complete:
-            self._complete(exchange, chunks.trailers)
+            self._complete(exchange, content, chunks.trailers)
             return rest
+        if content:
+            exchange.on_request_content(content)
         if rest:
             self._put_off(rest)
         return b""
 
     def _put_off(self, rest: bytes) -> None:
-        """Leaves what takes long for a later turn of the event loop, so that others have theirs."""
+        """Leave what takes long for a later turn of the event loop, so that others have theirs."""
         self._buffer = rest
-        if not self._is_put_off:
-            self._is_put_off = True
-            self.transport.pause_reading()
+        if not self._holds & _PUT_OFF:
+            self._hold(_PUT_OFF)
             asyncio.get_running_loop().call_soon(self._resume_content)
 
     def _resume_content(self) -> None:
-        self._is_put_off = False
+        self._holds &= ~_PUT_OFF
         if self.transport.is_closing():
             return
         if self._state == _CONTENT and self._buffer:
             self.data_received(b"")
-        if not (self._held or self._is_put_off):
+        if not self._holds:
             self.transport.resume_reading()
 
-    def _complete(self, exchange: Exchange, trailers: bytes | None) -> None:
+    def _complete(self, exchange: Exchange, content: bytes, trailers: bytes) -> None:
         self._chunks = None
         self._remaining = 0
         self._state = _PIPELINED
         if not self._write_blocked:
             self.deadline = inf
-        exchange.on_request_end(trailers)
+        exchange.on_request_end(content, trailers)
 
     # Ending.
 
     def _refuse(self, error: ProxyError, head: RequestHead | None = None, raw: bytes = b"") -> None:
-        """Answers a request that cannot be passed on, and ends the connection.
+        """Answer a request that cannot be passed on, and ends the connection.
 
         Args:
             error: why.
@@ -614,7 +736,7 @@ class ClientConnection(asyncio.Protocol):
         self._blocked_bytes = self.transport.get_write_buffer_size()
         if linger and not self.half_closed:
             self.deadline = self.relay.now + _LINGER_S
-            self.release_reading()
+            self._release(~_PUT_OFF)
             self.transport.write_eof()
         else:
             self.deadline = self.relay.now + _FLUSH_S

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import TYPE_CHECKING
 
 from proxy.dialing.resolver import Attempt, describe_name_timeout
@@ -27,7 +28,8 @@ from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
 from proxy.relay.handshakes import name_cause
 from proxy.relay.recording import tunnelled
 from proxy.relay.secure import SecureTransport
-from proxy.relay.splice import Splice
+from proxy.relay.sides import Pipe, UnderWay
+from proxy.relay.splice import join
 from proxy.relay.standing import check_tunnel
 from proxy.tasks import guard
 
@@ -35,7 +37,6 @@ if TYPE_CHECKING:
     from proxy.relay.client import ClientConnection
     from proxy.relay.message import RequestHead
     from proxy.relay.state import ContextFetcher, Relay
-    from proxy.relay.upstream import UpstreamConnection
 
 
 def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> None:
@@ -170,29 +171,30 @@ class TunnelEnd(Arrival):
 
     def _record_failure(self, outcome: str, code: str) -> None:
         asked = (b"CONNECT", str(self._authority), b"")
-        self._record(outcome, code, asked, route=self._destination.route, client_name=_name(self._client))
+        client_name = self._client.sender().name
+        self._record(outcome, code, asked, route=self._destination.route, client_name=client_name)
 
 
-class TunnelRequest:
-    """A CONNECT request for a host that no route names, while its tunnel is opened and after.
-
-    To the client connection it is what an exchange is: something to tell when the client goes away.
-    """
+class TunnelRequest(UnderWay):
+    """A CONNECT request for a host that no route names, while its tunnel is opened and after."""
 
     __slots__ = (
         "_attempt",
         "_authority",
         "_client",
+        "_relay",
         "_rest",
+        "_sender",
         "_started",
         "_task",
         "request",
         "request_complete",
-        "upstream",
     )
 
     def __init__(self, client: ClientConnection, head: RequestHead, authority: Authority, rest: bytes) -> None:
         self._client = client
+        self._relay = client.relay
+        self._sender = client.sender()
         self._authority = authority
         self._rest = rest
         self._started = time.monotonic()
@@ -200,7 +202,6 @@ class TunnelRequest:
         self._attempt = Attempt()
         self.request = head
         self.request_complete = True
-        self.upstream: UpstreamConnection | None = None
 
     def start(self) -> None:
         """Begins to dial."""
@@ -214,11 +215,22 @@ class TunnelRequest:
             self._task.cancel()
         self._record(0, 0, 0, "aborted_client")
 
+    @property
+    def response_deadline(self) -> float:
+        """See `UnderWay`; there is no response before the tunnel is open."""
+        return -inf
+
+    def hold_response(self) -> None:
+        """See `UnderWay`."""
+
+    def release_response(self) -> None:
+        """See `UnderWay`."""
+
     def fail(self, error: ProxyError) -> None:
-        """Answers CONNECT with an error."""
-        self._client.relay.counters.count_error(error.proxy_status)
+        """Answer CONNECT with an error."""
+        self._relay.counters.count_error(error.proxy_status)
         self._record(error.status, 0, 0, error.proxy_status, error.code)
-        self._client.on_exchange_failed(error, request_complete=True)
+        self._client.answer(error, request_complete=True)
 
     async def _open(self) -> None:
         transport = await self._dial_as_configured()
@@ -237,40 +249,34 @@ class TunnelRequest:
         self.fail(error)
 
     def _join(self, transport: asyncio.Transport) -> None:
-        relay, client = self._client.relay, self._client
-        client.exchange = None
-        relay.counters.tunnels += 1
-        rest = self._rest + client.take_buffer()
-        client.write(CONNECT_ESTABLISHED)
-        relay.clients.discard(client)
-        if rest:
-            transport.write(rest)
-        splice = Splice(relay, client.transport, transport, self._on_end)
-        if client.half_closed:
-            splice.client.eof_received()
+        pipe = self._client.hand_over(None)
+        if pipe is None:
+            transport.abort()
+            return
+        self._relay.counters.tunnels += 1
+        pipe.early = self._rest + pipe.early
+        join(self._relay, pipe, Pipe(transport), self._on_end)
 
     async def _dial_as_configured(self) -> asyncio.Transport:
-        """Dials again where a reload came in between: what may be dialled, and how, is for the new configuration to say."""
-        relay, authority = self._client.relay, self._authority
+        """Dial again where a reload came in between: what may be dialled, and how, is for the new configuration to say."""
+        relay, authority = self._relay, self._authority
         while True:
             destinations = relay.destinations
             transport = await _dial(relay, authority, self._attempt)
             if relay.destinations is destinations:
                 return transport
             transport.abort()
-            check_tunnel(self._client, self.request, authority)
+            check_tunnel(relay, self._sender, self.request, authority)
 
     def _on_end(self, up: int, down: int) -> None:
-        self._client.relay.counters.received_bytes += up
-        self._client.relay.counters.sent_bytes += down
-        if self._client.seat is not None:
-            self._client.seat.leave()
+        self._relay.counters.received_bytes += up
+        self._relay.counters.sent_bytes += down
         self._record(200, up, down, "ok")
 
     def _record(self, status: int, up: int, down: int, outcome: str, code: str = "") -> None:
-        relay = self._client.relay
-        if self._client.known is not None:
-            self._client.known.leave()
+        relay, sender = self._relay, self._sender
+        if sender.known is not None:
+            sender.known.leave()
         key = ("-", status)
         relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
         if relay.observe is not None:
@@ -279,7 +285,7 @@ class TunnelRequest:
             relay.observe(
                 tunnelled(
                     ended_at=relay.wall_offset + now,
-                    client=self._client.peer,
+                    client=sender.peer,
                     authority=str(self._authority),
                     status=status,
                     received_bytes=up,
@@ -287,14 +293,10 @@ class TunnelRequest:
                     duration_s=now - self._started,
                     outcome=outcome,
                     code=code,
-                    client_name=_name(self._client),
+                    client_name=sender.name,
                     name_s=None if wait is None else wait[1],
                 )
             )
-
-
-def _name(client: ClientConnection) -> str:
-    return "" if client.known is None else client.known.client.name
 
 
 async def _dial(relay: Relay, authority: Authority, attempt: Attempt) -> asyncio.Transport:

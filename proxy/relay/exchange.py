@@ -1,13 +1,14 @@
 """One request and its response: finds a token and a connection, sends, passes the response down, says how it ended. Does I/O.
 
-The exchange is what joins a client connection and an upstream connection, and the only thing that does. When either side goes,
-the exchange lets go of the other at once, so a response can never reach another request.
+The exchange is what joins a client side and an upstream side, and the only thing that does; it knows both by `sides` alone. When
+either goes, the exchange lets go of the other at once, so a response can never reach another request.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 from proxy.dialing.resolver import Attempt
@@ -19,12 +20,21 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.policy.refusal import Refusal, judge_refusal
-from proxy.relay.answers import CONNECTION_CLOSE
-from proxy.relay.chunked import format_chunk, format_last_chunk
-from proxy.relay.head import format_request_head, format_response_head
 from proxy.relay.recording import ended, note_trace
-from proxy.relay.secure import SecureTransport
-from proxy.relay.splice import Splice
+from proxy.relay.replay import KeptContent, WithheldResponse
+from proxy.relay.sides import (
+    INCOMPLETE,
+    SILENT,
+    STALLED,
+    UNANSWERED,
+    UNPROCESSED,
+    UNSENT,
+    ClientSide,
+    ResponseReceiver,
+    UnderWay,
+    UpstreamSide,
+)
+from proxy.relay.splice import join
 from proxy.relay.standing import check_upgrade
 from proxy.tasks import guard
 
@@ -32,151 +42,180 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from proxy.identity.source import AccessToken
-    from proxy.relay.client import ClientConnection
     from proxy.relay.destinations import Destination
     from proxy.relay.message import RequestHead, ResponseHead
     from proxy.relay.record import TraceNote
-    from proxy.relay.upstream import UpstreamConnection
+    from proxy.relay.sender import Sender
+    from proxy.relay.state import Relay
 
-_KEEP_ALIVE: Final = b"Connection: keep-alive\r\n"
 # RFC 9110 §9.2.2. TRACE is idempotent as well, and refused: see `ClientConnection`.
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
-# A gateway's refusal is under 200 bytes; an API's own 401 may be a page.
-_HELD_BYTES: Final = 16_384
 # How often a token may reach its end while its connection is being opened.
 _ROUNDS: Final = 3
 
 
-class Exchange:
+class Exchange(UnderWay, ResponseReceiver):
     """One request and its response.
 
-    Attributes:
-        client: who sent the request.
+    Args:
+        relay: the process-wide state.
+        client: gets the response.
+        sender: who sent the request.
         request: its head.
-        upstream: the connection that serves it; None before one is found and after it has been let go.
+        destination: where it goes.
+        target: its target in origin-form.
+
+    Attributes:
         request_complete: whether the request has been read whole.
-        response_begun: whether a byte of a final response has been written to the client.
-        response_complete: whether the response has been written whole.
-        sent_bytes: response content passed to the client.
     """
 
     __slots__ = (
         "_attempts",
-        "_chunks_pass",
-        "_closes_client",
+        "_client",
         "_continued",
         "_destination",
-        "_head_sent_at",
-        "_held",
-        "_held_content",
-        "_held_head",
+        "_is_response_held",
         "_kept",
-        "_kept_bytes",
         "_name_wait",
         "_pending",
         "_pending_bytes",
         "_received_bytes",
+        "_relay",
         "_replayed",
+        "_response_begun",
+        "_response_complete",
         "_reused",
+        "_sender",
+        "_sent_at",
+        "_sent_bytes",
         "_started",
         "_status",
         "_target",
         "_task",
         "_token",
         "_token_wait",
+        "_trailers",
+        "_upstream",
         "_upstream_s",
-        "client",
+        "_withheld",
         "request",
         "request_complete",
-        "response_begun",
-        "response_complete",
-        "sent_bytes",
-        "upstream",
     )
 
-    def __init__(self, client: ClientConnection, request: RequestHead, destination: Destination, target: bytes) -> None:
-        self.client = client
+    def __init__(
+        self,
+        relay: Relay,
+        client: ClientSide,
+        sender: Sender,
+        request: RequestHead,
+        destination: Destination,
+        target: bytes,
+    ) -> None:
         self.request = request
-        self.upstream: UpstreamConnection | None = None
         self.request_complete = False
-        self.response_begun = False
-        self.response_complete = False
-        self.sent_bytes = 0
+        self._relay = relay
+        self._client = client
+        self._sender = sender
         self._destination = destination
         self._target = target
-        self._started = time.monotonic()
-        self._head_sent_at = 0.0
-        self._upstream_s: float | None = None
-        self._status = 0
-        self._received_bytes = 0
+        # The attempt: where the request was sent, and what it was sent with.
+        self._upstream: UpstreamSide | None = None
         self._token: AccessToken | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._attempts = 0
+        self._reused = False
+        self._replayed = False
+        # The request's content.
+        self._received_bytes = 0
+        self._pending: list[bytes] | None = None
+        self._pending_bytes = 0
+        self._kept: KeptContent | None = None
+        self._trailers = b""
+        # The response.
+        self._response_begun = False
+        self._response_complete = False
+        self._is_response_held = False
+        self._continued = False
+        self._withheld: WithheldResponse | None = None
+        self._sent_bytes = 0
+        self._status = 0
+        # For the record.
+        self._started = time.monotonic()
+        self._sent_at = 0.0
+        self._upstream_s: float | None = None
         self._token_wait: tuple[float, float] | None = None
         self._name_wait: tuple[float, float] | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-        self._kept: list[bytes] | None = []
-        self._kept_bytes = 0
-        self._attempts = 0
-        self._replayed = False
-        self._continued = False
-        self._chunks_pass = request.minor == 1
-        self._closes_client = not request.keeps_alive
-        self._held: list[bytes] | None = None
-        self._held_head: ResponseHead | None = None
-        self._held_content = b""
-        self._reused = False
 
     # The request.
 
     def start(self) -> None:
         """Send what there is of the request: at once where a token and a connection are at hand."""
-        tokens = self._destination.tokens
+        destination = self._destination
+        tokens = destination.tokens
         if tokens is not None:
             self._token = tokens.peek(self._started)
             if self._token is None:
                 self._spawn(self._prepare)
                 return
-        connection = self._destination.pool.take()
-        if connection is None:
+        upstream = destination.pool.take()
+        if upstream is None:
             self._spawn(self._prepare)
         else:
-            self._send(connection)
+            self._send(upstream)
 
-    def on_request_content(self, content: bytes, *, chunked: bool) -> None:
+    def on_request_content(self, content: bytes) -> None:
         """Pass content up; keep a copy while it is small, in case the request must be sent again."""
-        self._received_bytes += len(content)
-        self._pass_up(format_chunk(content) if chunked else content)
+        self._take_content(content)
+        if self._upstream is not None:
+            self._upstream.send_content(content)
+        elif not self._response_complete:
+            self._put_by(content)
+            if self._pending_bytes > self._relay.limits.buffer_bytes:
+                self._client.hold_request(UNSENT)
 
-    def on_request_end(self, trailers: bytes | None) -> None:
-        """Take note that the request is complete.
-
-        Args:
-            trailers: of a chunked request: field lines with CRLF, or nothing; None for any other framing.
-        """
-        if trailers is not None:
-            self._pass_up(format_last_chunk(trailers))
+    def on_request_end(self, content: bytes, trailers: bytes) -> None:
+        """Take the last of the request: content, which may be empty, and trailer field lines with CRLF, or none."""
+        if content:
+            self._take_content(content)
+        self._trailers = trailers
         self.request_complete = True
-        if self.upstream is not None:
-            self.upstream.await_response()
-        if self.response_complete:
-            self._finish_upstream(fit=True)
-            self._end(outcome="ok")
+        if self._upstream is not None:
+            self._upstream.end(content, trailers)
+            if self._response_complete:
+                self._end_upstream(is_whole=True)
+        elif content and not self._response_complete:
+            self._put_by(content)
+        if self._response_complete:
+            self._end("ok")
 
-    def _pass_up(self, wire: bytes) -> None:
-        if self._kept is not None:
-            self._kept_bytes += len(wire)
-            if self._kept_bytes <= self.client.relay.limits.replay_bytes:
-                self._kept.append(wire)
-            else:
-                self._kept = None
-        if self.upstream is not None:
-            self.upstream.transport.write(wire)
-        elif not self.response_complete:
-            self._pending.append(wire)
-            self._pending_bytes += len(wire)
-            if self._pending_bytes > self.client.relay.limits.buffer_bytes:
-                self.client.hold_reading()
+    def _take_content(self, content: bytes) -> None:
+        self._received_bytes += len(content)
+        kept = self._kept
+        if kept is None:
+            kept = self._kept = KeptContent(self._relay.limits.replay_bytes)
+        kept.add(content)
+
+    def _put_by(self, content: bytes) -> None:
+        if self._pending is None:
+            self._pending = [content]
+        else:
+            self._pending.append(content)
+        self._pending_bytes += len(content)
+
+    @property
+    def request_deadline(self) -> float:
+        """See `ResponseReceiver`."""
+        return self._client.deadline
+
+    def hold_request(self) -> None:
+        """See `ResponseReceiver`."""
+        self._client.hold_request(STALLED)
+
+    def release_request(self) -> None:
+        """See `ResponseReceiver`."""
+        self._client.release_request(STALLED)
+
+    # Getting ready.
 
     def _spawn(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
         what = f"an exchange with {self._destination.name}"
@@ -184,22 +223,22 @@ class Exchange:
 
     def _on_task_failed(self, error: ProxyError) -> None:
         self._task = None
-        self._held = None
+        self._withheld = None
         self.fail(error)
 
     async def _prepare(self) -> None:
         """Get ready, then send. The slow path: the first request, or a stale pool."""
-        connection = await self._get_ready(new=False)
+        upstream = await self._get_ready(new=False)
         self._task = None
-        self._send(connection)
+        self._send(upstream)
 
     async def _retry(self) -> None:
         """Send the request again from its beginning, on a new connection."""
-        connection = await self._get_ready(new=True)
+        upstream = await self._get_ready(new=True)
         self._task = None
-        self._send(connection)
+        self._send(upstream)
 
-    async def _get_ready(self, *, new: bool) -> UpstreamConnection:
+    async def _get_ready(self, *, new: bool) -> UpstreamSide:
         """Wait for all that a request needs; the only way to it but for what is at hand at once.
 
         Args:
@@ -208,13 +247,13 @@ class Exchange:
         Returns:
             A connection. The token is usable at this moment: its end is checked behind every wait (invariant 2).
         """
-        tokens, pool = self._destination.tokens, self._destination.pool
+        tokens = self._destination.tokens
         for _ in range(_ROUNDS):
             await self._find_token()
-            connection = await self._find_connection(new=new)
+            upstream = await self._find_connection(new=new)
             if tokens is None or (self._token is not None and time.monotonic() < self._token.usable_until_mono):
-                return connection
-            pool.release(connection)
+                return upstream
+            upstream.put_back()
             new = False  # the one that has just come back was never used
         raise IdentityPlatformUnavailable(
             "Access tokens reached their end as fast as connections to the upstream were opened. The request was not sent.",
@@ -228,7 +267,7 @@ class Exchange:
         started = time.monotonic()
         self._token = tokens.peek(started)
         if self._token is None:
-            wait_s = self.client.relay.timeouts.token_s
+            wait_s = self._relay.timeouts.token_s
             try:
                 async with asyncio.timeout(wait_s):
                     self._token = await tokens.acquire()
@@ -240,9 +279,9 @@ class Exchange:
             finally:
                 waited_s = time.monotonic() - started
                 self._token_wait = (started - self._started, waited_s)
-                self.client.relay.counters.token_wait.observe(waited_s)
+                self._relay.counters.token_wait.observe(waited_s)
 
-    async def _find_connection(self, *, new: bool) -> UpstreamConnection:
+    async def _find_connection(self, *, new: bool) -> UpstreamSide:
         attempt = Attempt()
         try:
             return await self._destination.pool.acquire(attempt, new=new)
@@ -251,351 +290,301 @@ class Exchange:
                 begun, waited_s = attempt.name_wait
                 self._name_wait = (begun - self._started, waited_s)
 
-    def _send(self, connection: UpstreamConnection) -> None:
-        self.upstream = connection  # first, so that no fault leaves it behind
-        destination, request = self._destination, self.request
-        added = destination.added if self._token is None else destination.added + self._token.field_line
-        head = format_request_head(
-            request,
+    def _send(self, upstream: UpstreamSide) -> None:
+        self._upstream = upstream  # first, so that no fault leaves it behind
+        destination = self._destination
+        content = b""
+        if self._pending is not None:
+            content = b"".join(self._pending)
+            self._pending = None
+            self._pending_bytes = 0
+            self._client.release_request(UNSENT)
+        self._attempts += 1
+        self._reused = upstream.reused
+        if self._reused:
+            self._relay.counters.reused += 1
+        self._sent_at = time.monotonic()
+        upstream.begin(
+            self,
+            self.request,
             self._target,
             destination.host_field,
             destination.drop,
-            added,
-            upgrades=self._upgrades,
+            destination.added if self._token is None else destination.added + self._token.field_line,
+            content,
+            self._trailers if self.request_complete else None,
         )
-        self._attempts += 1
-        connection.begin(self)
-        self._reused = connection.reused
-        if self._reused:
-            self.client.relay.counters.reused += 1
-        self._head_sent_at = time.monotonic()
-        if self._pending:
-            head += b"".join(self._pending)
-            self._pending = []
-            self._pending_bytes = 0
-            self.client.release_reading()
-        connection.transport.write(head)
-        if self.request_complete:
-            connection.await_response()
+        if self._is_response_held:
+            upstream.hold_response()
 
-    def _repeat(self) -> None:
-        """Send the request again from its beginning; only where all of it that was read has been kept."""
-        self.upstream = None
-        self._pending = list(self._kept or ())
-        self._spawn(self._retry)
-
-    @property
-    def _upgrades(self) -> bool:
-        """Whether the client asks for the one protocol that is passed on (RFC 6455 §4.1)."""
-        return self.request.upgrade is not None and self.request.upgrade.lower() == b"websocket"
+    def _send_again(self, work: Callable[[], Coroutine[object, object, None]]) -> None:
+        """Send the request from its beginning; only where all of it that was read has been kept."""
+        self._pending = None if self._kept is None else self._kept.pieces
+        self._client.release_request(STALLED)
+        self._spawn(work)
 
     # The response.
 
+    @property
+    def response_deadline(self) -> float:
+        """See `UnderWay`."""
+        upstream = self._upstream
+        return upstream.deadline if upstream is not None and upstream.answered else -inf
+
+    def hold_response(self) -> None:
+        """See `UnderWay`."""
+        self._is_response_held = True
+        if self._upstream is not None:
+            self._upstream.hold_response()
+
+    def release_response(self) -> None:
+        """See `UnderWay`."""
+        self._is_response_held = False
+        if self._upstream is not None:
+            self._upstream.release_response()
+
     def on_interim(self, head: ResponseHead) -> None:
-        """Pass a 1xx response down; HTTP/1.0 has none (RFC 9110 §15.2)."""
+        """Pass a 1xx response down."""
         if head.status == 100:
             self._continued = True
-        if self.request.minor == 1:
-            self.client.write(format_response_head(head, b"", chunked=True))
+        self._client.send_interim(head)
 
-    def on_upgraded(self, connection: UpstreamConnection, head: ResponseHead, rest: bytes) -> None:
+    def on_upgraded(self, head: ResponseHead) -> None:
         """Pass 101 down and join the two connections (RFC 9110 §7.8)."""
-        if not self._upgrades or not self.request_complete:
-            connection.detach()
+        upstream = self._upstream
+        if upstream is None:
+            return
+        if not self.request.asks_for_websocket or not self.request_complete:
             self.fail(UpstreamClosed("The upstream switched protocols (101) although nobody asked it to."))
             return
         try:
-            check_upgrade(self.client, self.request, self._destination, connection.transport)
+            check_upgrade(self._relay, self._client, self._sender, self.request, self._destination, upstream.address)
         except ProxyError as error:
-            connection.detach()
             self.fail(error)
             return
+        client_pipe = self._client.hand_over(head)
+        if client_pipe is None:
+            self.fail(UpstreamClosed("The upstream switched protocols (101), and the client's connection cannot."))
+            return
         self._status = 101
-        relay = self.client.relay
-        relay.counters.upgrades += 1
-        upgrade = next((line for name, line in zip(head.names, head.lines, strict=True) if name == b"upgrade"), b"")
-        connection_line = b"Connection: Upgrade\r\n" + (upgrade + b"\r\n" if upgrade else b"")
-        early = self.client.take_buffer()
-        self.client.write(format_response_head(head, connection_line, chunked=True) + rest)
-        self.response_begun = True
-        connection.exchange = None
-        connection.deadline = float("inf")
-        relay.clients.discard(self.client)
-        if early:
-            connection.transport.write(early)
+        self._response_begun = True
+        self._relay.counters.upgrades += 1
+        self._upstream = None
+        join(self._relay, client_pipe, upstream.hand_over(), self._on_joined_end)
 
-        def on_end(up: int, down: int) -> None:
-            self._received_bytes, self.sent_bytes = up, down
-            if connection.opened:
-                connection.opened = False
-                connection.pool.forget(connection)
-            self._record("ok")
-            if self.client.seat is not None:
-                self.client.seat.leave()
+    def _on_joined_end(self, up: int, down: int) -> None:
+        self._received_bytes, self._sent_bytes = up, down
+        self._record("ok")
 
-        splice = Splice(relay, self.client.transport, connection.transport, on_end)
-        if self.client.half_closed:
-            splice.client.eof_received()
-
-    def on_response_head(self, head: ResponseHead, *, until_close: bool) -> bytes:
-        """Return the head as it goes to the client; the caller writes it with the first content."""
-        self._upstream_s = time.monotonic() - self._head_sent_at
+    def on_response_head(self, head: ResponseHead, framing: int) -> None:
+        """Pass the head down, or withhold it where it may be about the token."""
+        self._upstream_s = time.monotonic() - self._sent_at
         self._status = head.status
         if head.status == 401 and self._token is not None and not self._replayed:
-            self._held, self._held_head = [], head
-        chunked = head.chunked and self._chunks_pass
-        delimited = not until_close and (chunked or not head.chunked)
-        if not delimited or self.client.announces_end:
-            self._closes_client = True
-        if not self.request_complete and not self._may_continue(head):
-            self._closes_client = True
-        line = CONNECTION_CLOSE if self._closes_client else b"" if self.request.minor == 1 else _KEEP_ALIVE
-        if head.status == 426:
-            # Upgrade ends at this hop, but here it is what the client has to know (RFC 9110 §15.5.22).
-            wanted = b", ".join(head.values(b"upgrade"))
-            if wanted:
-                line += b"Connection: Upgrade\r\nUpgrade: " + wanted + b"\r\n"
-        return format_response_head(head, line, chunked=self._chunks_pass)
-
-    def _may_continue(self, head: ResponseHead) -> bool:
-        """Whether the rest of a request whose response came early will still be taken, by both sides."""
-        return head.keeps_alive and (self._continued or not self.request.expects_continue)
-
-    def on_response_content(self, prefix: bytes, content: bytes) -> None:
-        """Pass content down, behind `prefix`: the head, where this is the first."""
-        self.sent_bytes += len(content)
-        if self._held is not None:
-            self._held_content += content
-        self._pass_down(prefix + content if prefix else content)
-
-    def on_response_chunks(self, prefix: bytes, content: bytes, trailers: bytes | None) -> None:
-        """Pass chunked content down as one chunk, or bare to an HTTP/1.0 client.
-
-        Args:
-            prefix: the head, where this is the first content.
-            content: decoded; may be empty.
-            trailers: once the last chunk has come: trailer field lines with CRLF, or nothing; None before that.
-        """
-        self.sent_bytes += len(content)
-        if self._held is not None:
-            self._held_content += content
-        if self._chunks_pass:
-            if content:
-                content = format_chunk(content)
-            if trailers is not None:
-                content += format_last_chunk(trailers)
-        self._pass_down(prefix + content if prefix else content)
-
-    def _pass_down(self, wire: bytes) -> None:
-        if self._held is not None:
-            self._held.append(wire)
-            if sum(map(len, self._held)) > _HELD_BYTES:
-                self._let_go()
-        elif wire:
-            self.response_begun = True
-            self.client.write(wire)
-
-    def _let_go(self) -> None:
-        """Pass down a 401 response that was held back to be judged."""
-        held, self._held = self._held, None
-        if held:
-            self.response_begun = True
-            self.client.write(b"".join(held))
-
-    def on_response_end(self, connection: UpstreamConnection, *, fit: bool) -> None:
-        """Take note that the response is complete.
-
-        Args:
-            connection: the one it came on; it has let go of this exchange.
-            fit: whether it may serve another.
-        """
-        if self._held is not None and self._judge(connection, fit=fit):
-            return
-        self.response_complete = True
-        if self.request_complete:
-            self._finish_upstream(fit=fit)
-        elif fit and not self._closes_client:
-            # The upload goes on to an upstream that has answered already: it said it would keep the connection.
-            connection.finish_upload(self)
-            return
+            self._withheld = WithheldResponse(head, framing)
         else:
-            self._closes_client = True
-            self._finish_upstream(fit=False)
-        self._end(outcome="ok")
+            self._send_head(head, framing)
 
-    def _judge(self, connection: UpstreamConnection, *, fit: bool) -> bool:
-        """Decides about a held 401: True where the request is sent again with another token.
+    def _send_head(self, head: ResponseHead, framing: int) -> None:
+        self._response_begun = True
+        takes_rest = self.request_complete or (
+            head.keeps_alive and (self._continued or not self.request.expects_continue)
+        )
+        self._client.send_head(head, framing, takes_rest=takes_rest)
+
+    def on_response_content(self, content: bytes) -> None:
+        """Pass content down."""
+        self._sent_bytes += len(content)
+        if self._withheld is None:
+            self._client.send_content(content)
+        elif not self._withheld.add(content):
+            self._client.send_content(self._stop_withholding())
+
+    def on_response_end(self, content: bytes, trailers: bytes) -> None:
+        """Pass the last of the response down; what ends with it depends on the request."""
+        self._sent_bytes += len(content)
+        if self._withheld is not None:
+            self._withheld.trailers = trailers
+            if self._withheld.add(content) and self._judge(self._withheld):
+                return
+            content = self._stop_withholding()
+        self._response_complete = True
+        self._client.end(content, trailers)
+        if self.request_complete:
+            self._end_upstream(is_whole=True)
+            self._end("ok")
+        elif (
+            self._upstream is None or self._client.ends_with_response or not self._upstream.takes_rest(self)
+        ):  # otherwise the upload goes on to an upstream that has answered already
+            self._end_upstream(is_whole=False)
+            self._end("ok")
+
+    def _stop_withholding(self) -> bytes:
+        """Pass down the head of a 401 that was withheld; return the content that belongs behind it."""
+        withheld, self._withheld = self._withheld, None
+        if withheld is None:
+            return b""
+        self._send_head(withheld.head, withheld.framing)
+        return withheld.content
+
+    def _judge(self, withheld: WithheldResponse) -> bool:
+        """Decide about a withheld 401: True where the request is sent again with another token.
 
         Source: the reaction to each kind of 401 is in `proxy.policy.refusal`.
         """
-        tokens, token, head = self._destination.tokens, self._token, self._held_head
-        if tokens is None or token is None or head is None or self._held is None:
-            self._let_go()
+        tokens, token = self._destination.tokens, self._token
+        if tokens is None or token is None:
             return False
-        verdict = judge_refusal(head.challenges, self._held_content)
+        verdict = judge_refusal(withheld.head.challenges, withheld.content)
         if verdict.refusal is Refusal.NOT_THE_TOKEN or not tokens.rejected(
             token, time.monotonic(), verdict.claims, certain=verdict.certain
         ):
-            self._let_go()
             return False
-        if not self.request_complete or self._kept is None:
-            self._let_go()
+        if not self.request_complete or not self._is_kept:
             return False
-        self.upstream = None
-        if fit and connection.fit:
-            connection.reused = True
-            self._destination.pool.release(connection)
-        else:
-            connection.transport.close()
+        self._end_upstream(is_whole=True)
         self._replayed = True
         self._token = None
-        self._spawn(self._replay)
+        self._send_again(self._replay)
         return True
 
     async def _replay(self) -> None:
         """Send the request once more with another token; without one, the 401 is the answer after all."""
         try:
-            connection = await self._get_ready(new=False)
+            upstream = await self._get_ready(new=False)
         except ProxyError:
             self._task = None
-            self._let_go()
-            self.response_complete = True
-            self._end(outcome="ok")
+            trailers = b"" if self._withheld is None else self._withheld.trailers
+            content = self._stop_withholding()
+            self._response_complete = True
+            self._client.end(content, trailers)
+            self._end("ok")
             return
         self._task = None
-        self._held = self._held_head = None
-        self._closes_client = (
-            not self.request.keeps_alive
-        )  # what the refused response's framing asked for does not count
-        self._held_content = b""
-        self.sent_bytes = 0
-        self.client.relay.counters.replays += 1
-        self._pending = list(self._kept or ())
-        self._send(connection)
+        self._withheld = None
+        self._sent_bytes = 0
+        self._relay.counters.replays += 1
+        self._send(upstream)
 
     # Ends.
 
-    def on_upstream_lost(self, connection: UpstreamConnection) -> None:
-        """Repeat, answer or cut: the upstream connection went before the response was complete."""
-        self.upstream = None
-        if self.response_complete:
-            # The rest of an upload that nobody takes any more.
-            self._closes_client = True
-            self._end(outcome="ok")
-        elif not connection.answered and connection.reused and self._repeatable():
-            self.client.relay.counters.retries += 1
-            self._repeat()
-        elif self._held is not None or not self.response_begun:
-            self._held = None
-            self.fail(UpstreamClosed(self._describe_loss(connection)))
+    def on_upstream_lost(self, loss: int, hint: str = "") -> None:
+        """Repeat, answer or cut: no more of the response will come."""
+        self._upstream = None
+        if self._response_complete:  # and the rest of an upload that nobody takes any more
+            self._end("ok")
+        elif loss == SILENT:
+            self._on_silence()
+        elif self._may_repeat(loss):
+            self._relay.counters.retries += 1
+            self._send_again(self._retry)
+        elif not self._response_begun:
+            self._withheld = None
+            self.fail(UpstreamClosed(self._describe_loss(loss, hint)))
         else:
-            self.client.relay.counters.count_abort("upstream")
-            self._abort("aborted_upstream", "response_incomplete" if connection.clean_end else "connection_reset")
+            self._relay.counters.count_abort("upstream")
+            self._abort("aborted_upstream", "response_incomplete" if loss == INCOMPLETE else "connection_reset")
 
-    def on_upstream_refused(self, error: ProxyError) -> None:
-        """Answer at once: the upstream has refused our client certificate, and another try would end the same."""
-        self.upstream = None
-        self._held = None
-        self.fail(error)
+    def _may_repeat(self, loss: int) -> bool:
+        """Whether the request is sent again; of those that had begun to be answered, none is."""
+        if not self._is_kept or self._attempts >= 2:
+            return False
+        return loss == UNPROCESSED or (loss == UNANSWERED and self._reused and self.request.method in _IDEMPOTENT)
 
-    def on_upstream_silent(self) -> None:
-        """Answer or cut: the upstream kept still for too long, and its connection is cut already."""
-        self.upstream = None
-        timeouts = self.client.relay.timeouts
-        if self.response_complete:
-            self._closes_client = True
-            self._end(outcome="ok")
-        elif self.response_begun:
-            self.client.relay.counters.count_abort("timeout")
+    def _on_silence(self) -> None:
+        if self._response_begun:
+            self._relay.counters.count_abort("timeout")
             self._abort("aborted_timeout", "http_response_timeout")
-        else:
-            self.fail(
-                UpstreamTimeout(
-                    f"{self._destination.authority} did not answer within {timeouts.response_s:g} s (timeouts.response_s)."
-                )
+            return
+        self._withheld = None
+        self.fail(
+            UpstreamTimeout(
+                f"{self._destination.authority} did not answer within {self._relay.timeouts.response_s:g} s "
+                "(timeouts.response_s)."
             )
+        )
+
+    def on_upstream_failed(self, error: ProxyError) -> None:
+        """Answer at once, or cut: another try would end the same."""
+        self._upstream = None
+        self._withheld = None
+        self.fail(error)
 
     def on_client_lost(self) -> None:
         """Let go of the upstream: nobody waits for the response any more."""
         self._cancel()
-        if not self.response_complete:
-            self.client.relay.counters.count_abort("client")
-        self._record("ok" if self.response_complete else "aborted_client")
+        if not self._response_complete:
+            self._relay.counters.count_abort("client")
+        self._record("ok" if self._response_complete else "aborted_client")
 
     def fail(self, error: ProxyError) -> None:
-        """Answers in the proxy's own name, or cuts the response where one has begun."""
+        """Answer in the proxy's own name, or cut the response where one has begun."""
         self._cancel()
-        if self.response_begun:
+        if self._response_begun:
             side = "client" if isinstance(error, ClientError) else "upstream"
-            self.client.relay.counters.count_abort(side)
+            self._relay.counters.count_abort(side)
             outcome = "aborted_client" if side == "client" else "aborted_upstream"
             self._abort(outcome, error.code or error.proxy_status)
             return
         self._status = error.status
-        self.client.relay.counters.count_error(error.proxy_status)
+        self._relay.counters.count_error(error.proxy_status)
         self._record(error.proxy_status, error.code)
-        self.client.on_exchange_failed(error, request_complete=self.request_complete)
+        self._client.answer(error, request_complete=self.request_complete)
 
-    def _repeatable(self) -> bool:
-        return self._kept is not None and self._attempts < 2 and self.request.method in _IDEMPOTENT
+    @property
+    def _is_kept(self) -> bool:
+        """Whether all of the request that has been read can be sent again."""
+        return self._kept is None or self._kept.is_whole
 
-    def _describe_loss(self, connection: UpstreamConnection) -> str:
+    def _describe_loss(self, loss: int, hint: str) -> str:
         words = f"{self._destination.authority} closed the connection before it had answered."
-        if connection.reused and not connection.answered:
+        if self._reused and loss == UNANSWERED:
             method = self.request.method.decode("ascii")
-            if self.request.method in _IDEMPOTENT and self._kept is None:
-                limit = self.client.relay.limits.replay_bytes
+            if self.request.method in _IDEMPOTENT and not self._is_kept:
                 words += (
-                    f" The {method} was not sent again, because its content is over {limit} bytes and was not kept "
-                    "(limits.replay_bytes). To repeat it is safe."
+                    f" The {method} was not sent again, because its content is over {self._relay.limits.replay_bytes} bytes "
+                    "and was not kept (limits.replay_bytes). To repeat it is safe."
                 )
             else:
                 words += (
                     f" The {method} may have been carried out, so it was not sent again; only you can know whether to repeat it. "
                     "If this comes back, set `timeouts.upstream_idle_s` below the upstream's own limit for idle connections."
                 )
-        elif not connection.answered and not _has_agreed_on_protocol(connection.transport):
-            words += " If it has HTTP/2 only, this proxy cannot call it: to upstreams it speaks HTTP/1.1."
+        elif hint:
+            words += f" {hint}"
         return words
 
-    def _finish_upstream(self, *, fit: bool) -> None:
-        connection, self.upstream = self.upstream, None
-        if connection is None:
-            return
-        connection.exchange = None
-        if fit and connection.fit:
-            connection.reused = True
-            connection.pool.release(connection)
-        else:
-            connection.transport.close()
+    def _end_upstream(self, *, is_whole: bool) -> None:
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.release(is_whole=is_whole)
 
     def _cancel(self) -> None:
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        if self.upstream is not None:
-            self.upstream.detach()
-            self.upstream = None
+        upstream, self._upstream = self._upstream, None
+        if upstream is not None:
+            upstream.cancel()
 
     def _end(self, outcome: str) -> None:
         self._record(outcome)
-        self.client.on_exchange_end(close=self._closes_client, request_complete=self.request_complete)
+        self._client.finish(request_complete=self.request_complete)
 
     def _abort(self, outcome: str, code: str) -> None:
         self._record(outcome, code)
-        self.client.on_exchange_cut()
+        self._client.cut()
 
     def _record(self, outcome: str, code: str = "") -> None:
         now = time.monotonic()
         duration_s = now - self._started
-        client, destination, token = self.client, self._destination, self._token
-        relay = client.relay
-        known = client.known
+        relay, sender, destination, token = self._relay, self._sender, self._destination, self._token
+        known = sender.known
         if known is not None:
             known.leave()
         counters = relay.counters
         counters.received_bytes += self._received_bytes
-        counters.sent_bytes += self.sent_bytes
+        counters.sent_bytes += self._sent_bytes
         counters.duration.observe(duration_s)
         if self._upstream_s is not None:
             counters.upstream_wait.observe(self._upstream_s)
@@ -605,14 +594,14 @@ class Exchange:
             relay.observe(
                 ended(
                     ended_at=relay.wall_offset + now,
-                    client=client.peer,
-                    mode=client.entry.mode,
+                    client=sender.peer,
+                    mode=sender.mode,
                     method=self.request.method,
                     authority=destination.name,
                     target=self._target.partition(b"?")[0],
                     status=self._status,
                     received_bytes=self._received_bytes,
-                    sent_bytes=self.sent_bytes,
+                    sent_bytes=self._sent_bytes,
                     duration_s=duration_s,
                     upstream_s=self._upstream_s,
                     route=destination.route,
@@ -629,12 +618,7 @@ class Exchange:
             )
 
     def _note_trace(self) -> TraceNote:
-        sent_after_s = self._head_sent_at - self._started if self._attempts else None
+        sent_after_s = self._sent_at - self._started if self._attempts else None
         return note_trace(
             self.request, self._token_wait, sent_after_s, self._attempts, self._destination.credential, self._name_wait
         )
-
-
-def _has_agreed_on_protocol(transport: asyncio.Transport) -> bool:
-    """Whether the other side has said in its TLS handshake that it speaks HTTP/1.1 (RFC 7301)."""
-    return isinstance(transport, SecureTransport) and transport.tls.selected_alpn_protocol() is not None

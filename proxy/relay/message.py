@@ -182,6 +182,11 @@ class RequestHead(Head):
         """Whether content follows the head (RFC 9112 §6.3: a request without either field has none)."""
         return self.chunked or bool(self.length)
 
+    @property
+    def asks_for_websocket(self) -> bool:
+        """Whether the client asks for the one protocol that is passed on (RFC 6455 §4.1)."""
+        return self.upgrade is not None and self.upgrade.lower() == b"websocket"
+
     def take_special(self, special: frozenset[bytes]) -> None:
         """Read the fields that the relay acts on.
 

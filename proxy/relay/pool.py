@@ -93,8 +93,7 @@ class UpstreamPool:
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is fit for another exchange."""
-        if connection.paused:
-            connection.release_reading()
+        connection.release_response()
         while self._waiters:
             waiter = self._waiters.popleft()
             if not waiter.done():

@@ -41,9 +41,21 @@ class Seat:
         admission: by which that was judged.
         entry: that of the listener it came in by; None until it is open.
         guard: what that listener asked of it; None: nothing.
+        is_dismissed: whether that listener would not take it any more, so that no further request is read.
     """
 
-    __slots__ = ("_seats", "address", "admission", "candidates", "certificate_names", "entry", "guard", "known", "user")
+    __slots__ = (
+        "_seats",
+        "address",
+        "admission",
+        "candidates",
+        "certificate_names",
+        "entry",
+        "guard",
+        "is_dismissed",
+        "known",
+        "user",
+    )
 
     def __init__(self, seats: Seats, address: str) -> None:
         self._seats: Seats | None = seats
@@ -55,6 +67,7 @@ class Seat:
         self.admission: Admission | None = None
         self.entry: Entry | None = None
         self.guard: Guard | None = None
+        self.is_dismissed = False
 
     def leave(self) -> None:
         """Take note that the connection is closed; more often than once is no harm."""

@@ -13,6 +13,7 @@ from proxy.relay.abort import abort_visibly
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.relay.sides import Pipe
     from proxy.relay.state import Relay
 
 
@@ -75,52 +76,59 @@ class Side(asyncio.Protocol):
             self.other.transport.resume_reading()
 
 
-class Splice:
-    """Two transports joined.
+def join(relay: Relay, client: Pipe, upstream: Pipe, on_end: Callable[[int, int], None]) -> None:
+    """Pass bytes between two sides until either ends.
 
     Args:
         relay: the process-wide state.
-        client, upstream: connected transports, plain or TLS.
+        client: what the client's side has handed over.
+        upstream: what the upstream's side has.
         on_end: called once with the bytes that went up and the bytes that came down.
     """
+    if upstream.early:
+        client.transport.write(upstream.early)
+    if client.early:
+        upstream.transport.write(client.early)
+    splice = Splice(relay, client, upstream, on_end)
+    if client.has_ended:
+        splice.client.eof_received()
 
-    __slots__ = ("_closed", "_left_bytes", "_on_end", "_relay", "client", "deadline", "upstream")
 
-    def __init__(
-        self,
-        relay: Relay,
-        client: asyncio.Transport,
-        upstream: asyncio.Transport,
-        on_end: Callable[[int, int], None],
-    ) -> None:
+class Splice:
+    """Two pipes joined; see `join`."""
+
+    __slots__ = ("_closed", "_left_bytes", "_on_end", "_pipes", "_relay", "client", "deadline", "upstream")
+
+    def __init__(self, relay: Relay, client: Pipe, upstream: Pipe, on_end: Callable[[int, int], None]) -> None:
         self._relay = relay
         self._on_end = on_end
         self._closed = False
         self._left_bytes = 0
-        self.client = Side(self, client)
-        self.upstream = Side(self, upstream)
+        self._pipes = (upstream, client)
+        self.client = Side(self, client.transport)
+        self.upstream = Side(self, upstream.transport)
         self.client.other, self.upstream.other = self.upstream, self.client
-        client.set_protocol(self.client)
-        upstream.set_protocol(self.upstream)
+        client.transport.set_protocol(self.client)
+        upstream.transport.set_protocol(self.upstream)
         relay.splices.add(self)
         self.deadline = 0.0
         self.touch()
-        for transport in (client, upstream):
-            transport.resume_reading()
+        client.transport.resume_reading()
+        upstream.transport.resume_reading()
 
     def touch(self) -> None:
         """Take note that bytes moved."""
         self.deadline = self._relay.now + self._relay.timeouts.tunnel_idle_s
 
     def on_deadline(self) -> None:
-        """End a tunnel that nobody uses; cuts one that has ended, and whose last bytes nobody takes."""
+        """End a tunnel that nobody uses; cut one that has ended, and whose last bytes nobody takes."""
         if self._closed and self._waiting_bytes >= self._left_bytes:
             self.abort()
         else:
             self.close()
 
     def close(self) -> None:
-        """Flushes and closes both sides; stays watched until all has been taken."""
+        """Flush and close both sides; stay watched until all has been taken."""
         self.client.transport.close()
         self.upstream.transport.close()
         self._finish()
@@ -130,7 +138,7 @@ class Splice:
             self._relay.splices.add(self)
 
     def abort(self) -> None:
-        """Cuts both sides."""
+        """Cut both sides."""
         abort_visibly(self.client.transport)
         abort_visibly(self.upstream.transport)
         self._finish()
@@ -143,4 +151,7 @@ class Splice:
         self._relay.splices.discard(self)
         if not self._closed:
             self._closed = True
+            for pipe in self._pipes:
+                if pipe.on_end is not None:
+                    pipe.on_end()
             self._on_end(self.client.passed_bytes, self.upstream.passed_bytes)

@@ -10,55 +10,55 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ClientRefused, DestinationRefused
 from proxy.relay.destinations import describe_refusal
-from proxy.relay.entry import FixedEntry
 
 if TYPE_CHECKING:
-    import asyncio
-
     from proxy.policy.authority import Authority
-    from proxy.relay.client import ClientConnection
     from proxy.relay.destinations import Destination
     from proxy.relay.message import RequestHead
+    from proxy.relay.sender import Sender
+    from proxy.relay.sides import ClientSide
+    from proxy.relay.state import Relay
 
 # Stands for any address where only the port is judged, because an upstream proxy has resolved the name.
 _SOME_PUBLIC_ADDRESS: Final = "1.1.1.1"
 
 
-def check_tunnel(client: ClientConnection, request: RequestHead, authority: Authority) -> None:
-    """Judges a blind tunnel anew before it is dialled again, which judges its address.
+def check_tunnel(relay: Relay, sender: Sender, request: RequestHead, authority: Authority) -> None:
+    """Judge a blind tunnel anew before it is dialled again, which judges its address.
 
     Raises:
         DestinationRefused: a route names the host now, or other hosts are refused.
         ClientRefused: the client may not, or not by this connection.
     """
-    destinations = client.relay.destinations
+    destinations = relay.destinations
     if destinations.route_for(authority) is not None:
         raise DestinationRefused(f"A route names {authority} since the configuration changed. Connect again.")
     if not destinations.tunnels_others:
         raise DestinationRefused(describe_refusal(authority))
-    check_client(client, request, "-")
+    check_sender(relay, sender, request, "-")
 
 
 def check_upgrade(
-    client: ClientConnection, request: RequestHead, destination: Destination, upstream: asyncio.Transport
+    relay: Relay, client: ClientSide, sender: Sender, request: RequestHead, destination: Destination, address: str
 ) -> None:
-    """Judges a WebSocket before the 101 for it is passed on.
+    """Judge a WebSocket before the 101 for it is passed on.
 
     Args:
-        client: who asked for it.
+        relay: has the configuration of now.
+        client: gets the 101.
+        sender: who asked for it.
         request: its handshake.
         destination: where that was sent.
-        upstream: the connection it was sent on.
+        address: of the upstream connection that it was sent on.
 
     Raises:
         DestinationRefused: requests like it no longer go there, or not with that credential.
         ClientRefused: the client may not, or not by this connection.
     """
-    relay, authority = client.relay, destination.authority
+    authority = destination.authority
     found = relay.destinations.find(authority, destination.default_port)
     if found is not destination:
-        entry = client.entry
-        if isinstance(entry, FixedEntry) and entry.authority.host != authority.host:
+        if not client.leads_to(authority.host):
             raise DestinationRefused(f"This listener does not lead to {authority} since the configuration changed.")
         if found.credential != destination.credential:
             raise DestinationRefused(
@@ -67,22 +67,22 @@ def check_upgrade(
         permit = relay.destinations.permit
         if found.tokens is None and permit is not None:
             is_direct = relay.dialer.choose(authority.host, authority.port, is_plain=True) is None
-            address = str(upstream.get_extra_info("peername")[0]) if is_direct else _SOME_PUBLIC_ADDRESS
-            permit(address, authority.port)
-    check_client(client, request, found.route)
+            permit(address if is_direct else _SOME_PUBLIC_ADDRESS, authority.port)
+    check_sender(relay, sender, request, found.route)
 
 
-def check_client(client: ClientConnection, request: RequestHead, route: str) -> None:
-    """Judges who sent a request by the configuration there is now.
+def check_sender(relay: Relay, sender: Sender, request: RequestHead, route: str) -> None:
+    """Judge who sent a request by the configuration there is now.
 
     Raises:
         ClientRefused: the client may not use the route, is no longer configured, or its listener would not take it any more.
     """
-    if client.is_dismissed:
+    if sender.seat is None:
+        return
+    if sender.seat.is_dismissed:
         raise ClientRefused(DISMISSED, code="listener_changed")
-    admission = client.relay.admission
-    if admission is not None and client.seat is not None:
-        admission.confirm(client.seat, client.known, request.proxy_authorization).client.check_route(route)
+    if relay.admission is not None:
+        relay.admission.confirm(sender.seat, sender.known, request.proxy_authorization).client.check_route(route)
 
 
 DISMISSED: Final = (

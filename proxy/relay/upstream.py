@@ -8,46 +8,59 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from math import inf
+from math import inf, isfinite
 from typing import TYPE_CHECKING, Final
 
 from proxy.dialing.handshake import is_about_client_certificate, judge_handshake
 from proxy.errors import MalformedRequest, UpstreamProtocolError, UpstreamUnreachable
-from proxy.relay.chunked import ChunkedReader
-from proxy.relay.head import check_partial_response, parse_response_head
+from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
+from proxy.relay.head import check_partial_response, format_request_head, parse_response_head
 from proxy.relay.secure import SecureTransport
+from proxy.relay.sides import (
+    CHUNKED,
+    CUT,
+    INCOMPLETE,
+    NO_CONTENT,
+    SILENT,
+    SIZED,
+    UNANSWERED,
+    UNTIL_CLOSE,
+    Pipe,
+    ResponseReceiver,
+    UpstreamSide,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.relay.exchange import Exchange
-    from proxy.relay.message import ResponseHead
+    from proxy.relay.message import RequestHead, ResponseHead
     from proxy.relay.pool import UpstreamPool
 
-# What is being read.
-_HEAD: Final = 0
-_LENGTH: Final = 1
-_CHUNKED: Final = 2
-_UNTIL_CLOSE: Final = 3
-_NOTHING: Final = 4
+# What is being read: the content of a response is named by its framing, as in `sides`.
+_HEAD: Final = 4
 _UPLOAD: Final = 5
+
+# Who holds the reading.
+_CLIENT: Final = 1  # the client does not take what has been read
+_PUT_OFF: Final = 2  # this turn of the event loop has done its share
 
 # A server that sends interim responses without end is broken; real ones send one or two.
 _INTERIM_RESPONSES: Final = 32
 
+_NO_PROTOCOL: Final = "If it has HTTP/2 only, this proxy cannot call it: to upstreams it speaks HTTP/1.1."
 
-class UpstreamConnection(asyncio.Protocol):
-    """One connection to an upstream.
+
+class UpstreamConnection(asyncio.Protocol, UpstreamSide):
+    """One connection to an upstream. It is the upstream side of each of its exchanges, one after the other.
 
     Attributes:
         transport: plain or TLS.
-        exchange: the one it serves; None while it waits for one.
+        receiver: gets the response that is due; None between two exchanges.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         reused: whether it has served an exchange before this one.
         answered: whether a byte of the response to this exchange has arrived.
         clean_end: whether the upstream has ended sending in the proper way: FIN, or close_notify under TLS.
         opened: whether it was counted as open, so that its end must be counted too.
-        paused: whether reading is stopped, because the client does not take what has been read.
         on_connected: called once when the connection is ready to be written to.
     """
 
@@ -55,21 +68,21 @@ class UpstreamConnection(asyncio.Protocol):
         "_buffer",
         "_checked",
         "_chunks",
+        "_holds",
         "_interims",
-        "_is_put_off",
         "_is_suspect",
         "_keeps_alive",
         "_mode",
         "_remaining",
+        "_sends_chunks",
         "_stalled",
         "answered",
         "clean_end",
         "deadline",
-        "exchange",
         "on_connected",
         "opened",
-        "paused",
         "pool",
+        "receiver",
         "reused",
         "transport",
     )
@@ -78,12 +91,11 @@ class UpstreamConnection(asyncio.Protocol):
 
     def __init__(self, pool: UpstreamPool) -> None:
         self.pool = pool
-        self.exchange: Exchange | None = None
+        self.receiver: ResponseReceiver | None = None
         self.deadline = inf
         self.reused = False
         self.answered = False
         self.opened = False
-        self.paused = False
         self.on_connected: Callable[[], object] | None = None
         self._stalled = False
         self._mode = _HEAD
@@ -91,7 +103,8 @@ class UpstreamConnection(asyncio.Protocol):
         self._checked = 0
         self._remaining = 0
         self._chunks: ChunkedReader | None = None
-        self._is_put_off = False
+        self._holds = 0
+        self._sends_chunks = False
         self.clean_end = False
         self._keeps_alive = False
         self._is_suspect = False
@@ -106,140 +119,221 @@ class UpstreamConnection(asyncio.Protocol):
             self.on_connected()
             self.on_connected = None
 
-    def begin(self, exchange: Exchange) -> None:
-        """Get ready for the response to `exchange`, whose request is about to be written."""
-        self.exchange = exchange
+    @property
+    def is_idle(self) -> bool:
+        """Whether it waits for an exchange."""
+        return self.receiver is None and isfinite(self.deadline)
+
+    # What the exchange asks for.
+
+    @property
+    def address(self) -> str:
+        """See `UpstreamSide`."""
+        return str(self.transport.get_extra_info("peername")[0])
+
+    def begin(
+        self,
+        receiver: ResponseReceiver,
+        head: RequestHead,
+        target: bytes,
+        host: bytes,
+        drop: frozenset[bytes],
+        added: bytes,
+        content: bytes,
+        trailers: bytes | None,
+    ) -> None:
+        """See `UpstreamSide`; what there is leaves in one write."""
+        self.receiver = receiver
         self.answered = False
         self.deadline = inf
         self._mode = _HEAD
         self._interims = 0
+        self._sends_chunks = head.chunked
+        wire = format_request_head(head, target, host, drop, added, upgrades=head.asks_for_websocket)
+        if head.has_content:
+            if self._sends_chunks:
+                if content:
+                    wire += format_chunk(content)
+                if trailers is not None:
+                    wire += format_last_chunk(trailers)
+            else:
+                wire += content
+        self.transport.write(wire)
+        if trailers is not None:
+            self._await_response()
 
-    def await_response(self) -> None:
+    def send_content(self, content: bytes) -> None:
+        """See `UpstreamSide`."""
+        self.transport.write(format_chunk(content) if self._sends_chunks else content)
+
+    def end(self, content: bytes, trailers: bytes) -> None:
+        """See `UpstreamSide`."""
+        if self._sends_chunks:
+            last = format_last_chunk(trailers)
+            content = format_chunk(content) + last if content else last
+        if content:
+            self.transport.write(content)
+        self._await_response()
+
+    def _await_response(self) -> None:
         """Start the wait for the response: the request has been written whole."""
         timeouts = self.pool.relay.timeouts
         self.deadline = self.pool.relay.now + (timeouts.response_s if self._mode == _HEAD else timeouts.body_idle_s)
 
-    def finish_upload(self, exchange: Exchange) -> None:
-        """Take the rest of a request whose response is complete; nothing may be read until it has ended."""
-        self.exchange = exchange
+    def takes_rest(self, receiver: ResponseReceiver) -> bool:
+        """See `UpstreamSide`; nothing may be read until the request has ended."""
+        if not self._keeps_alive:
+            return False
+        self.receiver = receiver
         self._mode = _UPLOAD
         self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
+        return True
 
-    @property
-    def fit(self) -> bool:
-        """Whether it may serve another exchange, as far as its transport is concerned: open, and nothing left to write."""
-        return not self._stalled and not self.transport.is_closing()
+    def release(self, *, is_whole: bool) -> None:
+        """See `UpstreamSide`; the connection serves another exchange if it is open, and nothing is left to write."""
+        self.receiver = None
+        if is_whole and self._keeps_alive and not self._stalled and not self.transport.is_closing():
+            self.reused = True
+            self.pool.release(self)
+        else:
+            self.transport.close()
 
-    def abort(self) -> None:
-        """Cuts the connection."""
+    def put_back(self) -> None:
+        """See `UpstreamSide`."""
+        self.pool.release(self)
+
+    def cancel(self) -> None:
+        """See `UpstreamSide`."""
+        self.receiver = None
         self.transport.abort()
 
-    def hold_reading(self) -> None:
-        """Stop reading the response: the client does not take it as fast as it comes."""
-        self.paused = True
-        self.transport.pause_reading()
+    def hand_over(self) -> Pipe:
+        """See `UpstreamSide`."""
+        self.receiver = None
+        self.deadline = inf
+        early, self._buffer = self._buffer, b""
+        return Pipe(self.transport, early, self._forget)
+
+    def hold_response(self) -> None:
+        """See `UpstreamSide`."""
+        if not self._holds:
+            self.transport.pause_reading()
+        self._holds |= _CLIENT
         self.deadline = inf
 
-    def release_reading(self) -> None:
-        """Goes on reading the response."""
-        if self.paused:
-            self.paused = False
-            if not self._is_put_off:
+    def release_response(self) -> None:
+        """See `UpstreamSide`."""
+        if self._holds & _CLIENT:
+            self._holds &= ~_CLIENT
+            if not self._holds:
                 self.transport.resume_reading()
             self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
 
+    def abort(self) -> None:
+        """Cut the connection."""
+        self.transport.abort()
+
+    # The transport's events.
+
     def data_received(self, data: bytes) -> None:
         """Take response bytes."""
-        exchange = self.exchange
-        if exchange is None:
+        receiver = self.receiver
+        if receiver is None:
             self.transport.abort()
             return
         self.answered = True
         self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
         try:
             if self._mode == _HEAD:
-                self._read_head(exchange, data)
+                self._read_head(receiver, data)
             else:
                 if self._buffer:
                     data = self._buffer + data
                     self._buffer = b""
-                self._read_content(exchange, data, b"")
+                self._read_content(receiver, data)
         except UpstreamProtocolError as error:
-            self._spoil(exchange, error)
+            self._spoil(receiver, error)
         except MalformedRequest as error:
-            self._spoil(exchange, UpstreamProtocolError(error.detail, code=error.code))
+            self._spoil(receiver, UpstreamProtocolError(error.detail, code=error.code))
 
     def eof_received(self) -> bool:
         """Take note of a proper end: FIN, or close_notify under TLS."""
-        while self._buffer and self._mode == _CHUNKED and self.exchange is not None:
+        while self._buffer and self._mode == CHUNKED and self.receiver is not None:
             self.data_received(b"")  # nothing more will come to wait for
         self.clean_end = True
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tells the exchange, which knows whether that was the end of the response or a cut."""
-        if self.opened:
-            self.opened = False
-            self.pool.forget(self)
-        exchange, self.exchange = self.exchange, None
-        if exchange is None:
+        """Tell the exchange: that was the end of the response, or a cut."""
+        self._forget()
+        receiver, self.receiver = self.receiver, None
+        if receiver is None:
             return
         if isinstance(exc, ssl.SSLError) and not self.answered and isinstance(self.transport, SecureTransport):
             # A TLS 1.3 server judges our certificate behind the handshake (RFC 8446 §4.4.2.4).
             failure = judge_handshake(exc, self.transport.tls)
             if is_about_client_certificate(failure):
-                refusal = UpstreamUnreachable(failure.describe(self.pool.dial), code=failure.code)
-                exchange.on_upstream_refused(refusal)
+                receiver.on_upstream_failed(UpstreamUnreachable(failure.describe(self.pool.dial), code=failure.code))
                 return
-        if self._mode == _UNTIL_CLOSE and self.clean_end and exc is None:
-            exchange.on_response_end(self, fit=False)
+        if self._mode == UNTIL_CLOSE and self.clean_end and exc is None:
+            self._keeps_alive = False
+            receiver.on_response_end(b"", b"")
+        elif self.answered:
+            receiver.on_upstream_lost(INCOMPLETE if self.clean_end else CUT)
         else:
-            exchange.on_upstream_lost(self)
+            receiver.on_upstream_lost(UNANSWERED, "" if self._has_agreed_on_protocol() else _NO_PROTOCOL)
+
+    def _forget(self) -> None:
+        if self.opened:
+            self.opened = False
+            self.pool.forget(self)
+
+    def _has_agreed_on_protocol(self) -> bool:
+        """Whether the upstream has said in its TLS handshake that it speaks HTTP/1.1 (RFC 7301)."""
+        transport = self.transport
+        return isinstance(transport, SecureTransport) and transport.tls.selected_alpn_protocol() is not None
 
     def pause_writing(self) -> None:
         """Back-pressure: the upstream takes the request more slowly than the client sends it."""
         self._stalled = True
-        if self.exchange is not None:
+        if self.receiver is not None:
             self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
-            self.exchange.client.hold_reading()
+            self.receiver.hold_request()
 
     def resume_writing(self) -> None:
         """End back-pressure."""
         self._stalled = False
-        if self.exchange is not None:
-            if self.exchange.request_complete:
-                self.await_response()
-            self.exchange.client.release_reading()
+        if self.receiver is not None:
+            if self.receiver.request_complete:
+                self._await_response()
+            self.receiver.release_request()
 
     def on_deadline(self) -> None:
         """Give up on a silent upstream; one that still receives its request may be silent."""
-        exchange = self.exchange
-        if exchange is None:
+        receiver = self.receiver
+        if receiver is None:
             if self.transport.is_closing():
                 self.transport.abort()  # it never took the rest of a request it had answered
             else:
                 self.transport.close()
                 self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
-        elif self.paused:
+        elif self._holds & _CLIENT:
             self.deadline = (
                 inf  # what was put off has been read since; whether the client is too slow, its own deadline says
             )
-        elif not exchange.request_complete and not self._stalled and exchange.client.deadline > self.pool.relay.now:
-            self.deadline = exchange.client.deadline
+        elif not receiver.request_complete and not self._stalled and receiver.request_deadline > self.pool.relay.now:
+            self.deadline = receiver.request_deadline
         else:
-            self.detach()
-            exchange.on_upstream_silent()
+            self.cancel()
+            receiver.on_upstream_lost(SILENT)
 
-    def detach(self) -> None:
-        """Parts from the exchange and cuts the connection: whatever still comes belongs to nobody."""
-        self.exchange = None
-        self.transport.abort()
+    # Reading.
 
-    def _spoil(self, exchange: Exchange, error: UpstreamProtocolError) -> None:
-        self.detach()
-        exchange.fail(error)
+    def _spoil(self, receiver: ResponseReceiver, error: UpstreamProtocolError) -> None:
+        self.cancel()
+        receiver.on_upstream_failed(error)
 
-    def _read_head(self, exchange: Exchange, data: bytes) -> None:
+    def _read_head(self, receiver: ResponseReceiver, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
             self._buffer = b""
@@ -248,26 +342,27 @@ class UpstreamConnection(asyncio.Protocol):
             if end == 0:
                 self._buffer = data
                 return
-            to_head = exchange.request.method == b"HEAD"
+            to_head = receiver.request.method == b"HEAD"
             head = parse_response_head(data[:end], field_count=self.pool.relay.limits.field_count, to_head=to_head)
             data = data[end:]
             if head.status >= 200:
                 break
             if head.status == 101:
-                exchange.on_upgraded(self, head, data)
+                self._buffer = data
+                receiver.on_upgraded(head)
                 return
             self._interims += 1
             if self._interims > _INTERIM_RESPONSES:
                 raise UpstreamProtocolError("The upstream sent interim responses without end.")
             self._is_suspect = self._is_suspect or not head.keeps_alive
-            exchange.on_interim(head)
+            receiver.on_interim(head)
             if not data:
                 return
         self._keeps_alive = head.keeps_alive and not self._is_suspect
         self._choose_framing(head, has_content=not to_head and head.status not in (204, 304))
-        prefix = exchange.on_response_head(head, until_close=self._mode == _UNTIL_CLOSE)
-        if self.exchange is exchange:
-            self._read_content(exchange, data, prefix)
+        receiver.on_response_head(head, self._mode)
+        if self.receiver is receiver:
+            self._read_content(receiver, data)
 
     def _find_end(self, data: bytes) -> int:
         """Return where the head ends, 0 if it does not end yet."""
@@ -285,79 +380,80 @@ class UpstreamConnection(asyncio.Protocol):
         return 0
 
     def _choose_framing(self, head: ResponseHead, *, has_content: bool) -> None:
-        """Decides where the response ends (RFC 9112 §6.3)."""
+        """Decide where the response ends (RFC 9112 §6.3)."""
         if not has_content:
-            self._mode = _NOTHING
+            self._mode = NO_CONTENT
         elif head.chunked:
-            self._mode = _CHUNKED
+            self._mode = CHUNKED
             self._chunks = ChunkedReader(head.nominated, response=True)
         elif head.length is not None:
-            self._mode = _LENGTH
+            self._mode = SIZED
             self._remaining = head.length
         else:
-            self._mode = _UNTIL_CLOSE
+            self._mode = UNTIL_CLOSE
 
-    def _read_content(self, exchange: Exchange, data: bytes, prefix: bytes) -> None:
+    def _read_content(self, receiver: ResponseReceiver, data: bytes) -> None:
         mode = self._mode
-        complete = False
-        if mode == _LENGTH:
+        if mode == SIZED:
             spare = len(data) - self._remaining
             if spare < 0:
                 self._remaining = -spare
-            else:
-                complete = True
-                if spare:
-                    data = data[: self._remaining]
-                    self._keeps_alive = False
-                self._remaining = 0
-            exchange.on_response_content(prefix, data)
-        elif mode == _CHUNKED:
-            complete = self._read_chunks(exchange, data, prefix)
-        elif mode == _UNTIL_CLOSE:
-            exchange.on_response_content(prefix, data)
+                receiver.on_response_content(data)
+                return
+            if spare:
+                data = data[: self._remaining]
+                self._keeps_alive = False
+            self._remaining = 0
+            self._complete(receiver, data, b"")
+        elif mode == CHUNKED:
+            self._read_chunks(receiver, data)
+        elif mode == UNTIL_CLOSE:
+            receiver.on_response_content(data)
         elif mode == _UPLOAD:
-            self.detach()
-            exchange.on_upstream_lost(self)
+            self.cancel()
+            receiver.on_upstream_lost(CUT)
         else:
-            complete = True
             self._keeps_alive = self._keeps_alive and not data
-            exchange.on_response_content(prefix, b"")
-        if complete and self.exchange is exchange:
-            self.exchange = None
-            exchange.on_response_end(self, fit=self._keeps_alive)
+            self._complete(receiver, b"", b"")
 
-    def _read_chunks(self, exchange: Exchange, data: bytes, prefix: bytes) -> bool:
+    def _read_chunks(self, receiver: ResponseReceiver, data: bytes) -> None:
         chunks = self._chunks
         if chunks is None:
             raise UpstreamProtocolError("The response continues behind its end.")
         try:
             pieces, rest = chunks.feed(data)
         except MalformedRequest:
-            if prefix:
-                exchange.on_response_content(prefix, b"")
+            receiver.on_response_content(b"")  # the head, if it has come just now, leaves before the cut
             raise
-        exchange.on_response_chunks(prefix, b"".join(pieces), chunks.trailers if chunks.complete else None)
-        if chunks.complete:
-            self._chunks = None
+        content = b"".join(pieces)
+        if not chunks.complete:
+            receiver.on_response_content(content)
             if rest:
-                self._keeps_alive = False
-        elif rest:
-            self._put_off(rest)
-        return chunks.complete
+                self._put_off(rest)
+            return
+        self._chunks = None
+        if rest:
+            self._keeps_alive = False
+        self._complete(receiver, content, chunks.trailers)
+
+    def _complete(self, receiver: ResponseReceiver, content: bytes, trailers: bytes) -> None:
+        self.receiver = None
+        receiver.on_response_end(content, trailers)
 
     def _put_off(self, rest: bytes) -> None:
-        """Leaves what takes long for a later turn of the event loop, so that others have theirs."""
+        """Leave what takes long for a later turn of the event loop, so that others have theirs."""
         self._buffer = rest
-        if not self._is_put_off:
-            self._is_put_off = True
-            self.transport.pause_reading()
+        if not self._holds & _PUT_OFF:
+            if not self._holds:
+                self.transport.pause_reading()
+            self._holds |= _PUT_OFF
             asyncio.get_running_loop().call_soon(self._resume_content)
 
     def _resume_content(self) -> None:
-        self._is_put_off = False
+        self._holds &= ~_PUT_OFF
         if self.transport.is_closing():
             return
-        if self._buffer and self.exchange is not None:
+        if self._buffer and self.receiver is not None:
             self.data_received(b"")
-        if not (self.paused or self._is_put_off):
+        if not self._holds:
             self.transport.resume_reading()

@@ -4,7 +4,6 @@ import shutil
 import subprocess
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -246,11 +245,10 @@ def test_an_ended_worker_goes_on_counting_but_holds_nothing_open() -> None:
     assert sum_snapshots([ended, running]).open_client_connections == 3
 
 
-def test_upstream_connections_that_wait_are_told_from_those_that_serve_or_were_upgraded() -> None:
+def test_upstream_connections_that_wait_are_told_from_the_others() -> None:
     @dataclass(eq=False)
     class Connection:
-        exchange: object | None
-        deadline: float
+        is_idle: bool
 
     @dataclass
     class Open:
@@ -260,8 +258,8 @@ def test_upstream_connections_that_wait_are_told_from_those_that_serve_or_were_u
         tunnel_ends: tuple[()] = ()
         splices: tuple[()] = ()
 
-    waiting, serving, upgraded = Connection(None, 55.0), Connection(object(), 30.0), Connection(None, inf)
-    snapshot = take_snapshot(Open([waiting, serving, upgraded, waiting]))
+    waiting, other = Connection(is_idle=True), Connection(is_idle=False)
+    snapshot = take_snapshot(Open([waiting, other, other, waiting]))
     assert (snapshot.open_upstream_connections, snapshot.idle_upstream_connections) == (4, 2)
     assert sum_snapshots([snapshot, snapshot.retired()]).idle_upstream_connections == 2
 

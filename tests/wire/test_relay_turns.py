@@ -9,6 +9,7 @@ import ssl
 import pytest
 
 from proxy.relay.secure import RECORDS_AT_ONCE, SecureTransport
+from proxy.relay.upstream import _CLIENT
 from tests.wire.messages import split_chunked
 from tests.wire.rig import HOST, MODES, Mode, Peer, Rig, Wire, address_form, eventually
 
@@ -82,7 +83,7 @@ def test_a_client_that_is_slow_over_what_was_put_off_gets_all_of_it(uv_wire: Wir
         upstream = await rig.upstream.next()
         await upstream.read_until()
         upstream.send(CHUNKED + (b"40\r\n%b\r\n" % chunk) * count)
-        await eventually(lambda: any(one.paused and not one._is_put_off for one in rig.relay.upstreams))
+        await eventually(lambda: any(one._holds == _CLIENT for one in rig.relay.upstreams))
         for _ in range(3):
             [slow] = [one for one in rig.relay.clients if one.exchange is not None]
             slow._blocked_bytes = slow.transport.get_write_buffer_size() + 1  # it has taken something since

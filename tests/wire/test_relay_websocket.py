@@ -66,6 +66,7 @@ def test_the_handshake_reaches_the_server_with_a_token_and_everything_the_client
             rig, mode, remember, server={"subprotocols": [Subprotocol("v1.chat")]}, **options
         ) as client:
             assert client.subprotocol == "v1.chat"
+            assert not any(one.is_idle for one in rig.relay.upstreams)
             await client.wait_closed()
         [request] = seen
         assert request.path == "/chat?room=1"
