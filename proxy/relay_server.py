@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 from math import ceil
 from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
 
 from proxy.config.addresses import parse_listen_address, parse_origin
 from proxy.config.bound_tokens import PATIENCE_WITH_BOUND_TOKENS
@@ -36,6 +37,7 @@ from proxy.relay.doorway import Doorway, Guard
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.listening import build_guard, find_users, open_listener, remove_socket
 from proxy.relay.passwords import PasswordChecker
+from proxy.relay.redirected import RedirectedConnection, RedirectedEntry
 from proxy.relay.state import Relay
 from proxy.tasks import keep_going
 
@@ -80,6 +82,8 @@ class Door:
 
     def accept(self, relay: Relay) -> asyncio.BaseProtocol:
         """Return the protocol of a connection."""
+        if isinstance(self.entry, RedirectedEntry):
+            return RedirectedConnection(relay, self.entry)
         return ClientConnection(relay, self.entry) if self.guard is None else Doorway(relay, self.entry, self.guard)
 
 
@@ -278,6 +282,9 @@ class RelayServer:
         for door in plan.doors:
             for listening in door.server.sockets if door.server is not None else ():
                 keep_alive(listening, plan.settings.timeouts.tcp_keep_alive_s)
+        plan.dialer.opened = relay.dialer.opened
+        if plan.dialer.opened is None and any(isinstance(door.entry, RedirectedEntry) for door in plan.doors):
+            plan.dialer.opened = WeakValueDictionary()
         relay.dialer = plan.dialer
         relay.dialer.own_addresses = frozenset(self.addresses) | _sites(plan.settings)
         if self._client_files is not None:
@@ -398,6 +405,8 @@ def build_entry(
         destinations: where requests may go.
         clients: who may use the proxy. A page cannot send a client's password; by everything else a browser passes for one.
     """
+    if listener.mode is ListenerMode.TRANSPARENT:
+        return RedirectedEntry(refuses_cross_site=not listener.allow_cross_site)
     if listener.upstream is None:
         return ForwardEntry()
     authority = parse_origin(listener.upstream)

@@ -6,6 +6,7 @@ found in one go: what has the wrong type or does not parse is passed over here, 
 
 from __future__ import annotations
 
+import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -42,6 +43,12 @@ _NOT_DEFAULT_SCOPE = (
     "an application asks Microsoft Entra ID for '/.default' of an API, never for single permissions (AADSTS1002012); "
     "write the API's identifier URI followed by /.default, such as api://orders/.default"
 )
+
+_NOT_TRANSPARENT = {
+    "upstream": "a transparent listener takes the upstream from each connection",
+    "server_names": "only a reverse listener has server names",
+    "tls": "clients of a transparent listener speak TLS with the routed host, which the interception CA stands for",
+}
 
 
 def check_settings(root: Section) -> Iterator[Finding]:
@@ -125,6 +132,8 @@ def _check_listener_modes(root: Section) -> Iterator[Finding]:
                     (*path, "allow_cross_site"),
                     "web pages can send requests to a reverse listener only; remove this key",
                 )
+        elif mode == ListenerMode.TRANSPARENT:
+            yield from _check_transparent(path, listener)
         elif mode == ListenerMode.REVERSE and upstream is None:
             yield (*path, "upstream"), "a reverse listener needs one; add upstream: https://host of a host in routes"
         elif mode == ListenerMode.REVERSE and isinstance(upstream, str) and table is not None:
@@ -134,6 +143,17 @@ def _check_listener_modes(root: Section) -> Iterator[Finding]:
                 continue
             if table.find(authority) is None:
                 yield (*path, "upstream"), f"no route has the host {authority}; add it to the hosts of one"
+
+
+def _check_transparent(path: KeyPath, listener: Section) -> Iterator[Finding]:
+    if sys.platform != "linux":
+        yield (*path, "mode"), "only Linux redirects connections to a listener; use a forward or a reverse one"
+    address = listener.get("address")
+    if isinstance(address, str) and address.startswith("unix:"):
+        yield (*path, "address"), "connections are redirected over TCP; write 127.0.0.1:8085"
+    for key, reason in _NOT_TRANSPARENT.items():
+        if listener.get(key):
+            yield (*path, key), f"{reason}; remove this key"
 
 
 def _check_credentials(root: Section) -> Iterator[Finding]:

@@ -55,6 +55,7 @@ class ListenerMode(StrEnum):
     REVERSE = "reverse"
     IDENTITY = "identity"
     """No requests to pass on: access tokens are handed to other gateways and to local programs."""
+    TRANSPARENT = "transparent"
 
 
 class ListenerTlsSettings(Model):
@@ -79,7 +80,7 @@ class ListenerSettings(Model):
     server_names: tuple[HostText, ...] = ()
     """Host values accepted beside names that nobody on the internet can own, and the upstream's own; not in forward mode."""
     allow_cross_site: Flag = False
-    """Reverse mode only: web pages of other sites may send requests, too."""
+    """Reverse and transparent modes only: web pages of other sites may send requests, too."""
     authorize: Flag = False
     """Identity mode only: ``/authorize`` gives other gateways the Authorization field of a request."""
     token_endpoint: Flag = False

@@ -27,12 +27,15 @@ from proxy.policy.upstream_proxy import UpstreamProxies
 if TYPE_CHECKING:
     import socket
     import ssl
+    from weakref import WeakValueDictionary
 
     from aiohappyeyeballs import AddrInfoType
 
     from proxy.dialing.resolver import Attempt
     from proxy.policy.upstream_proxy import UpstreamProxy
 
+Address: TypeAlias = tuple[str, int]
+"""IP address and port."""
 Permit: TypeAlias = Callable[[str, int], None]
 """Takes an IP address and a port; raises ``DestinationRefused`` where they may not be dialled."""
 
@@ -55,6 +58,8 @@ class Dialer:
     Attributes:
         resolver: as above.
         own_addresses: (IP address, port) of every listener of this proxy; filled in once they are bound.
+        opened: the connections that are open, by where they begin and end, to know them by should they come back; None: nobody
+            has to.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Dialer:
         self._keep_alive_s = keep_alive_s
         self.resolver = resolver or Resolver()
         self.own_addresses: frozenset[tuple[str, int]] = frozenset()
+        self.opened: WeakValueDictionary[tuple[Address, Address], socket.socket] | None = None
         self._proxies = proxies or UpstreamProxies()
         self._proxy_context = proxy_context
 
@@ -176,6 +182,8 @@ class Dialer:
             resolver.forget(host)  # what answers there may have moved
             raise UpstreamUnreachable(f"{_describe(host, port)} {_cause(error)}.", code="connection_failed") from None
         keep_alive(connected, self._keep_alive_s)
+        if self.opened is not None:
+            self.opened[connected.getsockname()[:2], connected.getpeername()[:2]] = connected
         if self._is_self(connected):
             connected.close()
             if not dns_only and set(find_in_hosts_file(host)).intersection(found):
@@ -189,6 +197,14 @@ class Dialer:
                 "the upstream proxy."
             )
         return connected
+
+    def has_opened(self, begin: Address, end: Address) -> bool:
+        """Return whether a connection between these addresses is one of this dialer's: then this proxy is the client.
+
+        Its beginning alone would not tell: another program's connection to elsewhere may begin at the same port.
+        """
+        found = None if self.opened is None else self.opened.get((begin, end))
+        return found is not None and found.fileno() >= 0
 
     def _is_self(self, connected: socket.socket) -> bool:
         # An IPv4 listener is reached under the address's IPv4-mapped IPv6 form as well (RFC 4291 §2.5.5.2).

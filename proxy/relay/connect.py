@@ -22,12 +22,11 @@ from proxy.errors import (
 )
 from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.answers import CONNECT_ESTABLISHED, format_answer
-from proxy.relay.arrival import TLS_HANDSHAKE, Arrival
+from proxy.relay.arrival import TLS_HANDSHAKE
 from proxy.relay.destinations import Destination, describe_refusal
 from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
-from proxy.relay.handshakes import name_cause
+from proxy.relay.intercepting import Interception
 from proxy.relay.recording import tunnelled
-from proxy.relay.secure import SecureTransport
 from proxy.relay.sides import Pipe, UnderWay
 from proxy.relay.splice import join
 from proxy.relay.standing import check_tunnel
@@ -36,7 +35,7 @@ from proxy.tasks import guard
 if TYPE_CHECKING:
     from proxy.relay.client import ClientConnection
     from proxy.relay.message import RequestHead
-    from proxy.relay.state import ContextFetcher, Relay
+    from proxy.relay.state import Relay
 
 
 def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> None:
@@ -78,10 +77,10 @@ def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> No
     tunnel.start()
 
 
-class TunnelEnd(Arrival):
+class TunnelEnd(Interception):
     """The inside of a tunnel to a routed host: its first byte tells whether TLS or plain HTTP follows."""
 
-    __slots__ = ("_authority", "_client", "_destination", "_fetched", "_fetched_rsa")
+    __slots__ = ("_authority", "_client", "_destination")
 
     def __init__(self, client: ClientConnection, authority: Authority, destination: Destination) -> None:
         entry = FixedEntry(destination, authority, "connect")
@@ -91,8 +90,6 @@ class TunnelEnd(Arrival):
         self._client = client
         self._authority = authority
         self._destination = destination
-        self._fetched = False
-        self._fetched_rsa = False
 
     def take_over(self, rest: bytes) -> None:
         """Put itself in the place of the client connection."""
@@ -104,21 +101,11 @@ class TunnelEnd(Arrival):
 
     def data_received(self, data: bytes) -> None:
         """Take the first bytes."""
-        relay = self._relay
-        relay.tunnel_ends.discard(self)
+        self._relay.tunnel_ends.discard(self)
         if data[0] == TLS_HANDSHAKE and self._authority.port != 80:
-            context = relay.server_context(self._authority.host)
-            if context is None:
-                self._fetch_context(data)
-                return
-            secure = SecureTransport(context, self, self._on_failed_handshake, server_side=True)
-            secure.on_no_match = self._fetch_rsa
-            if isinstance(self._entry, FixedEntry):
-                self._entry.tls = secure.tls
-            relay.tunnel_ends.add(self)
-            self._begin_tls(secure, data)
+            self._intercept(self._authority.host, data)
         elif 0x41 <= data[0] <= 0x7A:
-            inner = self._client.make_inner(self._entry)
+            inner = self._make_client()
             self._give_way(inner, self._transport)
             inner.data_received(data)
         else:
@@ -127,47 +114,8 @@ class TunnelEnd(Arrival):
             self._record_failure(error.proxy_status, "NEITHER_TLS_NOR_HTTP")
             self._transport.close()
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let requests come: the TLS handshake is complete."""
-        if isinstance(transport, SecureTransport):
-            self._give_way(self._client.make_inner(self._entry), transport)
-
-    def _fetch_context(self, data: bytes) -> None:
-        """Read nothing more until there is a leaf certificate, or it is clear that there will be none."""
-        relay = self._relay
-        if self._fetched or relay.fetch_context is None:
-            self._record_failure("proxy_internal_error", "NO_CERTIFICATE")
-            self._leave()
-            self._transport.abort()
-            return
-        self._fetched = True
-        self._await(relay.fetch_context, data, rsa=False)
-
-    def _fetch_rsa(self, data: bytes) -> bool:
-        """Begin the handshake again once there is an RSA certificate too; return False if that has been tried."""
-        fetch = self._relay.fetch_context
-        if self._fetched_rsa or fetch is None:
-            return False
-        self._fetched_rsa = True
-        self._transport.set_protocol(self)
-        self._await(fetch, data, rsa=True)
-        return True
-
-    def _await(self, fetch: ContextFetcher, data: bytes, *, rsa: bool) -> None:
-        transport = self._transport
-        self._relay.tunnel_ends.add(self)
-        transport.pause_reading()
-
-        def go_on() -> None:
-            if not transport.is_closing():
-                transport.resume_reading()
-                self.data_received(data)
-
-        fetch(self._authority.host, go_on, rsa=rsa)
-
-    def _on_failed_handshake(self, error: Exception) -> None:
-        self._leave()
-        self._record_failure("tls_alert_received", name_cause(error))
+    def _make_client(self) -> ClientConnection:
+        return self._client.make_inner(self._entry)
 
     def _record_failure(self, outcome: str, code: str) -> None:
         asked = (b"CONNECT", str(self._authority), b"")
@@ -262,7 +210,7 @@ class TunnelRequest(UnderWay):
         relay, authority = self._relay, self._authority
         while True:
             destinations = relay.destinations
-            transport = await _dial(relay, authority, self._attempt)
+            transport = await dial(relay, authority, self._attempt)
             if relay.destinations is destinations:
                 return transport
             transport.abort()
@@ -299,7 +247,12 @@ class TunnelRequest(UnderWay):
             )
 
 
-async def _dial(relay: Relay, authority: Authority, attempt: Attempt) -> asyncio.Transport:
+async def dial(relay: Relay, authority: Authority, attempt: Attempt) -> asyncio.Transport:
+    """Return a connection to where no route leads, from which nothing is read yet.
+
+    Raises:
+        ProxyError: it may not be opened, or cannot.
+    """
     limit_s = relay.timeouts.connect_s
     try:
         async with asyncio.timeout(limit_s):
