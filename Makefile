@@ -192,7 +192,7 @@ test-watching: $(VENV)/.test test-tools ## Watch what takes longer than a test s
 	@$(BIN)/python -m pytest -q tests/end_to_end/long_watching.py
 
 .PHONY: test-deploy
-test-deploy: $(VENV)/.deploy ## Test what is below deploy/ for Kubernetes and Compose: helm, kubectl, checkov, crun (root; downloads 150 MB)
+test-deploy: $(VENV)/.deploy ## Test what is below deploy/: helm, kubectl, checkov, crun, nginx, Envoy, … (root; downloads 300 MB)
 	@.ci/install-test-tools deploy
 	@$(BIN)/python -m pytest -q tests/deploy/check_*.py $(PYTEST_ARGS)
 
