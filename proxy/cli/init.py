@@ -21,6 +21,7 @@ from click.core import ParameterSource
 
 from proxy.cli import describe_left_out
 from proxy.cli.options import json_option
+from proxy.cli.redirection import print_rules
 from proxy.cli.terminal import say, write_json
 from proxy.client_setup.answers import read_host, read_tenant
 from proxy.client_setup.clouds import cloud_of
@@ -105,6 +106,17 @@ _TRIED_PORTS: Final = 20
     help="Keep the certificate and key that are in DIR, or create new ones. To replace existing ones, add --force.",
 )
 @click.option("--force", is_flag=True, help="Overwrite existing files. A key is replaced only with --new-certificate.")
+@click.option(
+    "--transparent",
+    is_flag=True,
+    help="Write nothing. Print nftables rules that redirect connections to the transparent listener of DIR/config.yaml.",
+)
+@click.option(
+    "--proxy-user", metavar="USER", help="With --transparent: the user that the proxy runs as, by name or number."
+)
+@click.option(
+    "--inside", metavar="INTERFACE", help="With --transparent, on a gateway: where the programs' connections come in."
+)
 @json_option
 def init(
     directory: Path,
@@ -123,6 +135,9 @@ def init(
     cloud: str | None,
     keep_key: bool,
     force: bool,
+    transparent: bool,
+    proxy_user: str | None,
+    inside: str | None,
     as_json: bool,
 ) -> None:
     """Create a key and a certificate, write a commented config.yaml, and print how to register them in Azure.
@@ -134,6 +149,9 @@ def init(
     and ${API_ID}. The az commands replace both with the new IDs; a Bicep or Terraform template has outputs of the
     same names, for you to set as environment variables.
     """
+    if transparent or proxy_user is not None or inside is not None:
+        _print_rules(directory, listen, proxy_user, inside, transparent=transparent, as_json=as_json)
+        return
     if _NAME.fullmatch(name) is None or _ROLE.fullmatch(role) is None:
         raise click.UsageError("--name and --role consist of letters, digits, dots, hyphens and underscores.")
     identity = _choose_identity(managed_identity, federated_managed_identity)
@@ -147,11 +165,7 @@ def init(
     config_file, pair = directory / "config.yaml", (directory / "clientapp.crt", directory / "clientapp.key")
     needs_pair = not sandbox and identity is None
     there = _find_pair(*pair) if needs_pair and keep_key else None
-    for file in [config_file] if not needs_pair or there is not None else [config_file, *pair]:
-        if file.exists() and not force:
-            raise click.ClickException(
-                f"{file} exists already. Name another --directory, or overwrite it with --force."
-            )
+    _check_absent([config_file] if not needs_pair or there is not None else [config_file, *pair], force=force)
     tenant = "" if sandbox else _settle(tenant_id, read_tenant, "--tenant-id", "Tenant (GUID or domain)")
     api_host = "" if sandbox else _settle(host, read_host, "--host", "The API's host, such as contoso.azure-api.net")
     try:
@@ -216,6 +230,23 @@ def init(
             f"Wrote {config_file}. There is no key and no certificate. Next, register it as printed above, then, on the machine "
             f"that has the identity:\n  apim-auth-proxy check --config {_quote(config_file)} --online"
         )
+
+
+def _check_absent(files: list[Path], *, force: bool) -> None:
+    for file in files:
+        if file.exists() and not force:
+            raise click.ClickException(
+                f"{file} exists already. Name another --directory, or overwrite it with --force."
+            )
+
+
+def _print_rules(
+    directory: Path, listen: str, proxy_user: str | None, inside: str | None, *, transparent: bool, as_json: bool
+) -> None:
+    if not transparent:
+        raise click.UsageError("--proxy-user and --inside go with --transparent.")
+    is_default = click.get_current_context().get_parameter_source("listen") is ParameterSource.DEFAULT
+    print_rules(directory / "config.yaml", None if is_default else listen, proxy_user, inside, as_json=as_json)
 
 
 def _choose_identity(alone: str | None, federated: str | None) -> str | None:

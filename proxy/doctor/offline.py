@@ -13,6 +13,7 @@ from proxy.doctor.ca import check_interception
 from proxy.doctor.credentials import check_credential
 from proxy.doctor.findings import error, ok, warning
 from proxy.doctor.listeners import check_listeners
+from proxy.doctor.redirection import check_redirection
 from proxy.doctor.routes import check_routes
 from proxy.doctor.upstream_proxy import check_upstream_proxy
 
@@ -68,6 +69,7 @@ def check_offline(settings: Settings, hosts: Sequence[str], now: datetime) -> It
     yield from check_upstream_proxy(settings)
     yield from check_interception(settings, hosts, now)
     yield from check_listeners(settings, now)
+    yield from check_redirection(settings)
 
 
 def _describe_fault(file: str, path: str, line: int, message: str) -> Finding:

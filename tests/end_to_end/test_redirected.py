@@ -35,7 +35,7 @@ from tests.end_to_end.redirected import (
     write_hosts,
 )
 from tests.network_namespaces import Namespace, made_namespace, needs_nftables
-from tests.other_user import open_directory
+from tests.other_user import USER, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -316,6 +316,32 @@ def test_a_program_that_connects_to_the_listener_itself_gets_508(sidecar: Scene,
     assert sidecar.proxy.wait_for_exchange(mode="transparent", status=508)
 
 
+def _check(scene: Scene) -> list[dict[str, str]]:
+    """Return what `check` finds out about redirection, as the proxy's own user."""
+    file = scene.directory / "config.yaml"
+    done = run_program(scene.pod.command(COMMAND, "check", "--json", "--config", file, owns=scene.directory))
+    return [one for one in json.loads(done.stdout)["findings"] if one["subject"] == "redirection"]
+
+
+def test_rules_that_exempt_the_proxy_are_found_to_do_so(sidecar: Scene) -> None:
+    assert [one["level"] for one in _check(sidecar)] == ["ok"]
+
+
+def test_the_rules_that_init_prints_do_what_the_shipped_ones_do(sidecar: Scene) -> None:
+    """They are for this machine: the port of its configuration, and the proxy's user; and there is a way back."""
+    words = ("init", "--transparent", "--directory", sidecar.directory, "--proxy-user", str(USER))
+    printed = run_program([COMMAND, *words])
+    assert printed.stdout.decode() == SIDECAR.read_text(encoding="ascii")
+    way_back = next(line for line in printed.stderr.splitlines() if "way back" in line).partition("sudo ")[2]
+    sidecar.pod.run(*way_back.split())
+    assert (
+        sidecar.get(f"https://{ORDERS}/", "--cacert", str(sidecar.directory / "world.pem"))[1]["authorization"] is None
+    )
+    assert [one["level"] for one in _check(sidecar)] == ["ok"]
+    sidecar.pod.run("nft", "-f", "-", stdin=printed.stdout.decode())
+    assert sidecar.get(f"https://{ORDERS}/")[1]["authorization"].startswith("Bearer ")
+
+
 def test_rules_without_the_exemption_lead_the_proxy_to_itself_once(
     world: World, ca: trustme.CA, evidence: Path, tmp_path: Path
 ) -> None:
@@ -338,6 +364,10 @@ def test_rules_without_the_exemption_lead_the_proxy_to_itself_once(
         assert scene.proxy.wait_for_exchange(mode="transparent", status=508)
         loops = [line for line in scene.proxy.exchanges if line["code"] == "redirect_loop"]
         assert len(loops) == 2, "one for each"
+        (finding,) = _check(scene)
+        assert finding["level"] == "error"
+        assert "port 443 and port 80" in finding["message"]
+        assert "init --transparent" in finding["advice"]
 
 
 # Rule 4: a time limit for the first byte.
