@@ -208,7 +208,8 @@ def _authenticate(form: Mapping[str, str], client: ClientApplication, platform: 
         if _required(form, "client_assertion_type") != ASSERTION_TYPE:
             raise AadstsError(90011, f"The client_assertion_type is not '{ASSERTION_TYPE}'.")
         assertion = parse_assertion(_required(form, "client_assertion"))
-        if client.federated and assertion.claims.get("iss") != client.client_id:
+        # A client names itself by its id, and an identity provider by its URL.
+        if client.federated and str(assertion.claims.get("iss")).startswith("https://"):
             verify_federated(
                 assertion, client, keys=platform.public_keys(), find_audience=platform.tenant.audience, now=now
             )

@@ -627,7 +627,9 @@ async def test_a_vault_key_of_another_certificate_is_noticed_here(bench: Bench, 
 
 
 @pytest.mark.asyncio
-@pytest.mark.parametrize(("status", "reason"), [(400, "no such identity"), (404, "tries again"), (500, "500")])
+@pytest.mark.parametrize(
+    ("status", "reason"), [(400, "no system-assigned identity"), (404, "tries again"), (500, "500")]
+)
 async def test_a_machine_without_an_identity_is_told_so(status: int, reason: str, bench: Bench, vault: Vault) -> None:
     vault.identity_status = status
     source = bench.source(f"key_vault_key: {vault.url}/keys/clientapp")
