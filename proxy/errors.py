@@ -154,7 +154,7 @@ class ProxyAuthenticationRequired(ClientRefused):
     """The client has to say who it is (RFC 9110 §15.5.8)."""
 
     status = 407
-    title = "The proxy wants to know who you are"
+    title = "This proxy requires a user name and a password"
 
 
 class RequestTimeout(ClientError):

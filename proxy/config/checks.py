@@ -29,15 +29,14 @@ if TYPE_CHECKING:
     from proxy.policy.routing import HostPattern
 
 _OPEN_TO_OTHERS = (
-    "other machines may reach this address, and whoever reaches the proxy may use its identity. Listen on 127.0.0.1 or "
-    "[::1] (containers that share a network namespace, as in a pod, reach it there); or say who may use it in clients, or "
-    "with the listener's tls.client_ca; or, where the network lets only the right clients through, set "
-    "allow_any_client: true"
+    "other machines can reach this address, and anyone who reaches the proxy uses its identity. Listen on 127.0.0.1 or "
+    "[::1] (containers that share a network namespace, as in a pod, reach it there); or name those who may use it in clients, "
+    "or with the listener's tls.client_ca; or, if the network lets only the right clients through, set allow_any_client: true"
 )
 _ADMIN_OPEN_TO_OTHERS = (
-    "other machines may reach this address, and clients are told apart by the proxy only, not here. Listen on 127.0.0.1 or "
-    "[::1]; or add token_file, with a token that opens more than the probes; or, where the network lets only the right ones "
-    "through, set allow_any_client: true"
+    "other machines can reach this address, and `clients` does not protect the admin site. Listen on 127.0.0.1 or [::1]; or "
+    "add token_file, with a token that opens more than the probes; or, if the network lets only the right ones through, set "
+    "allow_any_client: true"
 )
 _NOT_DEFAULT_SCOPE = (
     "an application asks Microsoft Entra ID for '/.default' of an API, never for single permissions (AADSTS1002012); "

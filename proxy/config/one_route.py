@@ -179,7 +179,7 @@ ROUTE_OPTIONS: Final = (
         "allow-any-client",
         (("allow_any_client",),),
         "",
-        "Listen on other than loopback addresses: whoever reaches the proxy uses its identity.",
+        "Listen on other than loopback addresses: anyone who reaches the proxy uses its identity.",
         Form.FLAG,
     ),
     RouteOption("other-hosts", (("other_hosts",),), "refuse|tunnel", "What becomes of other hosts. Default: refuse."),

@@ -98,7 +98,9 @@ def _explain(status: int, proxy: UpstreamProxy, schemes: list[bytes]) -> str:
             )
         if proxy.authorization:
             return "it does not accept the user and password in upstream_proxy.url."
-        return "it wants to know who we are. Put user and password into upstream_proxy.url: http://user:password@host:port."
+        return (
+            "it requires authentication. Put user and password into upstream_proxy.url: http://user:password@host:port."
+        )
     if status in (403, 405):
         return "it does not open tunnels to that host and port. Ask its operator to allow it, or name the host in no_proxy."
     if status in (502, 503, 504):

@@ -48,8 +48,8 @@ def check_interception(settings: Settings, hosts: Sequence[str], now: datetime) 
     if not own.is_bounded:
         yield warning(
             _SUBJECT,
-            "It has no name constraints, so whoever steals its key can pose as any host towards all who trust your root.",
-            "Have one issued with critical nameConstraints that permit the routed hosts alone.",
+            "It has no name constraints, so anyone who steals its key can pose as any host to everyone who trusts your root.",
+            "Have one issued with critical nameConstraints that permit only the routed hosts.",
         )
     date_problem = own.date_problem(now)
     if date_problem is not None:

@@ -30,7 +30,7 @@ EXPIRY_WARNINGS_DAYS: Final = (1, 7, 14, 30)
 """Days before a certificate's end at which it is warned of; the last gives time for a change with an approval."""
 
 _ROTATE: Final = (
-    "Make a new pair with `apim-auth-proxy cert new`, upload its certificate beside the old one, then change the "
+    "Create a new pair with `apim-auth-proxy cert new`, upload its certificate in addition to the old one, then change the "
     "configuration."
 )
 
@@ -189,4 +189,4 @@ def check_ca_file(subject: str, ca_file: Path) -> Finding:
         create_tls_context(ca_file)
     except ConfigurationError as problem:
         return error(subject, problem.detail)
-    return ok(subject, f"{ca_file} holds certificates, which are trusted beside the system's roots.")
+    return ok(subject, f"{ca_file} contains certificates, which are trusted in addition to the system's roots.")

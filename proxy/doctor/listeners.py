@@ -61,8 +61,8 @@ def check_listeners(settings: Settings, now: datetime) -> Iterator[Finding]:
         if not address.is_loopback and not _tells_clients_apart(settings, listener):
             yield warning(
                 subject,
-                "Other machines may reach it, and whoever does may use the proxy's identity (allow_any_client: true).",
-                "Say who may in `clients`, or see to it that the network lets the right ones through, and no others.",
+                "Other machines can reach it, and anyone who does uses the proxy's identity (allow_any_client: true).",
+                "Name those who may in `clients`, or make sure that the network lets only the right ones through.",
             )
     if settings.admin is not None:
         admin = parse_listen_address(settings.admin.address)

@@ -24,11 +24,11 @@ class Symptom(NamedTuple):
     fix: str
 
 
-_UNTRUSTED: Final = "The program does not trust the proxy's CA, which signs what it sees of a routed host."
+_UNTRUSTED: Final = "The program does not trust the proxy's CA, which signs the certificates that it sees for routed hosts."
 _EXEC: Final = "Start it with `apim-auth-proxy exec -- PROGRAM`, or call the API by an http URL."
-_REFUSED_TUNNEL: Final = "The proxy refused the tunnel (403): no route names the host. Programs do not show the content of an answer to CONNECT, where the reason stands."
-_ROUTE_IT: Final = "`apim-auth-proxy exec` prints the reason when the program ends; the access log has it, too. Add the host to a route, set `other_hosts: tunnel`, or name it in NO_PROXY."
-_ASKS_WHO: Final = "The proxy wants a name and a password (407)."
+_REFUSED_TUNNEL: Final = "The proxy refused the tunnel (403): no route names the host. Programs do not show the content of the response to CONNECT, which has the reason."
+_ROUTE_IT: Final = "`apim-auth-proxy exec` prints the reason when the program ends; the access log also has it. Add the host to a route, set `other_hosts: tunnel`, or name it in NO_PROXY."
+_ASKS_WHO: Final = "The proxy requires a user name and a password (407)."
 _SAY_WHO: Final = "Put them into the proxy's URL: http://NAME:PASSWORD@host:port."
 _WAS_IT_SENT: Final = "Look for the request in the proxy's access log: no line means that the program bypasses the proxy. `apim-auth-proxy explain URL` says whether a route names the host."
 _COMPARE_CLAIMS: Final = 'compare `apim-auth-proxy token --host HOST --claims` with the policy: "What each 401 means" in docs/azure-setup.md.'
@@ -40,14 +40,14 @@ SYMPTOMS: Final = (
         "Start it with `apim-auth-proxy exec -- curl …`, or pass `--cacert proxy-ca.pem` from `apim-auth-proxy ca export`."),
     Symptom("curl", "signed certificate in certificate chain", _UNTRUSTED,
         "Start it with `apim-auth-proxy exec -- curl …`, or pass `--cacert proxy-ca.pem` from `apim-auth-proxy ca export`."),
-    Symptom("curl", "SEC_E_UNTRUSTED_ROOT", f"{_UNTRUSTED} This curl takes the roots of Windows.",
+    Symptom("curl", "SEC_E_UNTRUSTED_ROOT", f"{_UNTRUSTED} This curl uses Windows' own certificate store.",
         "`apim-auth-proxy ca trust --platform windows`, or call the API by an http URL."),
     Symptom("curl", "CONNECT tunnel failed, response 403", _REFUSED_TUNNEL, _ROUTE_IT),
     Symptom("curl", "Received HTTP code 403 from proxy after CONNECT", _REFUSED_TUNNEL, _ROUTE_IT),
     Symptom("curl", "CONNECT tunnel failed, response 407", _ASKS_WHO, _SAY_WHO),
     Symptom("curl", "Received HTTP code 407 from proxy after CONNECT", _ASKS_WHO, _SAY_WHO),
     Symptom("curl", "CONNECT tunnel failed, response 50",
-        "The proxy could not open the tunnel: the host does not resolve, or no connection to it came about.",
+        "The proxy could not open the tunnel: the host does not resolve, or the connection to it failed.",
         "The access log has the reason and its code. `apim-auth-proxy explain CODE` says what to do."),
     Symptom("curl", "Failed to connect to 127.0.0.1 port 8080", _NOT_RUNNING, _RUN_IT),
     Symptom("curl", "Could not resolve proxy", "The proxy's name does not resolve.", "Check HTTPS_PROXY. Inside a container, 127.0.0.1 and localhost are the container itself."),
@@ -59,7 +59,7 @@ SYMPTOMS: Final = (
         "Write http:// in `http.proxy` and HTTPS_PROXY."),
     Symptom("wget", "cannot verify", _UNTRUSTED, "Start it with `apim-auth-proxy exec -- wget …`, which names the CA in WGETRC unless you have a ~/.wgetrc; or pass `--ca-certificate=proxy-ca.pem`."),
     Symptom("wget", "Proxy tunneling failed", _REFUSED_TUNNEL, _ROUTE_IT),
-    Symptom("pip", "No matching distribution found", "pip could not reach its index. Behind the proxy, mostly because no route names the index's host.", _ROUTE_IT),
+    Symptom("pip", "No matching distribution found", "pip could not reach its index. Behind the proxy, the usual cause is that no route names the index's host.", _ROUTE_IT),
     Symptom("pip", "Tunnel connection failed: 403", _REFUSED_TUNNEL, _ROUTE_IT),
     Symptom("Python requests", "Tunnel connection failed: 403", _REFUSED_TUNNEL, _ROUTE_IT),
     Symptom("Python requests", "Tunnel connection failed: 407", _ASKS_WHO, _SAY_WHO),
@@ -75,7 +75,7 @@ SYMPTOMS: Final = (
     Symptom("Java", "PKIX path building failed", _UNTRUSTED, f"{_EXEC} Or set `-Djavax.net.ssl.trustStore`."),
     Symptom("Java", 'Unable to tunnel through proxy. Proxy returns "HTTP/1.1 403', _REFUSED_TUNNEL, _ROUTE_IT),
     Symptom("Java", 'Unable to tunnel through proxy. Proxy returns "HTTP/1.1 407',
-        "The proxy wants a name and a password, and Java sends no Basic credentials to a proxy for https URLs.",
+        "The proxy requires a user name and a password, and Java sends no Basic credentials to a proxy for https URLs.",
         "Run it with -Djdk.http.auth.tunneling.disabledSchemes= (empty), which `apim-auth-proxy exec` sets, and an Authenticator for the proxy."),
     Symptom(".NET", "The remote certificate is invalid because of errors in the certificate chain: PartialChain", _UNTRUSTED, f"{_EXEC} On Windows: `apim-auth-proxy ca trust --platform windows`."),
     Symptom(".NET", "The proxy tunnel request to proxy", "The proxy refused the tunnel, with the status at the end of that line: 403 where no route names the host, 407 where it wants a password.", _ROUTE_IT),
@@ -86,8 +86,8 @@ SYMPTOMS: Final = (
     Symptom("Perl LWP", "Can't verify SSL peers without knowing which Certificate Authorities to trust", _UNTRUSTED, f"{_EXEC} Or set PERL_LWP_SSL_CA_FILE."),
     Symptom("PowerShell", "The SSL connection could not be established", _UNTRUSTED, "`apim-auth-proxy ca trust --platform windows`, or call the API by an http URL."),
     Symptom("Azure CLI", "Please add this certificate to the trusted CA bundle", _UNTRUSTED, f"{_EXEC} Or set REQUESTS_CA_BUNDLE."),
-    Symptom("a browser", "NET::ERR_CERT_AUTHORITY_INVALID", _UNTRUSTED, "`apim-auth-proxy ca trust` says how each platform is told to trust it."),
-    Symptom("a browser", "ERR_TUNNEL_CONNECTION_FAILED", _REFUSED_TUNNEL, "Use http://127.0.0.1:9901/proxy.pac, which sends routed hosts alone through the proxy."),
+    Symptom("a browser", "NET::ERR_CERT_AUTHORITY_INVALID", _UNTRUSTED, "`apim-auth-proxy ca trust` prints how to trust it on each platform."),
+    Symptom("a browser", "ERR_TUNNEL_CONNECTION_FAILED", _REFUSED_TUNNEL, "Use http://127.0.0.1:9901/proxy.pac, which sends only routed hosts through the proxy."),
     Symptom("any program", "Access token is missing or invalid",
         "API Management found no access token in the request, or one that its policy does not accept; this message does not say which.",
         f"{_WAS_IT_SENT} If it was sent, {_COMPARE_CLAIMS}"),

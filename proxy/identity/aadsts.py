@@ -182,7 +182,7 @@ _LASTING: tuple[tuple[int, str, str], ...] = (
     # Client secrets.
     (
         7000215,
-        "The client secret is wrong; often the secret's ID was copied in place of its value.",
+        "The client secret is wrong; often, the secret's ID was copied instead of its value.",
         "The value is shown once, when the secret is made. A certificate needs no secret at all: `apim-auth-proxy cert new`.",
     ),
     (
@@ -193,7 +193,7 @@ _LASTING: tuple[tuple[int, str, str], ...] = (
     (
         7000232,
         "A client secret was sent for an application that is a managed identity.",
-        "Use an application registration of its own for this proxy.",
+        "Give this proxy its own application registration.",
     ),
     # What was asked for.
     (70011, "The scope is malformed, or of a kind that client credentials do not know.", _SCOPE),

@@ -21,10 +21,10 @@ _ANY_TARGET: Final = re.compile(
     rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64} ((?:/|[A-Za-z][A-Za-z0-9+.\-]*://)[^\x00-\x08\x0a-\x1f\x7f]*?)( HTTP/1\.[01])?"
 )
 _PROXY_PROTOCOL: Final = (
-    "The PROXY protocol came in front of the request, and there is no PROXY protocol here. Switch it off at the load balancer "
+    "The request begins with the PROXY protocol, which this proxy does not accept. Switch it off at the load balancer "
     "for this listener (`send-proxy` in HAProxy, `proxy_protocol` in nginx)."
 )
-_SOCKS: Final = "This is an HTTP proxy, and a SOCKS client has come. Use http:// in place of socks4:// or socks5://."
+_SOCKS: Final = "This is an HTTP proxy, and the client speaks SOCKS. Use http:// instead of socks4:// or socks5://."
 _OTHER_PROTOCOLS: Final = (
     (
         b"\x16\x03",  # RFC 8446 §5.1

@@ -81,14 +81,16 @@ def test_the_ways_to_say_who_may_connect(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "path", "words"),
     [
-        pytest.param(OPEN, "listeners[0].address", "say who may use it in clients", id="open to all"),
+        pytest.param(OPEN, "listeners[0].address", "name those who may use it in clients", id="open to all"),
         pytest.param(
             OPEN.replace("}", ", tls: {certificate: proxy.pem}}"),
             "listeners[0].address",
             "client_ca",
             id="TLS alone keeps nobody out",
         ),
-        pytest.param(OPEN + "clients: []\n", "listeners[0].address", "say who may use it in clients", id="no clients"),
+        pytest.param(
+            OPEN + "clients: []\n", "listeners[0].address", "name those who may use it in clients", id="no clients"
+        ),
         pytest.param(
             LOOPBACK + clients("{name: a, networks: [10.0.0.0/8]}") + "admin: {address: '0.0.0.0:9901'}\n",
             "admin.address",

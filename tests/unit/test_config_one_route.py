@@ -99,7 +99,7 @@ def test_a_flag_in_a_variable(text: str, *, expected: bool) -> None:
         ("SCOPE", "orders", "APIM_AUTH_PROXY_SCOPE: an application asks"),
         ("ALLOW_ANY_CLIENT", "perhaps", "APIM_AUTH_PROXY_ALLOW_ANY_CLIENT: write true or false"),
         ("SET_HEADER", "no colon", "APIM_AUTH_PROXY_SET_HEADER: write NAME: VALUE"),
-        ("LISTEN", "0.0.0.0:8080", "APIM_AUTH_PROXY_LISTEN: other machines may reach this address"),
+        ("LISTEN", "0.0.0.0:8080", "APIM_AUTH_PROXY_LISTEN: other machines can reach this address"),
         (
             "TENANTID",
             "x",

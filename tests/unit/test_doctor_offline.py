@@ -214,7 +214,7 @@ def test_an_address_that_others_reach_is_a_warning(tmp_path: Path) -> None:
     settings = load(tmp_path, listeners=[{"address": "0.0.0.0:0"}], allow_any_client=True)
     ((level, sentence),) = unlike_ok(check_listeners(settings, NOW))
     assert level is Level.WARNING
-    assert "may use the proxy's identity" in sentence
+    assert "uses the proxy's identity" in sentence
 
 
 def test_clients_told_apart_need_no_warning(tmp_path: Path) -> None:

@@ -67,13 +67,13 @@ def test_an_absolute_form_without_a_path_gets_one(uv_wire: Wire, target: bytes, 
     [
         # With a line feed and a control character in the random part, which would be a fault of its own in a head.
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\x00\r\n\r\n", b"tls_on_plain_port", b"Use http://"),
-        (b"\x05\x02\x00\x01\r\n\r\n", b"socks", b"in place of socks"),
-        (b"\x04\x01\x00\x50\x00\x00\x00\x01me\x00\r\n\r\n", b"socks", b"in place of socks"),
+        (b"\x05\x02\x00\x01\r\n\r\n", b"socks", b"instead of socks"),
+        (b"\x04\x01\x00\x50\x00\x00\x00\x01me\x00\r\n\r\n", b"socks", b"instead of socks"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"http2", b"Use HTTP/1.1"),
         # E6.
-        (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n" + GET, b"proxy_protocol", b"there is no PROXY protocol here"),
-        (b"PROXY UNKNOWN\r\n" + GET, b"proxy_protocol", b"there is no PROXY protocol here"),
-        (b"\r\n\r\n\x00\r\nQUIT\n!\x11\x00\x0c" + bytes(12), b"proxy_protocol", b"there is no PROXY protocol here"),
+        (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n" + GET, b"proxy_protocol", b"begins with the PROXY protocol"),
+        (b"PROXY UNKNOWN\r\n" + GET, b"proxy_protocol", b"begins with the PROXY protocol"),
+        (b"\r\n\r\n\x00\r\nQUIT\n!\x11\x00\x0c" + bytes(12), b"proxy_protocol", b"begins with the PROXY protocol"),
         (b"GET http://api.example.test/a b HTTP/1.1\r\n\r\n", b"target_not_encoded", b"Encode it as %20"),
         (b"GET /a b?c d HTTP/1.1\r\n\r\n", b"target_not_encoded", b"Encode it as %20"),
         (b"GET /a b", b"target_not_encoded", b"Encode it as %20"),
