@@ -90,7 +90,12 @@ def test_what_names_the_version_names_that_of_the_package(name: str, pattern: st
     assert set(found) == {__version__}
 
 
-def test_the_changelog_has_the_version() -> None:
-    assert re.search(
-        rf"^## \[{re.escape(__version__)}\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
+def test_the_changelog_has_the_version_and_each_entry_once() -> None:
+    """Git joins both sides' entries; what a rebase doubled, or put under a version that is out, is mended by hand."""
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert re.search(rf"^## \[{re.escape(__version__)}\]", text, re.MULTILINE)
+    entries = re.findall(r"^- .*$", text, re.MULTILINE)
+    assert [entry for entry in set(entries) if entries.count(entry) > 1] == []
+    unreleased = text.partition(f"## [{__version__}]")[0]
+    headings = re.findall(r"^### .*$", unreleased, re.MULTILINE)
+    assert len(headings) == len(set(headings))

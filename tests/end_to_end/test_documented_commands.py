@@ -1,5 +1,6 @@
-"""The how-to pages, done: what a page shows as a file is written, and its commands run in a shell, against a sandbox and a proxy.
+"""The README and the how-to pages, done, against a sandbox and a proxy.
 
+What a page shows as a file is written, and its commands run in a shell.
 A block of commands that cannot run here says so in its title (`Needs Azure`), where readers see it, too.
 """
 
@@ -18,8 +19,10 @@ from tests.ports import free_port
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-HOW_TO: Final = ROOT / "docs" / "how-to"
-PAGES: Final = sorted(str(page.relative_to(HOW_TO)) for page in HOW_TO.rglob("*.md"))
+PAGES: Final = ["README.md", *sorted(str(page.relative_to(ROOT)) for page in (ROOT / "docs" / "how-to").rglob("*.md"))]
+# The place has one already; test_cli_operating_page.py tries it.
+FIRST_USE: Final = "apim-auth-proxy init --sandbox\n"
+REVERSE: Final = "  - address: ADDRESS\n    mode: reverse\n    upstream: https://contoso.azure-api.localhost\n"
 # A page's worth of commands, on a busy machine.
 PATIENCE_S: Final = 120.0
 SHELLS: Final = ("sh", "powershell")
@@ -41,27 +44,35 @@ class Place(NamedTuple):
 
     directory: Path
     listener: str
+    reverse: str
     admin: str
 
 
 def blocks(page: str) -> list[Block]:
-    text = (HOW_TO / page).read_text(encoding="utf-8")
+    text = (ROOT / page).read_text(encoding="utf-8")
     found = re.findall(r'^```(\w+)(?: title="([^"]+)")?\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
-    return [Block(*each) for each in found]
+    return [Block(*each) for each in found if not each[2].startswith(FIRST_USE)]
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     directory = tmp_path_factory.mktemp("how-to")
-    listener, admin = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    listener, reverse, admin = (f"127.0.0.1:{free_port()}" for _ in range(3))
     made = run_program([COMMAND, "init", "--sandbox", "--listen", listener, "--admin", admin], directory=directory)
     assert made.status == 0, made.stderr
+    config = directory / "config.yaml"
+    config.write_text(
+        config.read_text(encoding="utf-8")
+        .replace("    mode: forward\n", f"    mode: forward\n{REVERSE}", 1)
+        .replace("REVERSE", reverse)
+    )
+    (directory / "app.py").write_text("")
     (directory / "deploy").symlink_to(ROOT / "deploy")
     with Program([COMMAND, "sandbox", "--directory", directory / "sandbox"], directory, "sandbox") as sandbox:
         sandbox.wait_for_line("sandbox ready")
         with Program([COMMAND, "run", "--config", directory / "config.yaml"], directory, "proxy") as proxy:
             proxy.wait_for_line("apim-auth-proxy: ready")
-            yield Place(directory, listener, admin)
+            yield Place(directory, listener, reverse, admin)
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -103,6 +114,7 @@ def adapt(text: str, place: Place) -> str:
     host, port = place.listener.split(":")
     return (
         text.replace("127.0.0.1:8080", place.listener)
+        .replace("127.0.0.1:8081", place.reverse)
         .replace("127.0.0.1:9901", place.admin)
         .replace(f'"{host}", 8080', f'"{host}", {port}')
         .replace("port: 8080", f"port: {port}")
