@@ -4,23 +4,30 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import trustme
 import yaml
 
 import proxy
 from tests.deploy.artefacts import LIBRARY_SCHEMA
 from tests.deploy.check_chart import KUBERNETES, undescribed, validate_strictly
+from tests.deploy.check_documentation import blocks
 from tests.deploy.check_pod import answers, curl, sandbox_values
-from tests.deploy.container import is_root, running, wait_until
+from tests.deploy.container import Mount, is_root, running, wait_until
 from tests.deploy.kubelet import settings_of
 from tests.deploy.pod_security import find_violations
 from tests.deploy.programs import LIBRARY, ROOT, Document, helm, of_kind, template
+from tests.network_namespaces import Namespace, made_namespace
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
 NAME = LIBRARY.name
@@ -95,6 +102,12 @@ def test_the_program_is_told_where_it_is(chart: Path) -> None:
             "config.credentials.orders-client.certificate=/keys/x/tls.crt", 'no entry "x"', id="a file of no key"
         ),
         pytest.param("interception.caKey=x", 'names "x"', id="a CA that is not there"),
+        pytest.param("steered[0].host=contoso.azure-api.net", "dial: contoso.azure-api.net:443", id="no dial"),
+        pytest.param(
+            f"steered[0].host=a,{NAME}.steered[0].certificateKey=x",
+            'certificate "x"',
+            id="a certificate that is not there",
+        ),
     ],
 )
 def test_a_wrong_value_is_an_error_that_names_the_key(chart: Path, arguments: str, said: str) -> None:
@@ -149,4 +162,87 @@ def test_the_rendered_sidecar_serves_its_pod(chart: Path, sandbox: dict[str, Any
         assert curl("--noproxy", "*", f"{site}/metrics")[0] == 403
         # Another address of this machine is where other pods would come from.
         assert curl("--noproxy", "*", f"http://127.0.0.2:{port}/")[0] == 0
+        assert container.stop() == 0
+
+
+def test_a_steered_pod_is_one_that_pod_security_restricted_admits(chart: Path, tmp_path: Path) -> None:
+    """The program is told nothing: the API's name leads it to the proxy, which needs no capability for ports 443 and 80."""
+    (shown,) = blocks("steered")
+    pod = pod_of(template(chart, with_values(tmp_path, **yaml.safe_load(shown)[NAME])))
+    assert pod["hostAliases"] == [{"ip": "127.0.0.2", "hostnames": ["contoso.azure-api.net"]}]
+    assert pod["securityContext"]["sysctls"] == [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
+    assert find_violations(pod) == []
+
+
+@pytest.fixture
+def pod_network(tmp_path: Path) -> Iterator[tuple[Namespace, dict[str, Any]]]:
+    """Make a pod's network, with a sandbox on its loopback address that stands for the world outside."""
+    directory = tmp_path / "sandbox"
+    with made_namespace() as namespace:
+        command = namespace.command(sys.executable, "-m", "proxy", "sandbox", "--directory", directory)
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
+            try:
+                assert process.stdout is not None
+                assert process.stdout.readline().strip() == "sandbox ready"
+                yield namespace, json.loads((directory / "sandbox.json").read_text()) | {"directory": directory}
+            finally:
+                process.terminate()
+
+
+@pytest.mark.skipif(not is_root(), reason="runs a container, so it needs root")
+def test_a_steered_pod_serves_a_program_that_knows_nothing_of_it(
+    chart: Path, pod_network: tuple[Namespace, dict[str, Any]], tmp_path: Path
+) -> None:
+    """Under crun, read-only and without capabilities, with the rendered sysctl and hostAliases."""
+    namespace, sandbox = pod_network
+    host = sandbox["api_alias"].removeprefix("https://")
+    authority = trustme.CA()
+    leaf = authority.issue_cert(host)
+    authority.cert_pem.write_to_path(tmp_path / "trusted.pem")
+    values = sandbox_values(sandbox, admin={"port": 9901})
+    (credential,) = values["config"]["credentials"].values()
+    values["config"]["credentials"] = {"orders-client": credential | {"private_key": credential["certificate"]}}
+    (route,) = (each for each in values["config"]["routes"] if host in each["hosts"])
+    # A name, which the hosts file gives to the proxy itself.
+    dial = f"{host}:{sandbox['api_url'].rpartition(':')[2]}"
+    values["config"]["routes"] = [route | {"credential": "orders-client", "dial": dial}]
+    values["keys"]["contoso"] = {"secret": "contoso-tls"}
+    rendered = template(chart, with_values(tmp_path, **values, steered=[{"host": host, "certificateKey": "contoso"}]))
+    pod = pod_of(rendered)
+    (sidecar,) = pod["initContainers"]
+    directory = sandbox["directory"]
+    content = {
+        "apim-auth-proxy-config": of_kind(rendered, "ConfigMap")[0]["data"],
+        "apim-auth-proxy-key-clientapp": {"clientapp.pem": (directory / "clientapp.pem").read_text()},
+        "apim-auth-proxy-key-sandbox": {"ca.pem": (directory / "ca.pem").read_text()},
+        "apim-auth-proxy-key-contoso": {
+            "tls.crt": leaf.cert_chain_pems[0].bytes().decode(),
+            "tls.key": leaf.private_key_pem.bytes().decode(),
+        },
+    }
+    for sysctl in pod["securityContext"]["sysctls"]:
+        namespace.run("sh", "-c", f"echo {sysctl['value']} > /proc/sys/{sysctl['name'].replace('.', '/')}")
+    hosts = namespace.files["/etc/hosts"] = tmp_path / "hosts"
+    aliases = [f"{alias['ip']} {' '.join(alias['hostnames'])}\n" for alias in pod["hostAliases"]]
+    hosts.write_text(f"127.0.0.1 localhost\n{''.join(aliases)}", encoding="ascii")
+    (tmp_path / "volumes").mkdir()
+    settings, _ = settings_of(pod, sidecar, content, tmp_path / "volumes")
+    assert settings.is_read_only
+    assert settings.drops_capabilities
+    settings.mounts.append(Mount(hosts, "/etc/hosts", is_read_only=True))
+    with running(replace(settings, network=namespace.name), tmp_path) as container:
+        ask = namespace.command(
+            "curl", "--silent", "--cacert", tmp_path / "trusted.pem", "--write-out", "\n%{http_code}"
+        )
+        resolved = [f"{host}:{port}:{pod['hostAliases'][0]['ip']}" for port in (443, 80)]
+        # curl takes names below localhost for loopback by itself, and looks into no hosts file for them.
+        ask += [word for each in resolved for word in ("--resolve", each)]
+
+        def serves(scheme: str) -> bool:
+            done = subprocess.run([*ask, f"{scheme}://{host}/orders"], stdout=subprocess.PIPE, text=True)
+            content, _, status = done.stdout.rpartition("\n")
+            return status == "200" and json.loads(content)["token"]["present"] is True
+
+        for scheme in ("https", "http"):
+            wait_until(partial(serves, scheme), container.log.read_text)
         assert container.stop() == 0

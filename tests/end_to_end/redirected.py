@@ -22,18 +22,20 @@ if TYPE_CHECKING:
     import trustme
 
 # TEST-NET-3 (RFC 5737) and the documentation prefix (RFC 3849) stand for the internet.
-ORDERS, BILLING, OTHER = "orders.example.test", "billing.example.test", "other.example.test"
+ORDERS, BILLING, OTHER, LOGIN = (f"{name}.example.test" for name in ("orders", "billing", "other", "login"))
+TOKEN: Final = "the-access-token-of-redirected-connections"
 ADDRESSES: Final = {
     ORDERS: ("203.0.113.10", "2001:db8:113::10"),
     BILLING: ("203.0.113.11", "2001:db8:113::11"),
     OTHER: ("203.0.113.20", "2001:db8:113::20"),
+    LOGIN: ("203.0.113.30", "2001:db8:113::30"),
 }
 # Nobody's: a client that is led there by its name servers is served all the same, if a route has the name.
 WRONG_ADDRESS: Final = "203.0.113.99"
 
 
 class _Answer(BaseHTTPRequestHandler):
-    """Says what came, and which server it came to."""
+    """Say what came, and which server it came to; or give a token to whoever asks, as a token endpoint does."""
 
     protocol_version = "HTTP/1.1"
     wbufsize = -1  # head and content in one packet, or each waits for the other's acknowledgement
@@ -48,7 +50,16 @@ class _Answer(BaseHTTPRequestHandler):
                 "tls": isinstance(self.connection, ssl.SSLSocket),
             }
         ).encode()
+        self._send(content)
+
+    def do_POST(self) -> None:
+        """Take the client assertion for right: what it has to be is tested elsewhere."""
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self._send(json.dumps({"access_token": TOKEN, "token_type": "Bearer", "expires_in": 3600}).encode())
+
+    def _send(self, content: bytes) -> None:
         self.send_response(200)
+        self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)

@@ -19,13 +19,15 @@ import pytest
 import trustme
 
 from tests.client_hellos import ECH, extension, message, records, server_name
-from tests.end_to_end.leaks import KNOWN, learn_key
-from tests.end_to_end.programs import COMMAND, ROOT, Place, Program, ProxyProgram, configuration, run_program
+from tests.end_to_end.leaks import learn_key
+from tests.end_to_end.programs import COMMAND, ROOT, ProxyProgram, run_program
 from tests.end_to_end.redirected import (
     ADDRESSES,
     BILLING,
+    LOGIN,
     ORDERS,
     OTHER,
+    TOKEN,
     WRONG_ADDRESS,
     World,
     attach,
@@ -38,7 +40,9 @@ from tests.network_namespaces import Namespace, made_namespace, needs_nftables
 from tests.other_user import USER, open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
+
+    from tests.end_to_end.programs import Configuration
 
 pytestmark = needs_nftables
 
@@ -83,34 +87,31 @@ def world(ca: trustme.CA) -> Iterator[World]:
         yield made
 
 
-def _start(  # what differs between the scenes
-    stack: ExitStack,
-    pod: Namespace,
-    program: Namespace,
-    ca: trustme.CA,
-    evidence: Path,
-    changes: Mapping[str, object],
+def _start(
+    stack: ExitStack, pod: Namespace, program: Namespace, ca: trustme.CA, evidence: Path, **changes: object
 ) -> Scene:
-    """Start a sandbox for the tokens and a proxy, both in the pod."""
-    sandbox = stack.enter_context(open_directory())
-    started = stack.enter_context(
-        Program(pod.command(COMMAND, "sandbox", "--directory", sandbox), evidence, f"sandbox-{pod.name}")
-    )
-    started.wait_for_line("sandbox ready")
-    place = Place.read(sandbox)
-    KNOWN[f"the subscription key of {pod.name}"] = place.subscription_key
-    learn_key(f"the client key of {pod.name}", (sandbox / "clientapp.pem").read_text(encoding="ascii"))
+    """Start a proxy in the pod, as a user without capabilities."""
     directory = stack.enter_context(open_directory())
-    for name in (place.certificate, place.ca_file):
-        (directory / Path(name).name).write_bytes(Path(name).read_bytes())
-        (directory / Path(name).name).chmod(0o600)
+    (directory / "clientapp.pem").touch(0o600)
+    pair = ca.issue_cert("clientapp.example.test", key_type=trustme.KeyType.RSA).private_key_and_cert_chain_pem
+    pair.write_to_path(directory / "clientapp.pem")
+    learn_key(f"the client key of {pod.name}", (directory / "clientapp.pem").read_text(encoding="ascii"))
     ca.cert_pem.write_to_path(directory / "world.pem")
-    settings = configuration(
-        place,
-        credential={"certificate": "clientapp.pem", "ca_file": "ca.pem"},
-        route={"hosts": [ORDERS, BILLING], "dial": None, "ca_file": "world.pem"},
+    settings: Configuration = {
+        "credentials": {
+            "client": {
+                "token_endpoint": f"https://{LOGIN}/token",
+                "client_id": "client",
+                "certificate": "clientapp.pem",
+                "ca_file": "world.pem",
+            }
+        },
+        "routes": [{"hosts": [ORDERS, BILLING], "credential": "client", "scope": "orders", "ca_file": "world.pem"}],
+        "admin": {"address": "127.0.0.1:0"},
+        "state_directory": "state",
+        "timeouts": {"drain_s": 0.5},
         **changes,
-    )
+    }
     proxy = stack.enter_context(
         ProxyProgram(settings, directory, evidence, f"proxy-{pod.name}", wrapper=pod.command(owns=directory))
     )
@@ -129,7 +130,7 @@ def sidecar(world: World, ca: trustme.CA, evidence: Path, tmp_path_factory: pyte
         attach(pod, world.namespace, 1, "eth1")
         pod.files["/etc/hosts"] = write_hosts(tmp_path_factory.mktemp("pod"))
         pod.run("nft", "-f", SIDECAR)
-        yield _start(stack, pod, pod, ca, evidence, {"listeners": _listeners("127.0.0.1", "[::1]")})
+        yield _start(stack, pod, pod, ca, evidence, listeners=_listeners("127.0.0.1", "[::1]"))
 
 
 @pytest.fixture(scope="module")
@@ -140,13 +141,13 @@ def passing(world: World, ca: trustme.CA, evidence: Path, tmp_path_factory: pyte
         attach(pod, world.namespace, 2, "eth2")
         pod.files["/etc/hosts"] = write_hosts(tmp_path_factory.mktemp("pod"))
         pod.run("nft", "-f", SIDECAR)
-        changes = {
+        changes: dict[str, object] = {
             "listeners": _listeners("127.0.0.1", "[::1]"),
             "other_hosts": "tunnel",
             "destinations": {"allow": ["203.0.113.0/24", "2001:db8::/32"]},
-            "timeouts": {"drain_s": 5, "head_s": 1},
+            "timeouts": {"drain_s": 0.5, "head_s": 1},
         }
-        yield _start(stack, pod, pod, ca, evidence, changes)
+        yield _start(stack, pod, pod, ca, evidence, **changes)
 
 
 @pytest.fixture(scope="module")
@@ -159,11 +160,11 @@ def gateway(world: World, ca: trustme.CA, evidence: Path, tmp_path_factory: pyte
         program.files["/etc/hosts"] = router.files["/etc/hosts"] = write_hosts(tmp_path_factory.mktemp("router"))
         router.run("nft", "-f", GATEWAY)
         router.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
-        changes = {
+        changes: dict[str, object] = {
             "listeners": _listeners(str(IPv4Address(0)), "[::]"),
             "clients": [{"name": "inside", "networks": ["10.77.4.2/32", "fd00:77:4::/64"]}],
         }
-        yield _start(stack, router, program, ca, evidence, changes)
+        yield _start(stack, router, program, ca, evidence, **changes)
 
 
 @pytest.mark.parametrize("host", [ORDERS, BILLING])
@@ -178,7 +179,7 @@ def test_a_program_without_any_setting_reaches_routed_hosts(
     status, content = made.get(f"{scheme}://{host}/", family)
     assert status == 200, (content, made.proxy.lines)
     assert (content["host"], content["tls"]) == (host, True)
-    assert content["authorization"].startswith("Bearer ey")
+    assert content["authorization"] == f"Bearer {TOKEN}"
     line = made.proxy.wait_for_exchange(mode="transparent", status=200, authority=f"{host}:443")
     assert line["client"] in {"10.77.1.2", "10.77.4.2", "fd00:77:1::2", "fd00:77:4::2"}, "the program's own address"
 
@@ -352,17 +353,18 @@ def test_rules_without_the_exemption_lead_the_proxy_to_itself_once(
         pod.files["/etc/hosts"] = write_hosts(tmp_path)
         looping = SIDECAR.read_text(encoding="ascii").replace("define proxy_user = 65532", "define proxy_user = 1")
         pod.run("nft", "-f", "-", stdin=looping)
-        changes = {
+        changes: dict[str, object] = {
             "listeners": _listeners("127.0.0.1", "[::1]"),
             "other_hosts": "tunnel",
             "destinations": {"allow": ["203.0.113.0/24"]},
         }
-        scene = _start(stack, pod, pod, ca, evidence, changes)
+        scene = _start(stack, pod, pod, ca, evidence, **changes)
         assert scene.get(f"https://{OTHER}/", "-4", "--insecure")[0] == 0
         status, problem = scene.get(f"http://{OTHER}/", "-4")
         assert (status, problem["code"]) == (508, "redirect_loop")
         assert scene.proxy.wait_for_exchange(mode="transparent", status=508)
-        loops = [line for line in scene.proxy.exchanges if line["code"] == "redirect_loop"]
+        lines = [line for line in scene.proxy.exchanges if line["code"] == "redirect_loop"]
+        loops = [line for line in lines if str(line["authority"]).startswith(ADDRESSES[OTHER][0])]
         assert len(loops) == 2, "one for each"
         (finding,) = _check(scene)
         assert finding["level"] == "error"

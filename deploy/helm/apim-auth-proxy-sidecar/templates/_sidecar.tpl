@@ -5,6 +5,11 @@
     volumes:         {{- include "apim-auth-proxy.sidecar.volumes" . | nindent 8 }}  what it mounts, as entries of the list
     env:             {{- include "apim-auth-proxy.sidecar.env" . | nindent 12 }}     how the program finds it
     a file:          {{- include "apim-auth-proxy.sidecar.configmap" . }}            its configuration
+
+  For a program that can be told of no proxy, with `steered` in the values:
+
+    hostAliases:     {{- include "apim-auth-proxy.sidecar.hostAliases" . | nindent 8 }}
+    securityContext: sysctls: {{- include "apim-auth-proxy.sidecar.sysctls" . | nindent 10 }}
 */}}
 
 {{- define "apim-auth-proxy.sidecar.values" -}}
@@ -147,6 +152,25 @@
 {{- end }}
 {{- end -}}
 
+{{/* The names of APIs as the pod's loopback addresses, one for each, where listeners at their ports wait. */}}
+{{- define "apim-auth-proxy.sidecar.hostAliases" -}}
+{{- $values := include "apim-auth-proxy.sidecar.values" . | fromYaml -}}
+{{- range $index, $steered := $values.steered }}
+- ip: {{ include "apim-auth-proxy.sidecar.address" $index }}
+  hostnames: [{{ $steered.host | quote }}]
+{{- end }}
+{{- end -}}
+
+{{/* A safe one: Pod Security "restricted" admits it, and the proxy needs no capability for ports 443 and 80. */}}
+{{- define "apim-auth-proxy.sidecar.sysctls" -}}
+- name: net.ipv4.ip_unprivileged_port_start
+  value: "0"
+{{- end -}}
+
+{{- define "apim-auth-proxy.sidecar.address" -}}
+{{- printf "127.0.0.%d" (add 2 (int .)) -}}
+{{- end -}}
+
 {{- define "apim-auth-proxy.sidecar.configmap" -}}
 {{- $values := include "apim-auth-proxy.sidecar.values" . | fromYaml -}}
 apiVersion: v1
@@ -165,6 +189,15 @@ data:
 {{- $listeners := list (dict "address" (printf "127.0.0.1:%d" (int .port)) "mode" "forward") -}}
 {{- range .reverse -}}
   {{- $listeners = append $listeners (dict "address" (printf "127.0.0.1:%d" (int .port)) "mode" "reverse" "upstream" .upstream) -}}
+{{- end -}}
+{{- range $index, $steered := .steered -}}
+  {{- $address := include "apim-auth-proxy.sidecar.address" $index -}}
+  {{- $listener := dict "mode" "reverse" "upstream" (printf "https://%s" $steered.host) -}}
+  {{- $listeners = append $listeners (merge (dict "address" (printf "%s:80" $address)) $listener) -}}
+  {{- with $steered.certificateKey -}}
+    {{- $tls := dict "certificate" (printf "/keys/%s/tls.crt" .) "private_key" (printf "/keys/%s/tls.key" .) -}}
+    {{- $listeners = append $listeners (merge (dict "address" (printf "%s:443" $address) "tls" $tls) $listener) -}}
+  {{- end -}}
 {{- end -}}
 {{- $_ := set $config "listeners" $listeners -}}
 {{- /* For the kubelet's probes the admin site listens on all addresses. Without a token it shows those alone, and then nothing else
@@ -186,6 +219,18 @@ data:
 {{- $keys := default dict .keys -}}
 {{- if and .interception.caKey (not (hasKey $keys .interception.caKey)) -}}
   {{- fail (printf "apim-auth-proxy-sidecar: interception.caKey names %q, and keys has no such entry." .interception.caKey) -}}
+{{- end -}}
+{{- range $steered := .steered -}}
+  {{- if and $steered.certificateKey (not (hasKey $keys $steered.certificateKey)) -}}
+    {{- fail (printf "apim-auth-proxy-sidecar: steered names the certificate %q, and keys has no such entry." $steered.certificateKey) -}}
+  {{- end -}}
+  {{- $dials := false -}}
+  {{- range $.config.routes -}}
+    {{- if and (has $steered.host .hosts) .dial -}}{{- $dials = true -}}{{- end -}}
+  {{- end -}}
+  {{- if not $dials -}}
+    {{- fail (printf "apim-auth-proxy-sidecar: steered leads %s to the proxy, which reads the same hosts file. Add `dial: %s:443` to its route: that name is looked up by DNS alone." $steered.host $steered.host) -}}
+  {{- end -}}
 {{- end -}}
 {{- range regexFindAll "/keys/[^/\\s\"']+" (toYaml .config) -1 -}}
   {{- if not (hasKey $keys (trimPrefix "/keys/" .)) -}}
