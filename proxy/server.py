@@ -38,6 +38,7 @@ from proxy.relay.seats import Seats
 from proxy.relay_server import RelayServer, build_admission, relayed
 from proxy.tasks import guard, keep_going
 from proxy.token_service.service import TokenService
+from proxy.token_service.token_files import TokenFiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -115,6 +116,7 @@ class Server:
         self._passwords = PasswordChecker()
         seats = Seats(settings.limits) if self.front is None else self.front.relay.seats
         self._seats = seats
+        self.token_files = TokenFiles()
         self.token_service = TokenService(settings, self._observe_handout, seats)
         self._rsa_key = RSAKey()
         self._making_rsa: set[asyncio.Task[None]] = set()
@@ -154,6 +156,7 @@ class Server:
         self._event_log = EventLog()
         _warn_of_exposed(self._settings)
         _warn_of_descriptors(self._settings)
+        token_files = self.token_files.plan(self._settings, self.tokens)
         plan = self.token_service.plan(self._settings, self.tokens, self._admission(self._settings))
         handing_out = {door.index for door in plan.doors}
         await self.token_service.open(plan, {index: one for index, one in enumerate(inherited) if index in handing_out})
@@ -180,6 +183,7 @@ class Server:
         if opened is not None:
             self._admin, self.admin_address = opened
         self._warm_up = asyncio.create_task(self.tokens.warm_up(), name="warm-up")
+        await self.token_files.use(token_files)
         self._expiry_task = asyncio.create_task(
             keep_going(
                 lambda: warn_of_expiry(self._other_ends, ExpiryWarnings(_RENEW)),
@@ -224,6 +228,7 @@ class Server:
         for reserved in self._reserved:
             reserved.close()
         handing_out = asyncio.create_task(self.token_service.stop(), name="identity listeners")
+        await self.token_files.close()
         if self.front is not None:
             await self.front.stop()
         if self.control is not None:
@@ -300,6 +305,7 @@ class Server:
             handout = self.token_service.plan(settings, tokens, admission)
             await self.token_service.open(handout)
             undo.callback(self.token_service.close_new, handout)
+            token_files = self.token_files.plan(settings, tokens)
             admin = await self._open_admin(settings)
             if admin is not None:
                 undo.push_async_callback(admin[0].close)
@@ -325,6 +331,7 @@ class Server:
                 await closing.close()
         self._note_own_addresses()
         self._warm_up = asyncio.create_task(tokens.warm_up(), name="warm-up")
+        await self.token_files.use(token_files)
         tokens.forgive()
         self._retire(retired, settings.timeouts.drain_s)
 
@@ -434,6 +441,11 @@ class Server:
             if route.credential == failing.credential and (route.scope or route.resource) == str(failing.target)
             for host in route.hosts
         ]
+        hosts += [
+            str(file.path)
+            for file in self._settings.token_files
+            if file.credential == failing.credential and (file.scope or file.resource) == str(failing.target)
+        ]
         named = ", ".join(hosts[:_HOSTS_NAMED]) + (", …" if len(hosts) > _HOSTS_NAMED else "")
         since = datetime.fromtimestamp(time.time() - failing.for_s, UTC)
         return (
@@ -515,7 +527,9 @@ class Server:
 
         ready, _ = self.readiness()
         restarts = self.control.restarts if self.control is not None else 0
-        return ServerFigures(ready, self.reloads, self._last_reload_ok, restarts, self.token_service.counts)
+        return ServerFigures(
+            ready, self.reloads, self._last_reload_ok, restarts, self.token_service.counts, self.token_files.files
+        )
 
     def _identity_statistics(self) -> IdentityStatistics:
         return self.tokens.statistics()

@@ -17,6 +17,7 @@ from proxy.config.identity_listeners import check_identity_listeners
 from proxy.config.proofs import check_proof, check_target
 from proxy.config.sections import Section, sections
 from proxy.config.settings import AdminSettings, LimitSettings, ListenerMode
+from proxy.config.token_files import check_token_files
 from proxy.config.upstream_proxy import check_upstream_proxy
 from proxy.errors import ConfigurationError
 from proxy.policy.routing import RouteTable, parse_host_pattern
@@ -58,6 +59,7 @@ def check_settings(root: Section) -> Iterator[Finding]:
     yield from check_clients(root)
     yield from _check_credentials(root)
     yield from _check_routes(root)
+    yield from check_token_files(root)
     yield from _check_hosts(root)
     yield from _check_limits(root)
     yield from _check_interception(root)
@@ -178,23 +180,29 @@ def _check_credentials(root: Section) -> Iterator[Finding]:
 
 
 def _check_routes(root: Section) -> Iterator[Finding]:
-    credentials = root.get("credentials")
-    if not isinstance(credentials, dict):
-        return
+    for path, route in (*sections(root, "routes"), *sections(root, "token_files")):
+        yield from _check_token_of(root, path, route)
     for path, route in sections(root, "routes"):
-        yield from check_target(path, route)
         for key in ("client_private_key", "client_password_file"):
             if route.get(key) is not None and route.get("client_certificate") is None:
                 yield (*path, key), "it belongs to client_certificate, which is not there; add that, or remove this key"
-        name = route.get("credential")
-        if not isinstance(name, str):
-            continue
-        if name not in credentials:
-            yield (*path, "credential"), f"no credential has this name; {suggest(name, credentials)}"
-            continue
-        credential, scope = credentials[name], route.get("scope")
-        if isinstance(credential, dict) and isinstance(scope, str) and _is_entra(credential):
-            yield from _check_entra_scope((*path, "scope"), scope)
+
+
+def _check_token_of(root: Section, path: KeyPath, route: Section) -> Iterator[Finding]:
+    """Yield what is wrong with which token a route or a token file names."""
+    credentials = root.get("credentials")
+    if not isinstance(credentials, dict):
+        return
+    yield from check_target(path, route)
+    name = route.get("credential")
+    if not isinstance(name, str):
+        return
+    if name not in credentials:
+        yield (*path, "credential"), f"no credential has this name; {suggest(name, credentials)}"
+        return
+    credential, scope = credentials[name], route.get("scope")
+    if isinstance(credential, dict) and isinstance(scope, str) and _is_entra(credential):
+        yield from _check_entra_scope((*path, "scope"), scope)
 
 
 def _is_entra(credential: Mapping[str, Value]) -> bool:

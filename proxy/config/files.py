@@ -53,6 +53,8 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
     log = root.get("access_log")
     if isinstance(log, dict):
         yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)
+    for path, section in sections(root, "token_files"):
+        yield from _check_token_file((*path, "path"), section.get("path"), surroundings)
 
 
 def _check_listener(path: KeyPath, tls: Value, surroundings: Surroundings) -> Iterator[Finding]:
@@ -146,5 +148,20 @@ def _check_log_file(path: KeyPath, text: object, surroundings: Surroundings) -> 
             yield path, f"{file} is a directory; name a file in it"
         elif not file.parent.is_dir():
             yield path, f"there is no directory {file.parent}; create it, or write the log elsewhere"
+    except OSError:
+        yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"
+
+
+def _check_token_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
+    file = _located(text, surroundings)
+    if file is None:
+        return
+    try:
+        if file.is_dir():
+            yield path, f"{file} is a directory; name a file in it"
+        elif not file.parent.is_dir():
+            yield path, f"there is no directory {file.parent}; create it, for the proxy and the gateway alone"
+        elif not os.access(file.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+            yield path, f"{file.parent} cannot be written to by the user that runs the proxy, {describe_reader()}"
     except OSError:
         yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"

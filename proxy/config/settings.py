@@ -233,6 +233,34 @@ class RouteSettings(Model):
     """For an encrypted key or PFX."""
 
 
+class TokenFileFormat(StrEnum):
+    """How a gateway or program reads a token from a file."""
+
+    PLAIN = "plain"
+    """The token and nothing else; the file's modification time is when it ends."""
+    ENVOY_SDS = "envoy-sds"
+    """A generic secret, named as the file: when the token ends, a colon, and the field's value."""
+    TRAEFIK = "traefik"
+    """A middleware, named as the file, that sets the field."""
+    CADDY = "caddy"
+    """When it ends, a blank, and the field's value."""
+    HAPROXY_MAP = "haproxy-map"
+    """A map of one entry, named as the file: when it ends, a colon, and the field's value."""
+
+
+class TokenFileSettings(Model):
+    """A token that is kept up to date in a file for another gateway or program."""
+
+    path: LocatedPath
+    format: TokenFileFormat
+    credential: str
+    scope: ScopeText | None = None
+    resource: ResourceText | None = None
+    """In place of ``scope``, as in a route."""
+    haproxy_socket: LocatedPath | None = None
+    """``haproxy-map`` only: HAProxy's runtime socket, through which the map is changed while HAProxy runs."""
+
+
 class AdminSettings(Model):
     """Where health and metrics are served; None: nowhere."""
 
@@ -365,6 +393,8 @@ class Settings(Model):
     """Anyone who may reach the proxy may use its identity; only with this may others than this machine reach it."""
     credentials: dict[str, CredentialSettings] = Field(min_length=1)
     routes: tuple[RouteSettings, ...] = Field(min_length=1)
+    token_files: tuple[TokenFileSettings, ...] = ()
+    """Tokens kept up to date where another gateway reads them; they leave the proxy that way."""
     other_hosts: OtherHosts = OtherHosts.REFUSE
     destinations: DestinationSettings = DestinationSettings()
     upstream_proxy: UpstreamProxySettings = UpstreamProxySettings()

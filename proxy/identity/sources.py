@@ -180,6 +180,10 @@ class TokenSources:
             target = Target(scope=route.scope, resource=route.resource)
             sources.source_for(route.credential, target)
             sources._vault_targets.discard((route.credential, target))
+        for each_file in settings.token_files:
+            target = Target(scope=each_file.scope, resource=each_file.resource)
+            sources.source_for(each_file.credential, target)
+            sources._vault_targets.discard((each_file.credential, target))
         sources._watch = RotationWatch(watched, poll_s=poll_s)
         return sources
 

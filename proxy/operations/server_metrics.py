@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -10,12 +10,37 @@ from proxy.operations.metrics import PREFIX, MetricsCollector
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
     from prometheus_client.metrics_core import Metric
 
     from proxy.identity.sources import IdentityStatistics
     from proxy.operations.metrics import CertificateExpiry
     from proxy.operations.snapshot import WorkerSnapshot
+
+
+class TokenFile(Protocol):
+    """What is looked at of a token file."""
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        ...
+
+    @property
+    def is_present(self) -> bool:
+        """Whether there is a token now."""
+        ...
+
+    @property
+    def writes(self) -> int:
+        """How often a token was put there."""
+        ...
+
+    @property
+    def failures(self) -> int:
+        """How often that could not be done."""
+        ...
 
 
 class ServerFigures(NamedTuple):
@@ -27,6 +52,7 @@ class ServerFigures(NamedTuple):
         last_reload_ok: whether the newest of them was taken up; True before the first one.
         worker_restarts: relay processes that ended without being asked to, and were replaced.
         handouts: answers of identity listeners, by endpoint, route and status.
+        token_files: what is kept up to date in files.
     """
 
     ready: bool
@@ -34,6 +60,7 @@ class ServerFigures(NamedTuple):
     last_reload_ok: bool
     worker_restarts: int
     handouts: Mapping[tuple[str, str, int], int] = {}
+    token_files: Sequence[TokenFile] = ()
 
 
 class ServerCollector(MetricsCollector):
@@ -88,3 +115,16 @@ class ServerCollector(MetricsCollector):
         for (endpoint, route, status), count in figures.handouts.items():
             handouts.add_metric([endpoint, route, str(status)], count)
         yield handouts
+        present = GaugeMetricFamily(
+            f"{PREFIX}token_file_present", "Whether a token file has a token (1) or not (0).", labels=["path"]
+        )
+        writes = CounterMetricFamily(f"{PREFIX}token_file_writes", "Tokens put into a token file.", labels=["path"])
+        failures = CounterMetricFamily(
+            f"{PREFIX}token_file_failures", "Attempts to bring a token file up to date that failed.", labels=["path"]
+        )
+        for file in figures.token_files:
+            path = str(file.path)
+            present.add_metric([path], int(file.is_present))
+            writes.add_metric([path], file.writes)
+            failures.add_metric([path], file.failures)
+        yield from (present, writes, failures)

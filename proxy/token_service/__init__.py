@@ -1,4 +1,4 @@
-"""Hands access tokens out: to other gateways (`/authorize`) and to local programs (`/token`), on `mode: identity` listeners.
+"""Hands access tokens out: to other gateways (`/authorize`) and local programs (`/token`) on listeners, and in files.
 
     questions.py  what a request asks for, and whether it may be answered at all: pure
     offers.py     which token belongs to which host or resource
@@ -7,8 +7,11 @@
     connections.py  aiohttp's server with the proxy's own limits, deadlines and refusals
     service.py    the listeners: opened, reloaded, closed
     header.py     the secret of the token endpoint, as `exec --token-endpoint` finds it
+    token_files.py  files that other gateways read, kept up to date
+    file_formats.py what stands in them: pure
+    haproxy.py      HAProxy's runtime socket
 
 This is the exception that invariant 1 names: a token leaves to a client that may have its route's. Nothing of it is there
-unless a listener is configured for it. Invariants that stay: no answer with a 2xx status is without a token, no token is
+unless it is configured. Invariants that stay: no answer with a 2xx status is without a token, no token is
 handed out that has expired, and none is in a log, metric or error.
 """

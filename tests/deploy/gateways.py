@@ -176,7 +176,9 @@ def replaced(text: str, replacements: Mapping[str, str]) -> str:
 
 
 @contextmanager
-def running(name: str, scratch: Path, *, identity: int, api: int, ca_file: Path) -> Iterator[Gateway]:
+def running(
+    name: str, scratch: Path, *, identity: int = 1, api: int, ca_file: Path, is_pushed: bool = False
+) -> Iterator[Gateway]:
     """Run a gateway by its recipe.
 
     Args:
@@ -184,6 +186,7 @@ def running(name: str, scratch: Path, *, identity: int, api: int, ca_file: Path)
         scratch: a directory of its own.
         identity, api: ports.
         ca_file: that the API's certificate is of.
+        is_pushed: by the recipe with a token file, which is in `scratch`.
     """
     port, guard = free_port(), free_port()
     replacements = {
@@ -195,21 +198,31 @@ def running(name: str, scratch: Path, *, identity: int, api: int, ca_file: Path)
         f"address: {HOST}, port_value: 443": f"address: 127.0.0.1, port_value: {api}",
         f"{HOST}:443": f"127.0.0.1:{api}",
         "/etc/ssl/certs/ca-certificates.crt": str(ca_file),
+        "/run/tokens": str(scratch),
+        "/run/traefik": str(scratch / "pushed"),
+        "/run/haproxy": str(scratch),
         "/dev/shm/apim-auth-proxy": str(scratch / "cache"),  # noqa: S108  # the recipe's
         "5500": f"{GIVES_UP_S}000",
         "21s": f"{GIVES_UP_S}s",
     }
-    for file in (RECIPES / name).iterdir():
+    for file in (RECIPES / name).rglob("*"):
         if file.is_file():
-            (scratch / file.name).write_text(replaced(file.read_text(), replacements))
+            copy = scratch / file.relative_to(RECIPES / name)
+            copy.parent.mkdir(exist_ok=True)
+            copy.write_text(replaced(file.read_text(), replacements))
     log = scratch / "log"
     with log.open("w") as output:
         process = subprocess.Popen(
-            _command(name, scratch), cwd=scratch, stdout=output, stderr=output, env=_environment(scratch)
+            _command(name, scratch, is_pushed=is_pushed),
+            cwd=scratch,
+            stdout=output,
+            stderr=output,
+            env=_environment(scratch),
         )
         try:
             wait_for_port(port, process, log)
-            wait_for_routes(port)
+            if not is_pushed:  # without a token 404 is an answer, too
+                wait_for_routes(port)
             yield Gateway(name, port, log)
         finally:
             process.terminate()
@@ -258,7 +271,7 @@ def _environment(scratch: Path) -> dict[str, str]:
     }
 
 
-def _command(name: str, scratch: Path) -> list[str]:
+def _command(name: str, scratch: Path, *, is_pushed: bool) -> list[str]:
     if name == "nginx":
         main = scratch / "nginx.conf"
         main.write_text(
@@ -275,7 +288,7 @@ def _command(name: str, scratch: Path) -> list[str]:
         return [
             find("envoy"),
             "-c",
-            "envoy.yaml",
+            "pushed.yaml" if is_pushed else "envoy.yaml",
             "--concurrency",
             "1",
             "--disable-hot-restart",
@@ -283,7 +296,14 @@ def _command(name: str, scratch: Path) -> list[str]:
             "warning",
         ]
     if name == "haproxy":
-        return [find("haproxy"), "-db", "-f", "haproxy.cfg"]
+        return [find("haproxy"), "-db", "-f", "pushed.cfg" if is_pushed else "haproxy.cfg"]
     if name == "caddy":
-        return [find("caddy"), "run", "--config", "Caddyfile", "--adapter", "caddyfile"]
-    return [find("traefik"), "--configFile=traefik.yaml"]
+        return [
+            find("caddy"),
+            "run",
+            "--config",
+            "Caddyfile.pushed" if is_pushed else "Caddyfile",
+            "--adapter",
+            "caddyfile",
+        ]
+    return [find("traefik"), f"--configFile={'pushed' if is_pushed else 'traefik'}.yaml"]

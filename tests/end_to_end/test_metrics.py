@@ -73,6 +73,7 @@ def content(place: Place, proxy_of_all_sorts: ProxyProgram, curl: Curl) -> bytes
         client.sendall(request.encode())
         assert client.recv(20).startswith(b"HTTP/1.1 200")
     proxy.wait_for_exchange(outcome="aborted_client")
+    assert curl(f"http://{proxy.address('identity')}/authorize?host={place.api_authority}").status == 200
     rewrite(proxy, {"listeners": []})
     return proxy.ask_admin("/metrics")
 
@@ -81,13 +82,21 @@ def content(place: Place, proxy_of_all_sorts: ProxyProgram, curl: Curl) -> bytes
 def proxy_of_all_sorts(
     place: Place, tmp_path_factory: pytest.TempPathFactory, evidence: Path
 ) -> Iterator[ProxyProgram]:
-    settings = configuration(place)
-    credentials, routes = settings["credentials"], settings["routes"]
+    directory = tmp_path_factory.mktemp("metrics")
+    settings = configuration(
+        place,
+        token_files=[
+            {"path": str(directory / "t"), "format": "plain", "credential": "orders-client", "scope": place.scope}
+        ],
+    )
+    listeners, credentials, routes = settings["listeners"], settings["credentials"], settings["routes"]
+    assert isinstance(listeners, list)
+    listeners.append({"address": "127.0.0.1:0", "mode": "identity", "authorize": True})
     assert isinstance(credentials, dict)
     assert isinstance(routes, list)
     credentials["broken"] = credentials["orders-client"] | {"client_id": "99999999-9999-9999-9999-999999999999"}
     routes.append(routes[0] | {"hosts": ["broken.example"], "credential": "broken"})
-    with ProxyProgram(settings, tmp_path_factory.mktemp("metrics"), evidence, "metrics") as program:
+    with ProxyProgram(settings, directory, evidence, "metrics") as program:
         yield program
 
 

@@ -30,7 +30,9 @@ def claims() -> list[str]:
 
 @cache
 def known_tests() -> frozenset[str]:
-    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    # Those named check_ are run by `make test-deploy` and `make image-test`.
+    files = (path for name in ("test_*.py", "check_*.py") for path in (ROOT / "tests").rglob(name))
+    sources = (path.read_text(encoding="utf-8") for path in files)
     return frozenset(
         name for source in sources for name in re.findall(r"^(?:async )?def (test_\w+)", source, re.MULTILINE)
     )

@@ -27,11 +27,11 @@ CLIENTS = "clients: [{name: gateway, networks: [10.0.0.0/8]}]\n"
 TLS = "\n    tls: {certificate: a.pem, client_ca: b.pem}"
 
 
-def problems(tmp_path: Path, text: str) -> list[tuple[str, str]]:
+def problems(tmp_path: Path, text: str, *, check_files: bool = False) -> list[tuple[str, str]]:
     file = tmp_path / "config.yaml"
     file.write_text(text, encoding="utf-8")
     try:
-        load_settings(file, {}, check_files=False)
+        load_settings(file, {}, check_files=check_files)
     except ConfigurationFaults as error:
         return [(fault.path, fault.message) for fault in error.faults]
     return []
