@@ -61,11 +61,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made = run_program([COMMAND, "init", "--sandbox", "--listen", listener, "--admin", admin], directory=directory)
     assert made.status == 0, made.stderr
     config = directory / "config.yaml"
-    config.write_text(
-        config.read_text(encoding="utf-8")
-        .replace("    mode: forward\n", f"    mode: forward\n{REVERSE}", 1)
-        .replace("REVERSE", reverse)
-    )
+    forward = "    mode: forward\n"
+    settings = config.read_text(encoding="utf-8").replace(forward, forward + REVERSE.replace("ADDRESS", reverse))
+    config.write_text(settings, encoding="utf-8")
     (directory / "app.py").write_text("")
     (directory / "deploy").symlink_to(ROOT / "deploy")
     with Program([COMMAND, "sandbox", "--directory", directory / "sandbox"], directory, "sandbox") as sandbox:
