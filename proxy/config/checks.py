@@ -65,6 +65,7 @@ def check_settings(root: Section) -> Iterator[Finding]:
     yield from _check_interception(root)
     yield from check_upstream_proxy(root)
     yield from _check_tracing(root)
+    yield from _check_token_cache(root)
 
 
 def _addresses(root: Section) -> Iterator[tuple[KeyPath, ListenAddress]]:
@@ -249,6 +250,36 @@ def _check_tracing(root: Section) -> Iterator[Finding]:
             ("tracing", "endpoint"),
             "spans need packages that are not installed; run pip install 'apim-auth-proxy[otel]', or remove this key",
         )
+
+
+def _check_token_cache(root: Section) -> Iterator[Finding]:
+    cache = root.get("token_cache")
+    if not isinstance(cache, dict):
+        return
+    url, credentials = cache.get("url"), root.get("credentials")
+    if url is not None and find_spec("redis") is None:
+        yield (
+            ("token_cache", "url"),
+            "sharing tokens needs a package that is not installed; run pip install 'apim-auth-proxy[redis]', or remove token_cache",
+        )
+    if isinstance(url, str) and not url.startswith("rediss") and cache.get("ca_file") is not None:
+        yield ("token_cache", "ca_file"), "it belongs to TLS; write rediss in the url, or remove this key"
+    name = cache.get("credential")
+    if name is None:
+        return
+    if cache.get("password_file") is not None:
+        yield ("token_cache", "password_file"), "credential already says how to sign in to Redis; remove one of the two"
+    if isinstance(name, str) and isinstance(credentials, dict):
+        found = credentials.get(name)
+        if name not in credentials:
+            yield ("token_cache", "credential"), f"no credential has this name; {suggest(name, credentials)}"
+        elif isinstance(found, dict) and not _is_entra(found):
+            yield (
+                ("token_cache", "credential"),
+                "Redis takes tokens of Microsoft Entra ID; name a credential that gives some",
+            )
+        if isinstance(url, str) and not url.startswith("rediss"):
+            yield ("token_cache", "url"), "an access token travels over TLS only; write rediss in place of redis"
 
 
 def _has_packages() -> bool:

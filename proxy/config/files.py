@@ -50,11 +50,24 @@ def check_named_files(root: Section, surroundings: Surroundings) -> Iterator[Fin
         yield from _check_file(("upstream_proxy", "ca_file"), upstream_proxy.get("ca_file"), surroundings)
     yield from _check_ca(root.get("interception"), surroundings)
     yield from _check_admin_token(root.get("admin"), surroundings)
+    yield from _check_token_cache(root.get("token_cache"), surroundings)
     log = root.get("access_log")
     if isinstance(log, dict):
         yield from _check_log_file(("access_log", "file"), log.get("file"), surroundings)
     for path, section in sections(root, "token_files"):
         yield from _check_token_file((*path, "path"), section.get("path"), surroundings)
+
+
+def _check_token_cache(cache: Value, surroundings: Surroundings) -> Iterator[Finding]:
+    if not isinstance(cache, dict):
+        return
+    for name in ("password_file", "ca_file"):
+        yield from _check_file(("token_cache", name), cache.get(name), surroundings)
+    yield from _check_secret_file(("token_cache", "password_file"), cache.get("password_file"), surroundings)
+    keys = cache.get("key_files")
+    for index, text in enumerate(keys if isinstance(keys, list) else []):
+        yield from _check_file(("token_cache", "key_files", index), text, surroundings)
+        yield from _check_secret_file(("token_cache", "key_files", index), text, surroundings)
 
 
 def _check_listener(path: KeyPath, tls: Value, surroundings: Surroundings) -> Iterator[Finding]:

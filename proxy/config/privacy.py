@@ -138,6 +138,10 @@ def _list_secret_files(settings: Settings) -> Iterator[tuple[str, Path]]:
     ca = settings.interception
     yield from _list_pair("interception", "ca_certificate", ca.ca_certificate, "ca_private_key", ca.ca_private_key)
     yield from _list_file("interception.ca_password_file", ca.ca_password_file)
+    if settings.token_cache is not None:
+        yield from _list_file("token_cache.password_file", settings.token_cache.password_file)
+        for index, file in enumerate(settings.token_cache.key_files):
+            yield from _list_file(f"token_cache.key_files[{index}]", file)
     if settings.admin is not None:
         yield from _list_file("admin.token_file", settings.admin.token_file)
 

@@ -33,6 +33,7 @@ from proxy.config.values import (
     Port,
     ProxyUrl,
     Rate,
+    RedisUrlText,
     ResourceText,
     ScopeText,
     Seconds,
@@ -383,6 +384,20 @@ class InterceptionSettings(Model):
     """For an encrypted key."""
 
 
+class TokenCacheSettings(Model):
+    """Where replicas share their access tokens; needs the package of the extra ``redis``."""
+
+    url: RedisUrlText
+    """``redis[s]://[USER@]HOST[:PORT][/DB]``, ``redis[s]+cluster://…`` or ``redis[s]+sentinel://…/SERVICE``; without a password."""
+    key_files: tuple[LocatedPath, ...] = Field(min_length=1)
+    """Files with 32 random bytes in base64: the first seals what is stored, all open it."""
+    password_file: LocatedPath | None = None
+    credential: str | None = None
+    """The credential whose Entra ID token is the password, as Azure Managed Redis wants it."""
+    ca_file: LocatedPath | None = None
+    """Added to the system's roots for ``rediss://``."""
+
+
 class Settings(Model):
     """The whole configuration. Paths are absolute by now."""
 
@@ -408,6 +423,7 @@ class Settings(Model):
     timeouts: TimeoutSettings = TimeoutSettings()
     access_log: AccessLogSettings = AccessLogSettings()
     tracing: TracingSettings = TracingSettings()
+    token_cache: TokenCacheSettings | None = None
 
     def is_bound(self, route: RouteSettings) -> bool:
         """Whether a route's tokens may be bound to the client certificate that it shows (RFC 8705 §3)."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
 from proxy.config.addresses import parse_https_url, parse_listen_address, parse_origin
+from proxy.config.redis_url import parse_redis_url
 from proxy.errors import ConfigurationError, MalformedRequest
 from proxy.policy.authority import HTTPS_PORT, parse_authority
 from proxy.policy.passwords import parse_password_hash
@@ -304,6 +305,8 @@ PasswordHashText = Annotated[SecretStr, AfterValidator(_check_password_hash)]
 """What `parse_password_hash` takes."""
 ProxyUrl = Annotated[SecretStr, AfterValidator(_check_proxy_url)]
 """What `parse_proxy_url` takes; it may hold a password."""
+RedisUrlText = Annotated[str, _judged_by(parse_redis_url)]
+"""What `parse_redis_url` takes."""
 ExemptionText = Annotated[str, _judged_by(parse_exemption)]
 """What `parse_exemption` takes."""
 TenantText = Annotated[str, AfterValidator(_check_tenant)]

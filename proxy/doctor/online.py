@@ -77,10 +77,28 @@ async def check_online(settings: Settings, path: str, now: datetime) -> AsyncIte
                     yield _judge_skew(f"credential {name}", statistics)
         finally:
             await sources.close()
+    if settings.token_cache is not None:
+        yield await _reach_token_cache(settings)
     for route in settings.routes:
         access_token = tokens.get((route.credential, target_of(route)))
         async for finding in _check_route(settings, route, access_token, path, now, dialer):
             yield finding
+
+
+async def _reach_token_cache(settings: Settings) -> Finding:
+    subject = "token_cache"
+    try:
+        sources = TokenSources.from_settings(settings)
+    except ConfigurationError as problem:
+        return error(subject, problem.detail)
+    try:
+        reason = await sources.try_sharing()
+    finally:
+        await sources.close()
+    if reason:
+        advice = "The proxy works without it, but each replica asks for its own tokens."
+        return warning(subject, f"The token cache {reason}.", advice)
+    return ok(subject, "Redis answers, and takes what replicas share.")
 
 
 def build_sources(settings: Settings, name: str) -> TokenSources:
@@ -95,6 +113,8 @@ def build_sources(settings: Settings, name: str) -> TokenSources:
             update={
                 "credentials": {key: value for key, value in settings.credentials.items() if key in wanted},
                 "routes": tuple(route for route in settings.routes if route.credential in wanted),
+                # Another replica's token would tell nothing about this credential.
+                "token_cache": None,
             }
         )
     )

@@ -19,5 +19,6 @@ What does I/O:
     rotation         watches those files; suspension notices that the machine slept
     managed_identity tokens of the machine's own identity: IMDS, App Service, Azure Arc
     machine          those identities, shared by key vaults, federated credentials and machine_credential, which is one itself
+    sharing/         tokens that replicas share, in Redis
     proof/           the ways to prove who we are, behind one interface
 """

@@ -8,6 +8,7 @@ the assertion is made again by the platform's clock.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 import uuid
@@ -161,6 +162,14 @@ class Credential:
     def throttled_as(self) -> tuple[str, str]:
         """By what the endpoint tells it apart from others that ask too often: URL and client id."""
         return self.endpoint.url, self.client_id
+
+    def name_token(self, target: Target, claims: str | None) -> str | None:
+        """Return what tells a token apart from all others that replicas may share."""
+        # One that is bound to a certificate is of use to whoever shows that certificate.
+        bound = [proof.certificate.x5t_s256 for proof in self._proofs if proof.tls is not None and proof.certificate]
+        asked = merge_capabilities(claims, self._capabilities)
+        parts = [self.endpoint.url, self.client_id, target.scope, target.resource, asked, self._parameters, bound]
+        return json.dumps(parts, sort_keys=True)
 
     async def request_token(self, target: Target, claims: str | None) -> IssuedToken:
         """Ask for one token, with each proof in turn until one is accepted.

@@ -55,6 +55,10 @@ class MachineCredential:
         """By what the endpoint tells it apart from others that ask too often."""
         return self._url, self._client_id
 
+    def name_token(self, target: Target, claims: str | None) -> str | None:  # noqa: ARG002 -- as a `Credential`'s
+        """Return None: a machine's own token is its own, and its endpoint keeps it already."""
+        return None
+
     async def request_token(self, target: Target, claims: str | None) -> IssuedToken:
         """Ask for one token.
 

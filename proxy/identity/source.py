@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.identity.credential import IssuedToken, Target
+    from proxy.identity.sharing.shared_token import SharedToken
 
 __all__ = ["AccessToken", "SourceStatistics", "TokenRequester", "TokenSource"]
 
@@ -98,6 +99,7 @@ class TokenSource:
         endpoint_pause: Pause | None = None,
         client_pause: Pause | None = None,
         patience_s: float = 0.0,
+        shared: SharedToken | None = None,
         clock: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] = random.random,
     ) -> None:
@@ -110,6 +112,7 @@ class TokenSource:
             endpoint_pause: shared by the sources that ask one host.
             client_pause: shared by the sources of one client id at one token endpoint.
             patience_s: for how long requests wait for further attempts after a failure that may be a blip.
+            shared: the same token of other replicas; None where it is not shared.
             clock: monotonic seconds; the one whose values `peek` is given.
             jitter: 0 to 1.
         """
@@ -120,6 +123,7 @@ class TokenSource:
         self._jitter = jitter
         self._cache = TokenCache(endpoint_pause or Pause(), client_pause or Pause())
         self.patience_s = patience_s
+        self.shared = shared
         self._flight: asyncio.Task[AccessToken | IdentityError | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._keeps_fresh = False
@@ -201,6 +205,8 @@ class TokenSource:
         replay = self._cache.reject(token, now_mono, claims, certain=certain)
         if replay and dropped:
             self._rejections += 1
+            if self.shared is not None:
+                self.shared.refuse(token.value)
             self._wanted_since_mono = now_mono
             logger.warning(
                 "credential %s: an upstream refused the access token for %s; it is replaced",
@@ -338,7 +344,7 @@ class TokenSource:
     async def _request(self, claims: str | None) -> AccessToken | None:
         try:
             async with asyncio.timeout(FLIGHT_LIMIT_S):
-                issued = await self._requester.request_token(self._target, claims)
+                issued = await self._request_or_adopt(claims)
         except TimeoutError:
             raise IdentityPlatformUnavailable(
                 f"No access token came within {FLIGHT_LIMIT_S:g} s.", code="timeout"
@@ -361,6 +367,13 @@ class TokenSource:
         self._obtained = True
         self._wanted_since_mono = self._failing_since_mono = None
         return token
+
+    async def _request_or_adopt(self, claims: str | None) -> IssuedToken:
+        if self.shared is None:
+            return await self._requester.request_token(self._target, claims)
+        return await self.shared.request(
+            lambda: self._requester.request_token(self._target, claims), claims, self._cache.usable(self._clock())
+        )
 
     def _note_failure(self, error: IdentityError) -> None:
         now = self._clock()

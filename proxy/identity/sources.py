@@ -27,6 +27,8 @@ from proxy.identity.managed_identity import find_client_id
 from proxy.identity.proof.building import create_proofs, list_proof_files
 from proxy.identity.proof.vault_access import VaultAccess
 from proxy.identity.rotation import POLL_S, ExpiryWarnings, RotationWatch, Watched, warn_of_expiry
+from proxy.identity.sharing.building import REDIS_SCOPE, create_shared_cache
+from proxy.identity.sharing.shared_token import SharedToken
 from proxy.identity.source import SourceStatistics, TokenSource
 from proxy.identity.suspension import watch_suspension
 from proxy.identity.token_endpoint import TokenEndpoint
@@ -37,10 +39,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
     from datetime import datetime
 
-    from proxy.config.settings import CredentialSettings, Settings
+    from proxy.config.settings import CredentialSettings, Settings, TokenCacheSettings
     from proxy.dialing.dialer import Dialer
     from proxy.dialing.resolver import Resolver
     from proxy.identity.proof.interface import Proof
+    from proxy.identity.sharing.shared_token import SharedCache, SharingStatistics
 
 
 logger = logging.getLogger("proxy.identity")
@@ -56,11 +59,12 @@ _BOUND_RENEWAL_S = POLL_S * (PATIENCE_WITH_BOUND_TOKENS + 2)
 
 @dataclass(frozen=True, slots=True)
 class IdentityStatistics:
-    """A snapshot for metrics: credentials by name, sources, and which of them fail."""
+    """A snapshot for metrics: credentials by name, sources, which of them fail, and what replicas share."""
 
     credentials: Mapping[str, CredentialStatistics]
     sources: tuple[SourceStatistics, ...]
     failing: tuple[Failing, ...] = ()
+    sharing: SharingStatistics | None = None
 
 
 class Failing(NamedTuple):
@@ -119,6 +123,8 @@ class TokenSources:
         self._vaults = VaultAccess(self.source_for, machine, dialer=dialer)
         # Whose vaults and machine each credential was built with: it may come from earlier sources.
         self._accesses: dict[str, VaultAccess] = {}
+        self._shared: SharedCache | None = None
+        self._shared_settings: TokenCacheSettings | None = None
         self._vault_targets: set[tuple[str, Target]] = set()
         self._watch = RotationWatch(())
         self._tasks: list[asyncio.Task[None]] = []
@@ -175,6 +181,8 @@ class TokenSources:
             sources._credentials[name] = credential
             load = functools.partial(create_proofs, each, sources._vaults)
             watched.append(Watched(name, files, load, functools.partial(sources._rotate, name), read))
+        if settings.token_cache is not None:
+            sources._share_tokens(settings.token_cache, clock, wall_clock, jitter)
         sources._vault_targets = set(sources._sources)
         for route in settings.routes:
             target = Target(scope=route.scope, resource=route.resource)
@@ -206,11 +214,37 @@ class TokenSources:
                 endpoint_pause=self._endpoint_pauses.setdefault(requester.origin, Pause()),
                 client_pause=self._client_pauses.setdefault(requester.throttled_as, Pause()),
                 patience_s=self._patience_s,
+                shared=self._share(credential, target),
                 clock=self._clock,
                 jitter=self._jitter,
             )
             self._sources[key] = source
         return source
+
+    def _share_tokens(
+        self,
+        settings: TokenCacheSettings,
+        clock: Callable[[], float],
+        wall_clock: Callable[[], float],
+        jitter: Callable[[], float],
+    ) -> None:
+        """Share the tokens of sources that are made from now on; the token for Redis itself is made before."""
+        tokens = None
+        if settings.credential is not None:
+            tokens = self.source_for(settings.credential, Target(scope=REDIS_SCOPE))
+        self._shared = create_shared_cache(settings, tokens, clock=clock, wall_clock=wall_clock, jitter=jitter)
+        self._shared_settings = settings
+
+    async def try_sharing(self) -> str:
+        """Return what is wrong with the store that replicas meet in; empty where nothing is."""
+        return "" if self._shared is None else await self._shared.probe()
+
+    def _share(self, credential: str, target: Target) -> SharedToken | None:
+        """Return what a source shares; None where it shares nothing."""
+        requester = self._credentials[credential]
+        if self._shared is None or requester.name_token(target, None) is None or target.scope == REDIS_SCOPE:
+            return None
+        return SharedToken(self._shared, lambda claims: requester.name_token(target, claims) or "")
 
     @property
     def ready(self) -> bool:
@@ -261,6 +295,8 @@ class TokenSources:
             ]
         for name in self._credentials:
             self._report_dates(name)
+        if self._shared is not None:
+            await self._shared.open()
         sources = [source for (name, _), source in self._sources.items() if name not in self._lazy]
         for source in sources:
             source.keep_fresh()
@@ -283,6 +319,9 @@ class TokenSources:
             earlier: what is in use until now; it stays usable.
             unchanged: names of credentials.
         """
+        own = self._shared_settings
+        if own is not None and own == earlier._shared_settings and own.credential in (None, *unchanged):
+            self._shared = earlier._shared  # Nothing was asked of ours yet, and it has no connection.
         _keep(self._endpoint_pauses, earlier._endpoint_pauses)
         _keep(self._client_pauses, earlier._client_pauses)
         for name in unchanged:
@@ -294,6 +333,8 @@ class TokenSources:
             if key[0] in unchanged and key in earlier._sources:
                 self._sources[key] = earlier._sources[key]
                 self._sources[key].patience_s = self._patience_s
+                if self._shared is not earlier._shared:
+                    self._sources[key].shared = self._share(*key)
             else:
                 self.source_for(*key)
 
@@ -312,6 +353,8 @@ class TokenSources:
         self._sources = {key: source for key, source in self._sources.items() if id(source) not in kept}
         self._credentials = {name: one for name, one in self._credentials.items() if id(one) not in kept}
         shared = set(map(id, other._list_accesses()))
+        if self._shared is other._shared:
+            self._shared = None
         await self._close([each for each in self._list_accesses() if id(each) not in shared])
 
     def statistics(self) -> IdentityStatistics:
@@ -320,6 +363,7 @@ class TokenSources:
             credentials={name: credential.statistics() for name, credential in self._credentials.items()},
             sources=tuple(source.statistics() for source in self._sources.values()),
             failing=tuple(self.failing()),
+            sharing=None if self._shared is None else self._shared.statistics(),
         )
 
     async def close(self) -> None:
@@ -335,6 +379,8 @@ class TokenSources:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for source in self._sources.values():
             await source.close()
+        if self._shared is not None:
+            await self._shared.close()
         for access in accesses:
             await access.close()
         for credential in self._credentials.values():

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from proxy.identity.sharing.shared_token import SharingStatistics
     from proxy.identity.sources import IdentityStatistics
     from proxy.operations.snapshot import HistogramSnapshot
 
@@ -225,6 +226,16 @@ def identity_metrics(statistics: IdentityStatistics) -> Iterator[Metric]:
         if source.expires_in_s is not None:
             expiry.add_metric(key, source.expires_in_s)
     yield from (usable, age, expiry, failures, failing, rejections)
+    yield from _sharing_metrics(statistics.sharing)
+
+
+def _sharing_metrics(sharing: SharingStatistics | None) -> Iterator[Metric]:
+    shared = _gauge("token_cache_shared", "Whether replicas share tokens at present (1), or each is on its own (0).")
+    if sharing is not None:
+        shared.add_metric((), int(sharing.is_shared))
+    yield shared
+    counts = () if sharing is None else sharing.outcomes.items()
+    yield _labelled("token_cache_tokens", "How tokens were had that replicas share.", "outcome", counts)
 
 
 def format_metrics(metrics: Iterable[Metric], accept: str) -> tuple[bytes, str]:

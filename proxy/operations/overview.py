@@ -15,6 +15,7 @@ from proxy.operations.own_errors import Json, describe_errors, explain_code
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from proxy.identity.sharing.shared_token import SharingStatistics
     from proxy.identity.source import SourceStatistics
     from proxy.identity.sources import IdentityStatistics
     from proxy.operations.history import Sample
@@ -93,6 +94,7 @@ def describe_overview(overview: Overview) -> dict[str, Json]:
         },
         "routes": _describe_routes(overview.routes, total),
         "tokens": [_describe_token(source) for source in overview.identity.sources],
+        "sharing": _describe_sharing(overview.identity.sharing),
         "certificates": [_describe_certificate(one, overview.at) for one in overview.certificates],
         "samples": [_describe_sample(sample) for sample in overview.samples],
         "errors": describe_errors(overview.errors),
@@ -134,6 +136,12 @@ def _describe_token(source: SourceStatistics) -> dict[str, Json]:
         "code": source.failure_code,
         **explain_code(source.failure_code),
     }
+
+
+def _describe_sharing(sharing: SharingStatistics | None) -> dict[str, Json] | None:
+    if sharing is None:
+        return None
+    return {"shared": sharing.is_shared, "alone_since_at": sharing.alone_since_at, "reason": sharing.reason}
 
 
 def _describe_certificate(certificate: CertificateExpiry, at: float) -> dict[str, Json]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
@@ -96,6 +97,11 @@ def proxy_of_all_sorts(
     assert isinstance(routes, list)
     credentials["broken"] = credentials["orders-client"] | {"client_id": "99999999-9999-9999-9999-999999999999"}
     routes.append(routes[0] | {"hosts": ["broken.example"], "credential": "broken"})
+    key = directory / "cache.key"
+    key.touch(0o600)
+    key.write_bytes(base64.b64encode(bytes(32)))
+    # Nobody answers there, which is counted as well.
+    settings["token_cache"] = {"url": "redis://127.0.0.1:1", "key_files": [str(key)]}
     with ProxyProgram(settings, directory, evidence, "metrics") as program:
         yield program
 

@@ -72,7 +72,7 @@ def test_the_example_states_every_plain_default(section: str, model: type[Model]
     [
         name
         for name, setting in Settings.model_fields.items()
-        if not setting.is_required() and name not in ("clients", "token_files")
+        if not setting.is_required() and name not in ("clients", "token_cache", "token_files")
     ],
 )
 def test_sections_of_the_example_are_the_defaults(section: str) -> None:

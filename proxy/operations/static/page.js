@@ -137,7 +137,18 @@ function errorItem({ at, count, status, error, code, client, method, what, title
 
 // Tokens move between two states, so they are drawn every second.
 
+function showSharing({ sharing }) {
+  const place = byId("sharing");
+  place.hidden = sharing === null;
+  if (sharing === null) return;
+  place.className = sharing.shared ? "" : "bad";
+  place.textContent = sharing.shared
+    ? "Shared with other replicas."
+    : `Each replica is on its own since ${clock(sharing.alone_since_at)}: the token cache ${sharing.reason}. No request fails for it.`;
+}
+
 function showTokens() {
+  showSharing(state);
   const place = byId("tokens");
   const later = (performance.now() - received) / 1000;
   const key = JSON.stringify(state.tokens.map(({ credential, target, code, failures }) => [credential, target, code, failures]));
