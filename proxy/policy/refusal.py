@@ -29,8 +29,8 @@ _CLAIMS_BYTES: Final = 4_096
 class Refusal(Enum):
     """What a 401 is about."""
 
-    NOT_THE_TOKEN = "not_the_token"  # noqa: S105  # a word, not a secret  # a word, not a secret
-    TOKEN = "token"  # noqa: S105  # likewise  # a word, not a secret
+    NOT_THE_TOKEN = "not_the_token"  # noqa: S105  # a word, not a secret
+    TOKEN = "token"  # noqa: S105  # likewise
     CLAIMS = "claims"
 
 

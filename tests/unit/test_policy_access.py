@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 from ipaddress import ip_address, ip_network
 
 import pytest
 
-from proxy.errors import ClientRefused, ProxyAuthenticationRequired
+from proxy.errors import ClientError, ClientRefused, ProxyAuthenticationRequired
 from proxy.policy.access import (
+    THIS_MACHINE,
     Client,
     PasswordClaim,
     Peer,
     certificate_names,
+    is_this_machine,
     parse_basic,
     parse_peer_address,
+    place,
     recognise,
 )
+from proxy.policy.authority import parse_authority
+from proxy.policy.local_names import is_local_name
 from proxy.policy.passwords import PasswordHash, hash_password, parse_password_hash
 from proxy.policy.rate import TokenBucket
 
@@ -137,6 +143,63 @@ def test_other_credentials_are_refused_without_repeating_them(field: bytes) -> N
     assert not encoded or encoded not in raised.value.detail
 
 
+def test_each_refusal_has_a_code_of_its_own() -> None:
+    """`explain` and scripts go by it."""
+    codes = []
+    for refuse in (
+        lambda: recognise([], None),
+        lambda: recognise([ANYWHERE], None),
+        lambda: parse_basic(b"Bearer abc"),
+        lambda: parse_basic(b"Basic ***"),
+        lambda: Client("c", routes=frozenset()).check_route("api.example.com"),
+    ):
+        with pytest.raises(ClientError) as raised:
+            refuse()
+        codes.append(raised.value.code)
+    assert codes == ["unknown_client", "no_credentials", "not_basic", "malformed_credentials", "route_not_allowed"]
+
+
+def test_credentials_are_bounded() -> None:
+    """They are decoded and hashed for whoever sends them."""
+    longest = base64.b64encode(b"n:" + b"p" * 766)
+    assert len(longest) == 1_024
+    assert parse_basic(b"Basic " + longest) == ("n", b"p" * 766)
+    with pytest.raises(ProxyAuthenticationRequired):
+        parse_basic(b"Basic " + base64.b64encode(b"n:" + b"p" * 767))
+
+
+@pytest.mark.parametrize("field", [b"Basic \tbjpw", b"Basic bjpw\n"])
+def test_no_blank_but_spaces_stands_around_credentials(field: bytes) -> None:
+    with pytest.raises(ProxyAuthenticationRequired):
+        parse_basic(field)
+
+
+def test_an_unknown_name_takes_as_long_as_a_known_one() -> None:
+    """The claim carries a hash that costs the same, so that time does not tell who there is."""
+    claim = recognise([ANYWHERE], basic("nobody:secret"))
+    assert isinstance(claim, PasswordClaim)
+    assert claim.client is None
+    assert claim.like is LIGHT
+    assert claim.name == "nobody"
+
+
+@pytest.mark.parametrize(
+    ("text", "counted_by"),
+    [
+        ("127.0.0.1", THIS_MACHINE),
+        ("::1", THIS_MACHINE),
+        ("::ffff:127.0.0.1", THIS_MACHINE),
+        ("unix", THIS_MACHINE),
+        ("192.0.2.7", "192.0.2.7"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+    ],
+)
+def test_wrong_passwords_are_counted_by_place(text: str, counted_by: str) -> None:
+    assert place(text) == counted_by
+    assert is_this_machine(text) == (counted_by is THIS_MACHINE)
+
+
 def test_a_client_keeps_to_its_routes() -> None:
     client = Client("c", routes=frozenset({"api.example.com"}))
     client.check_route("api.example.com")
@@ -200,6 +263,42 @@ def test_a_hash_that_is_none_or_costs_too_much_is_refused(text: str) -> None:
     assert not text or text not in str(raised.value)
 
 
+SALT_AND_KEY = "$MDEyMzQ1Njc4OWFiY2RlZg$MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_taken"),
+    [
+        ("ln=18,r=8,p=1", True),  # 256 MiB
+        ("ln=18,r=9,p=1", False),
+        ("ln=19,r=8,p=1", False),
+        ("ln=14,r=8,p=16", True),
+        ("ln=14,r=8,p=17", False),
+    ],
+)
+def test_what_a_hash_may_cost_ends_at_256_mib_and_16_rounds(parameters: str, is_taken: bool) -> None:
+    text = f"$scrypt${parameters}{SALT_AND_KEY}"
+    if is_taken:
+        assert str(parse_password_hash(text)) == text
+        return
+    with pytest.raises(ValueError, match="too much memory or time"):
+        parse_password_hash(text)
+
+
+def test_a_hash_of_another_length_is_compared_whole() -> None:
+    """The derived key is as long as the stored one."""
+    stored = parse_password_hash(f"$scrypt$ln=1,r=1,p=1$MDEyMzQ1Njc4OWFiY2RlZg${'A' * 86}")
+    assert len(stored.key) == 64
+    derived = hashlib.scrypt(b"secret", salt=b"0123456789abcdef", n=2, r=1, p=1, dklen=64)
+    assert PasswordHash(1, 1, 1, b"0123456789abcdef", derived).verify(b"secret")
+
+
+def test_a_damaged_hash_is_told_apart_and_not_repeated() -> None:
+    text = "$scrypt$ln=14,r=8,p=1$MDEyMzQ1Njc4O$MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY"
+    with pytest.raises(ValueError, match=r"^the password hash is damaged; `apim-auth-proxy client add NAME`"):
+        parse_password_hash(text)
+
+
 def test_nothing_shows_a_hash_or_a_password() -> None:
     stored = hash_password(b"secret", b"0123456789abcdef")
     shown = repr(stored) + repr(Client("c", password=stored)) + repr(PasswordClaim(None, b"secret"))
@@ -230,3 +329,34 @@ def test_a_bucket_gives_nothing_to_a_clock_that_goes_back() -> None:
     assert bucket.take(10.0) == 0
     assert bucket.take(5.0) == 1
     assert bucket.take(5.5) == 1
+
+
+def test_a_bucket_takes_back_what_was_taken_for_nothing_and_no_more_than_it_holds() -> None:
+    bucket = TokenBucket(per_s=1, burst=2, now=0.0)
+    assert [bucket.take(0.0) for _ in range(3)] == [0, 0, 1]
+    bucket.give_back()
+    assert [bucket.take(0.0) for _ in range(2)] == [0, 1]
+    for _ in range(5):
+        bucket.give_back()
+    assert [bucket.take(0.0) for _ in range(3)] == [0, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("host", "is_local"),
+    [
+        ("printer", True),
+        ("localhost", True),
+        ("a.localhost", True),
+        ("orders.shop.svc", True),
+        ("orders.shop.svc.cluster.local", True),
+        ("a.internal", True),
+        ("192.0.2.1", True),
+        ("[2001:db8::1]", True),
+        ("example.com", False),
+        ("internal.example.com", False),
+        ("local.example", False),
+        ("testing.example", False),
+    ],
+)
+def test_a_name_that_nobody_on_the_internet_can_own_is_local(host: str, is_local: bool) -> None:
+    assert is_local_name(parse_authority(host.encode(), 443)) is is_local

@@ -82,6 +82,23 @@ def test_both_halves_of_an_address_with_another_in_it_have_to_be_allowed() -> No
         check_destination("2002:a00:1::1", 443, [ip_network("2002::/16")], PORTS)
 
 
+def test_one_allowed_half_does_not_carry_the_other() -> None:
+    """Each form is judged, whatever was said of the one before it."""
+    # Teredo (RFC 4380 §4): the server is 8.8.8.8, the client, with its bits inverted, 10.0.0.1.
+    teredo = "2001:0:808:808::f5ff:fffe"
+    check_destination(teredo, 443, [ip_network("2001::/32"), ip_network("10.0.0.0/8")], PORTS)
+    with pytest.raises(DestinationRefused, match=r"10\.0\.0\.1"):
+        check_destination(teredo, 443, [ip_network("2001::/32")], PORTS)
+    with pytest.raises(DestinationRefused, match="2001:"):
+        check_destination(teredo, 443, [ip_network("10.0.0.0/8")], PORTS)
+    with pytest.raises(DestinationRefused, match=r"10\.0\.0\.2"):
+        check_destination("::10.0.0.2", 443, [], PORTS)
+    with pytest.raises(DestinationRefused, match=r"0\.0\.0\.2"):
+        check_destination("::2", 443, [], PORTS)
+    with pytest.raises(DestinationRefused, match=r"fe80::1,"):
+        check_destination("fe80::1%eth0", 443, [], PORTS)
+
+
 @pytest.mark.parametrize("port", [22, 25, 53, 8080, 8443, 9901, 65_535])
 def test_other_ports_are_refused_even_to_public_addresses(port: int) -> None:
     with pytest.raises(DestinationRefused, match="ports"):
