@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 
 # Modules and settings alone are twice as many.
 _MANY = 20_000
+# One write a process: `print` may write the line and its end apart, and another process's line then comes between them.
 _TELL = """
-import atexit, gc
-atexit.register(lambda: print(f"frozen: {gc.get_freeze_count()}, collecting: {gc.isenabled()}"))
+import atexit, gc, os
+atexit.register(lambda: os.write(1, f"frozen: {gc.get_freeze_count()}, collecting: {gc.isenabled()}\\n".encode()))
 """
 
 
