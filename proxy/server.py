@@ -684,12 +684,20 @@ def _reserve(text: str) -> socket.socket:
     try:
         # First without SO_REUSEPORT, under which a second proxy would share the first one's clients.
         with socket.socket(family) as probe:
+            _keep_to_family(probe)
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, address.port))
             port = probe.getsockname()[1]
         reserved = socket.socket(family)
+        _keep_to_family(reserved)
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind((host, port))
     except OSError as error:
         raise cannot_listen(text, error) from None
     return reserved
+
+
+def _keep_to_family(bound: socket.socket) -> None:
+    """Leave IPv4 alone, as the relay's listeners do: [::] and 0.0.0.0 may have the same port."""
+    if bound.family == socket.AF_INET6:
+        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -85,6 +85,8 @@ def _check_address(
         with socket.socket(family, socket.SOCK_STREAM) as probe:
             # As asyncio's servers do it: connections of a proxy that ended a moment ago are no obstacle.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)  # 0.0.0.0 may have the same port
             probe.bind((host, address.port))
             probe.listen()
     except OSError as problem:

@@ -162,6 +162,7 @@ def gateway(world: World, ca: trustme.CA, evidence: Path, tmp_path_factory: pyte
         router.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward; echo 1 >/proc/sys/net/ipv6/conf/all/forwarding")
         changes: dict[str, object] = {
             "listeners": _listeners(str(IPv4Address(0)), "[::]"),
+            "workers": 2,
             "clients": [{"name": "inside", "networks": ["10.77.4.2/32", "fd00:77:4::/64"]}],
         }
         yield _start(stack, router, program, ca, evidence, **changes)
@@ -212,6 +213,13 @@ def test_host_has_to_agree_with_what_the_connection_is_for(sidecar: Scene, schem
 def test_host_names_the_port_that_the_connection_was_going_to(sidecar: Scene) -> None:
     assert sidecar.get(f"http://{ORDERS}/", "-H", f"Host: {ORDERS}:80")[0] == 200
     assert sidecar.get(f"http://{ORDERS}/", "-H", f"Host: {ORDERS}:443")[0] == 421
+
+
+def test_a_web_page_of_another_site_gets_nothing(sidecar: Scene) -> None:
+    """A browser whose connections are redirected sends what pages ask for like any other program."""
+    status, problem = sidecar.get(f"https://{ORDERS}/", "-H", "Sec-Fetch-Site: cross-site")
+    assert (status, problem["code"]) == (403, "cross_site")
+    assert sidecar.get(f"https://{ORDERS}/", "-H", f"Origin: https://{ORDERS}")[0] == 200
 
 
 # Rules 2 and 3: what no route has, or names nothing.
