@@ -31,11 +31,11 @@ from proxy.policy.destinations import check_destination
 from proxy.policy.passwords import parse_password_hash
 from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.admission import Admission
-from proxy.relay.client import ClientConnection
+from proxy.relay.arrival import accept
 from proxy.relay.destinations import Destinations, Route, describe_refusal
-from proxy.relay.doorway import Doorway, Guard
 from proxy.relay.entry import FixedEntry, ForwardEntry
-from proxy.relay.listening import build_guard, find_users, open_listener, remove_socket
+from proxy.relay.listener_policy import ListenerPolicy
+from proxy.relay.listening import build_listener_policy, find_users, open_listener, remove_socket
 from proxy.relay.passwords import PasswordChecker
 from proxy.relay.redirected import RedirectedConnection, RedirectedEntry
 from proxy.relay.state import Relay
@@ -68,7 +68,7 @@ class Door:
         key: what has to stay the same for the socket to stay open: address, file mode, and which of several such it is.
         settings: its configuration.
         entry: how requests name their destination.
-        guard: what it asks of those who connect; None: nothing.
+        policy: what it asks of those who connect; None: nothing.
         server: what accepts; None before it is open.
         address: the bound address.
     """
@@ -76,7 +76,7 @@ class Door:
     key: tuple[str, str, int]
     settings: ListenerSettings
     entry: Entry
-    guard: Guard | None
+    policy: ListenerPolicy | None
     server: asyncio.Server | None = None
     address: tuple[str, int] = ("", 0)
 
@@ -84,7 +84,7 @@ class Door:
         """Return the protocol of a connection."""
         if isinstance(self.entry, RedirectedEntry):
             return RedirectedConnection(relay, self.entry)
-        return ClientConnection(relay, self.entry) if self.guard is None else Doorway(relay, self.entry, self.guard)
+        return accept(relay, self.entry, self.policy)
 
 
 @dataclass(slots=True)
@@ -213,7 +213,12 @@ class RelayServer:
             kind = (listener.address, listener.socket_mode)
             key = (*kind, sum(door.key[:2] == kind for door in doors))  # port 0 may be there more than once
             doors.append(
-                Door(key, listener, build_entry(listener, destinations, settings.clients), build_guard(listener))
+                Door(
+                    key,
+                    listener,
+                    build_entry(listener, destinations, settings.clients),
+                    build_listener_policy(listener),
+                )
             )
         before = self._settings
         is_same_log = (settings.access_log, settings.tracing) == (before.access_log, before.tracing)
@@ -347,7 +352,7 @@ class RelayServer:
 
     def _count_open(self) -> int:
         relay = self.relay
-        return len(relay.clients) + len(relay.tunnel_ends) + len(relay.upstreams) + len(relay.splices)
+        return len(relay.clients) + len(relay.arrivals) + len(relay.upstreams) + len(relay.splices)
 
     def _accept(self, key: tuple[str, str, int]) -> asyncio.BaseProtocol:
         return self._doors[key].accept(self.relay)
@@ -373,7 +378,7 @@ class RelayServer:
             client.redirect(redirect)
             if client.seat is not None and not _is_still_taken(client.seat, entries):
                 client.dismiss()
-        for beginning in list(self.relay.tunnel_ends):
+        for beginning in list(self.relay.arrivals):
             beginning.redirect(redirect)
             if beginning.seat is not None and not _is_still_taken(beginning.seat, entries):
                 beginning.dismiss()
@@ -392,7 +397,7 @@ def _is_still_taken(seat: Seat, doors: Mapping[int, Door | None]) -> bool:
     if door is None:
         return False
     seat.entry = door.entry
-    return (door.guard or Guard()).still_takes(seat)
+    return (door.policy or ListenerPolicy()).still_takes(seat.policy, seat.user)
 
 
 def build_entry(

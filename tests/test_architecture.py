@@ -56,7 +56,7 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 ALSO: Final[Mapping[str, frozenset[str]]] = {
     "operations": frozenset({"proxy.relay.record", "proxy.relay.counters"}),
     "token_service": frozenset(
-        f"proxy.relay.{name}" for name in ("record", "listening", "doorway", "seats", "admission", "answers")
+        f"proxy.relay.{name}" for name in ("record", "listening", "listener_policy", "seats", "admission", "answers")
     ),
 }
 # The relay's lower modules, and what each may import of the relay, for types too unless it is in `TYPES_FROM_ABOVE`.
@@ -70,14 +70,14 @@ IN_RELAY: Final[Mapping[str, frozenset[str]]] = {
     "head": frozenset({"message", "plain_form", "diagnosis"}),
     "chunked": frozenset({"message"}),
     "asked": frozenset({"message"}),
-    "arrival": frozenset({"recording"}),
+    "listener_policy": frozenset(),
     "record": frozenset(),
     "recording": frozenset({"record", "message"}),
     "counters": frozenset(),
     "seats": frozenset(),
     "state": frozenset({"counters", "seats"}),
 }
-TYPES_FROM_ABOVE: Final = frozenset({"arrival", "seats", "state"})
+TYPES_FROM_ABOVE: Final = frozenset({"seats", "state"})
 EMPTY_NAMES: Final = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "misc"})
 
 

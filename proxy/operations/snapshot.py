@@ -136,7 +136,7 @@ class Observed(Protocol):
         ...
 
     @property
-    def tunnel_ends(self) -> Sized:
+    def arrivals(self) -> Sized:
         """Tunnels that have not yet led to a request."""
         ...
 
@@ -179,7 +179,7 @@ def take_snapshot(
         tunnels=counters.tunnels,
         upgrades=counters.upgrades,
         intercepts=counters.intercepts,
-        open_client_connections=len(relay.clients) + len(relay.tunnel_ends),
+        open_client_connections=len(relay.clients) + len(relay.arrivals),
         open_upstream_connections=len(relay.upstreams),
         idle_upstream_connections=sum(one.is_idle for one in relay.upstreams),
         open_tunnels=len(relay.splices),

@@ -13,8 +13,8 @@ These do no I/O: `head` and `chunked` turn bytes into validated messages and bac
 `message` is a head as a value, `plain_form` rewrites response heads that have only one reading, `diagnosis` says why a head was
 refused, `answers` writes the proxy's own responses.
 
-`arrival` is a connection before its first request: `doorway` on a listener, `connect` in a tunnel, `redirected` where the kernel
-redirected it (`original` asks where it was going, `original_tunnel` leads there); `intercepting` ends its TLS. `secure` is TLS over
-a plain transport; `splice` passes bytes on without reading them. `state` is what all connections of a process share; `counters` and
-`record`, which `recording` makes, are what `proxy.operations` sees of them.
+`arrival` is a connection before its first request, on a listener or in a tunnel; `redirected` is one that the kernel led here
+(`original` asks where it was going, `original_tunnel` leads there). `gate` judges a request, and `tunnel` serves CONNECT.
+`secure` is TLS over a plain transport; `splice` passes bytes on without reading them. `state` is what all connections of a process
+share; `counters` and `record`, which `recording` makes, are what `proxy.operations` sees of them.
 """

@@ -8,42 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import re
-import time
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import (
-    ClientRefused,
-    ContentTooLarge,
     FieldsTooLarge,
     MalformedRequest,
     ProxyError,
     RequestTimeout,
     TargetTooLong,
 )
-from proxy.policy import probe
 from proxy.policy.access import PasswordClaim
 from proxy.relay.abort import abort_visibly
 from proxy.relay.admission import PendingCheck
 from proxy.relay.answers import CONNECT_ESTABLISHED, CONNECTION_CLOSE, format_answer
 from proxy.relay.asked import describe_head, describe_raw
 from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
-from proxy.relay.connect import begin_tunnel
 from proxy.relay.entry import FixedEntry
 from proxy.relay.exchange import Exchange
+from proxy.relay.gate import RoutedTunnel, begin_connect, begin_exchange, identify, record_refusal, take_verdict
 from proxy.relay.head import check_partial_request, format_response_head, parse_request_head
 from proxy.relay.presence import is_gone, watch_presence
-from proxy.relay.recording import note_trace, refused
 from proxy.relay.seats import descriptor_of
 from proxy.relay.sender import Sender
 from proxy.relay.sides import CHUNKED, UNTIL_CLOSE, ClientSide, Pipe, UnderWay
-from proxy.relay.standing import DISMISSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.relay.admission import Admission, KnownClient
+    from proxy.relay.admission import KnownClient
     from proxy.relay.entry import Entry
     from proxy.relay.message import RequestHead, ResponseHead
     from proxy.relay.seats import Seat
@@ -73,6 +66,12 @@ class ClientConnection(asyncio.Protocol, ClientSide):
 
     It is the client side of each of its exchanges, one after the other.
 
+    Args:
+        relay: the process-wide state.
+        entry: how requests on this connection name their destination.
+        seat: of the connection that the client opened; None: this is that connection, and takes one.
+        intercept: takes over the connection where a CONNECT for a routed host has been answered.
+
     Attributes:
         relay: the process-wide state.
         entry: how requests on this connection name their destination.
@@ -92,6 +91,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         "_chunks",
         "_chunks_response",
         "_holds",
+        "_intercept",
         "_minor",
         "_remaining",
         "_response_head",
@@ -112,8 +112,16 @@ class ClientConnection(asyncio.Protocol, ClientSide):
 
     transport: asyncio.Transport
 
-    def __init__(self, relay: Relay, entry: Entry, seat: Seat | None = None) -> None:
+    def __init__(
+        self,
+        relay: Relay,
+        entry: Entry,
+        seat: Seat | None = None,
+        *,
+        intercept: Callable[[Relay, Pipe, Sender, RoutedTunnel], None],
+    ) -> None:
         self.relay = relay
+        self._intercept = intercept
         self.entry = entry
         self.peer = ""
         self.exchange: UnderWay | None = None
@@ -331,6 +339,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         if (
             head is None
             or not head.keeps_alive
+            or (head.method == b"CONNECT" and bool(self._buffer))  # which was meant for the tunnel, and is no request
             or not request_complete
             or self.relay.ending
             or self._ends_after_exchange
@@ -413,10 +422,6 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             or (self.half_closed and not self._buffer)
         )
 
-    def make_inner(self, entry: Entry) -> ClientConnection:
-        """Return the connection for requests inside an intercepted tunnel of this one."""
-        return ClientConnection(self.relay, entry, self.seat)
-
     def redirect(self, change: Callable[[Entry], Entry]) -> None:
         """Replace the entry by the one that a new configuration has for it."""
         self.entry = change(self.entry)
@@ -485,21 +490,38 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             raise FieldsTooLarge(f"The request head is over {limits.head_bytes} bytes (limits.head_bytes).")
         self._checked = 0
         head = parse_request_head(data[:end], target_bytes=limits.target_bytes, field_count=limits.field_count)
-        admission = self.relay.admission
-        if admission is not None and not self._identify(admission, head, data[end:]):
-            return b""
+        if self.relay.admission is not None:
+            self._recognise(None)
+            who = identify(self.relay, self.seat, head)
+            if isinstance(who, PasswordClaim):
+                self._check(who, head, data[end:])
+                return b""
+            self._recognise(who)
         return self._serve(head, data[end:])
 
     def _serve(self, head: RequestHead, rest: bytes) -> bytes:
+        """Begin what a request asks for; return what follows it."""
         try:
             if head.method != b"CONNECT":
                 return self._begin(head, rest)
             self._state = _PIPELINED
             self.deadline = inf
-            begin_tunnel(self, head, rest)
+            self._connect(head, rest)
         except ProxyError as error:
             self._refuse(error, head)
         return b""
+
+    def _connect(self, head: RequestHead, rest: bytes) -> None:
+        relay, sender = self.relay, self._sender_of_request()
+        begun = begin_connect(relay, self, sender, self.entry, head)
+        self._buffer = rest
+        if isinstance(begun, RoutedTunnel):
+            pipe = self.hand_over(None)
+            if pipe is not None:
+                self._intercept(relay, pipe, sender, begun)
+        else:
+            self.exchange = begun
+            begun.start()
 
     # Who sends it.
 
@@ -514,38 +536,27 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             if self.relay.seats.is_flooded(descriptor):
                 self.transport.abort()
 
-    def _identify(self, admission: Admission, head: RequestHead, rest: bytes) -> bool:
-        """Find out who sends a request; False where that takes a moment, and `on_checked` follows."""
-        seat = self.seat
-        if seat is None:
-            return True  # no request comes before a seat is taken
-        self._recognise(None)
-        found = admission.identify(seat, head.proxy_authorization)
-        if isinstance(found, PasswordClaim):
-            self._state = _PIPELINED
-            self.deadline = inf
-            self._buffer = rest
-            self.exchange = PendingCheck(admission, seat, found, head, self)
-            return False
-        self._recognise(found)
-        return True
+    def _check(self, claim: PasswordClaim, head: RequestHead, rest: bytes) -> None:
+        """Have a password checked; `on_checked` follows."""
+        admission, seat = self.relay.admission, self.seat
+        if admission is None or seat is None:
+            return  # nobody asked for a password then
+        self._state = _PIPELINED
+        self.deadline = inf
+        self._buffer = rest
+        self.exchange = PendingCheck(admission, seat, claim, head, self)
 
     def on_checked(self, head: RequestHead, verdict: KnownClient | ProxyError) -> None:
-        """Go on with a request whose sender has been found out, or refuses it."""
+        """Go on with a request whose sender has been found out, or refuse it."""
         self.exchange = None
-        if isinstance(verdict, ProxyError):
-            self._refuse(verdict, head)
-            return
-        self._recognise(verdict)
+        self._recognise(verdict if not isinstance(verdict, ProxyError) else None)
         data, self._buffer = self._buffer, b""
         try:
-            if self.seat is not None and self.seat.is_dismissed:
-                raise ClientRefused(DISMISSED, code="listener_changed")
-            admission = self.relay.admission
-            if admission is None:
-                self._recognise(None)
-            elif verdict.admission is not admission and not self._identify(admission, head, data):
-                return  # what was right by another configuration is checked by this one
+            who = take_verdict(self.relay, self.seat, head, verdict)
+            if isinstance(who, PasswordClaim):
+                self._check(who, head, data)
+                return
+            self._recognise(who)
             self._state = _HEAD
             self._release(_BUFFERED)
             rest = self._serve(head, data)
@@ -560,8 +571,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             self.known = known
             self._sender = None
 
-    def sender(self) -> Sender:
-        """Return who sends the request that is being served."""
+    def _sender_of_request(self) -> Sender:
         sender = self._sender
         if sender is None:
             sender = self._sender = Sender(self.peer, self.entry.mode, self.known, self.seat)
@@ -584,17 +594,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         self._buffer = data
 
     def _begin(self, head: RequestHead, rest: bytes) -> bytes:
-        destination, target = self.entry.locate(self.relay, head)
-        if head.method == b"TRACE" and destination.tokens is not None:
-            raise ClientRefused("TRACE is not passed on: the response would show the access token (RFC 9110 §9.3.8).")
-        body_bytes = self.relay.limits.body_bytes
-        if body_bytes is not None and head.length is not None and head.length > body_bytes:
-            raise ContentTooLarge(
-                f"The content has {head.length} bytes; the limit is {body_bytes} (limits.body_bytes)."
-            )
-        if self.known is not None:
-            self.known.enter(destination.route, monotonic())
-        exchange = Exchange(self.relay, self, self.sender(), head, destination, target)
+        exchange = begin_exchange(self.relay, self, self._sender_of_request(), self.entry, head)
         self.exchange = exchange
         self.ends_with_response = not head.keeps_alive
         self._minor = head.minor
@@ -602,7 +602,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             self._state = _CONTENT
             self.deadline = self.relay.now + self.relay.timeouts.body_idle_s
             if head.chunked:
-                self._chunks = ChunkedReader(head.nominated, destination.drop)
+                self._chunks = ChunkedReader(head.nominated, exchange.refused_trailers)
             else:
                 self._remaining = head.length or 0
             if rest:
@@ -644,12 +644,6 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             exchange.fail(error)
             return b""
         content = b"".join(pieces)
-        if content:
-            self._remaining += len(content)  # counts up: a chunked message does not say how much will come
-            limit = self.relay.limits.body_bytes
-            if limit is not None and self._remaining > limit:
-                exchange.fail(ContentTooLarge(f"The content is over {limit} bytes (limits.body_bytes)."))
-                return b""
         if chunks.complete:
             self._complete(exchange, content, chunks.trailers)
             return rest
@@ -698,36 +692,9 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             exchange.fail(error)
             return
         asked = describe_raw(raw) if head is None else describe_head(head)
-        if error.code != probe.CODE:
-            self.relay.counters.count_error(error.proxy_status)
-            self._record_refusal(error, head, *asked)
+        record_refusal(self.relay, self._sender_of_request(), self.entry, error, asked, head)
         self.write(format_answer(error, with_content=asked[0] != b"HEAD", close=True))
         self._close(linger=True)
-
-    def _record_refusal(
-        self, error: ProxyError, head: RequestHead | None, method: bytes, authority: str, target: bytes
-    ) -> None:
-        relay = self.relay
-        if method and not authority and isinstance(self.entry, FixedEntry):
-            authority = str(self.entry.authority)
-        key = ("", error.status)
-        relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
-        if relay.observe is not None:
-            relay.observe(
-                refused(
-                    ended_at=relay.wall_offset + time.monotonic(),
-                    client=self.peer,
-                    mode=self.entry.mode,
-                    method=method,
-                    authority=authority,
-                    target=target,
-                    status=error.status,
-                    outcome=error.proxy_status,
-                    code=error.code,
-                    client_name="" if self.known is None else self.known.client.name,
-                    trace=None if head is None or not relay.traces else note_trace(head),
-                )
-            )
 
     def _close(self, *, linger: bool) -> None:
         self._buffer = b""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.dialing.resolver import Attempt
 from proxy.errors import (
     ClientError,
+    ContentTooLarge,
     IdentityPlatformUnavailable,
     ProxyError,
     UpstreamClosed,
@@ -146,6 +147,11 @@ class Exchange(UnderWay, ResponseReceiver):
         self._token_wait: tuple[float, float] | None = None
         self._name_wait: tuple[float, float] | None = None
 
+    @property
+    def refused_trailers(self) -> frozenset[bytes]:
+        """Lower-case names of fields that the request gets from somebody else than the client, the route above all."""
+        return self._destination.drop
+
     # The request.
 
     def start(self) -> None:
@@ -165,7 +171,8 @@ class Exchange(UnderWay, ResponseReceiver):
 
     def on_request_content(self, content: bytes) -> None:
         """Pass content up; keep a copy while it is small, in case the request must be sent again."""
-        self._take_content(content)
+        if not self._take_content(content):
+            return
         if self._upstream is not None:
             self._upstream.send_content(content)
         elif not self._response_complete:
@@ -175,8 +182,8 @@ class Exchange(UnderWay, ResponseReceiver):
 
     def on_request_end(self, content: bytes, trailers: bytes) -> None:
         """Take the last of the request: content, which may be empty, and trailer field lines with CRLF, or none."""
-        if content:
-            self._take_content(content)
+        if content and not self._take_content(content):
+            return
         self._trailers = trailers
         self.request_complete = True
         if self._upstream is not None:
@@ -188,12 +195,18 @@ class Exchange(UnderWay, ResponseReceiver):
         if self._response_complete:
             self._end("ok")
 
-    def _take_content(self, content: bytes) -> None:
+    def _take_content(self, content: bytes) -> bool:
+        """Count content, and keep it while it is small; False where there is too much, and the exchange has failed."""
         self._received_bytes += len(content)
+        limit = self._relay.limits.body_bytes
+        if limit is not None and self._received_bytes > limit:
+            self.fail(ContentTooLarge(f"The content is over {limit} bytes (limits.body_bytes)."))
+            return False
         kept = self._kept
         if kept is None:
             kept = self._kept = KeptContent(self._relay.limits.replay_bytes)
         kept.add(content)
+        return True
 
     def _put_by(self, content: bytes) -> None:
         if self._pending is None:
@@ -518,8 +531,11 @@ class Exchange(UnderWay, ResponseReceiver):
         self._record("ok" if self._response_complete else "aborted_client")
 
     def fail(self, error: ProxyError) -> None:
-        """Answer in the proxy's own name, or cut the response where one has begun."""
+        """Answer in the proxy's own name, or cut the response where one has begun and is not complete."""
         self._cancel()
+        if self._response_complete:  # what failed is the rest of an upload
+            self._end("ok")
+            return
         if self._response_begun:
             side = "client" if isinstance(error, ClientError) else "upstream"
             self._relay.counters.count_abort(side)

@@ -18,7 +18,7 @@ from proxy.keys.pairs import read_pair
 from proxy.keys.passwords import read_password
 from proxy.keys.tls import load_pair
 from proxy.keys.trusted import read_trusted
-from proxy.relay.doorway import Guard
+from proxy.relay.listener_policy import ListenerPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -64,7 +64,7 @@ async def open_listener(
     return server, (name[0], name[1])
 
 
-def build_guard(listener: ListenerSettings) -> Guard | None:
+def build_listener_policy(listener: ListenerSettings) -> ListenerPolicy | None:
     """Return what a listener asks of those who connect; None where it asks nothing and nothing can be told.
 
     Raises:
@@ -73,10 +73,10 @@ def build_guard(listener: ListenerSettings) -> Guard | None:
     if listener.tls is None and parse_listen_address(listener.address).path is None:
         return None
     if listener.tls is None:
-        return Guard(None, find_users(listener.users))
+        return ListenerPolicy(None, find_users(listener.users))
     client_ca = listener.tls.client_ca
     client_cas = frozenset[bytes]() if client_ca is None else frozenset(read_trusted(client_ca, "client_ca").bodies)
-    return Guard(create_listener_context(listener.tls), find_users(listener.users), client_cas)
+    return ListenerPolicy(create_listener_context(listener.tls), find_users(listener.users), client_cas)
 
 
 def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from proxy.dialing.resolver import Attempt
 from proxy.errors import DestinationRefused
-from proxy.relay.connect import dial
 from proxy.relay.recording import tunnelled
+from proxy.relay.tunnel import dial
 from proxy.tasks import guard
 
 if TYPE_CHECKING:

@@ -25,14 +25,12 @@ from proxy.errors import (
 from proxy.policy.access import PasswordClaim
 from proxy.policy.authority import Authority
 from proxy.relay.answers import format_answer
-from proxy.relay.arrival import TLS_HANDSHAKE
+from proxy.relay.arrival import TLS_HANDSHAKE, InterceptedArrival
 from proxy.relay.asked import describe_raw
-from proxy.relay.client import ClientConnection
 from proxy.relay.client_hello import ClientHelloReader
 from proxy.relay.destinations import describe_refusal
 from proxy.relay.entry import FixedEntry, parse_named
 from proxy.relay.head import parse_request_head
-from proxy.relay.intercepting import Interception
 from proxy.relay.original import has_ipv6, read_original_destination
 from proxy.relay.original_tunnel import OriginalTunnel
 from proxy.relay.seats import descriptor_of
@@ -77,7 +75,7 @@ class RedirectedEntry:
         raise NotImplementedError
 
 
-class RedirectedConnection(Interception):
+class RedirectedConnection(InterceptedArrival):
     """A redirected connection, until it is known what it is for; and after that, while its tunnel is opened.
 
     Args:
@@ -121,7 +119,7 @@ class RedirectedConnection(Interception):
         self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
         seat = self.seat = relay.seats.take(self._peer)
         seat.entry = self._entry
-        relay.tunnel_ends.add(self)
+        relay.arrivals.add(self)
         self.deadline = relay.now + relay.timeouts.head_s
         connected = transport.get_extra_info("socket")
         if connected is not None:
@@ -294,16 +292,11 @@ class RedirectedConnection(Interception):
 
     # What becomes of it.
 
-    def _make_client(self) -> ClientConnection:
-        return ClientConnection(self._relay, self._entry, self.seat)
-
     def _hand_over(self, entry: Entry, data: bytes) -> None:
         """Let requests come."""
         self._is_decided = True
         self._entry = entry
-        client = self._make_client()
-        self._give_way(client, self._transport)
-        client.data_received(data)
+        self._open(self._transport, data)
 
     def _pass_on(self, original: Authority, data: bytes) -> None:
         """Begin to open a tunnel to where the client wanted to go."""
@@ -333,7 +326,7 @@ class RedirectedConnection(Interception):
         """Pass bytes on from now on: the tunnel is open."""
         relay = self._relay
         self._tunnel = None
-        relay.tunnel_ends.discard(self)
+        relay.arrivals.discard(self)
         relay.counters.tunnels += 1
         leave = None if self.seat is None else self.seat.leave
         join(relay, Pipe(self._transport, data, leave, has_ended=self._has_ended), Pipe(upstream), tunnel.on_end)

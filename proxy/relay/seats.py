@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import LimitSettings
     from proxy.relay.admission import Admission, KnownClient
-    from proxy.relay.doorway import Guard
     from proxy.relay.entry import Entry
+    from proxy.relay.listener_policy import ListenerPolicy
 
 # Linux' struct ucred: pid, uid, gid (unix(7)).
 _UCRED: Final = struct.Struct("3i")
@@ -40,7 +40,7 @@ class Seat:
         candidates: the configured clients that fit the connection; None before they are needed.
         admission: by which that was judged.
         entry: that of the listener it came in by; None until it is open.
-        guard: what that listener asked of it; None: nothing.
+        policy: what that listener asked of it; None: nothing.
         is_dismissed: whether that listener would not take it any more, so that no further request is read.
     """
 
@@ -51,9 +51,9 @@ class Seat:
         "candidates",
         "certificate_names",
         "entry",
-        "guard",
         "is_dismissed",
         "known",
+        "policy",
         "user",
     )
 
@@ -66,7 +66,7 @@ class Seat:
         self.candidates: list[Client] = []
         self.admission: Admission | None = None
         self.entry: Entry | None = None
-        self.guard: Guard | None = None
+        self.policy: ListenerPolicy | None = None
         self.is_dismissed = False
 
     def leave(self) -> None:

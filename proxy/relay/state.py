@@ -66,7 +66,7 @@ class Relay:
     Attributes:
         destinations: where requests may go; replaced as a whole when the configuration changes.
         admission: who may use the proxy; None if everyone may; replaced as a whole when the configuration changes.
-        clients, tunnel_ends, upstreams, splices: what is open.
+        clients, arrivals, upstreams, splices: what is open.
         idle: the idle upstream connections of all pools, longest idle first.
         seats: counts the accepted client connections, whatever runs on them.
         now: monotonic seconds, up to half a second old.
@@ -97,7 +97,7 @@ class Relay:
         self.admission: Admission | None = None
         self.seats = Seats(limits)
         self.clients: set[ClientConnection] = set()
-        self.tunnel_ends: set[Arrival] = set()
+        self.arrivals: set[Arrival] = set()
         self.upstreams: set[UpstreamConnection] = set()
         self.idle: OrderedDict[UpstreamConnection, None] = OrderedDict()
         self.splices: set[Splice] = set()
@@ -118,7 +118,7 @@ class Relay:
         """Call `on_deadline` of everything that is overdue."""
         self.now = now
         self.wall_offset = time.time() - time.monotonic()
-        for watched in (self.clients, self.tunnel_ends, self.upstreams, self.splices):
+        for watched in (self.clients, self.arrivals, self.upstreams, self.splices):
             for overdue in _overdue(watched, now):
                 try:
                     overdue.on_deadline()
@@ -137,15 +137,15 @@ class Relay:
         self.destinations.close_idle()
         give_up_at = time.monotonic() + self.timeouts.drain_s
         # Polled: an event would have to be checked at the end of every exchange.
-        while (self.clients or self.tunnel_ends or self.splices) and time.monotonic() < give_up_at:  # noqa: ASYNC110
+        while (self.clients or self.arrivals or self.splices) and time.monotonic() < give_up_at:  # noqa: ASYNC110
             await asyncio.sleep(_DRAIN_POLL_S)
-        finished = not (self.clients or self.tunnel_ends or self.splices)
+        finished = not (self.clients or self.arrivals or self.splices)
         self.abort()
         return finished
 
     def abort(self) -> None:
         """Cut every connection."""
-        everything: tuple[Iterable[Watched], ...] = (self.splices, self.clients, self.tunnel_ends, self.upstreams)
+        everything: tuple[Iterable[Watched], ...] = (self.splices, self.clients, self.arrivals, self.upstreams)
         for watched in everything:
             for one in list(watched):
                 one.abort()

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.config.settings import LimitSettings, TimeoutSettings
-    from proxy.relay.doorway import Guard
+    from proxy.relay.listener_policy import ListenerPolicy
     from proxy.relay.seats import Seat, Seats
     from proxy.token_service.answers import Answer
 
@@ -61,7 +61,7 @@ class Connections(web.Server):
         limits: LimitSettings,
         timeouts: TimeoutSettings,
         seats: Seats,
-        guard: Guard | None,
+        guard: ListenerPolicy | None,
     ) -> None:
         super().__init__(
             handler,

@@ -17,7 +17,7 @@ from proxy.config.addresses import parse_listen_address
 from proxy.config.settings import ListenerMode
 from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.keep_alive import keep_alive
-from proxy.relay.listening import bind_unix, build_guard, cannot_listen, remove_socket
+from proxy.relay.listening import bind_unix, build_listener_policy, cannot_listen, remove_socket
 from proxy.token_service.handout import Handout
 from proxy.token_service.header import IdentityHeader, header_file, remove_header, write_header
 from proxy.token_service.offers import Offers
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from proxy.config.settings import ListenerSettings, Settings
     from proxy.identity.sources import TokenSources
     from proxy.relay.admission import Admission
-    from proxy.relay.doorway import Guard
+    from proxy.relay.listener_policy import ListenerPolicy
     from proxy.relay.record import ExchangeRecord
     from proxy.relay.seats import Seats
     from proxy.token_service.connections import Connections
@@ -63,7 +63,7 @@ class Door:
     index: int
     key: tuple[str, str, int]
     listener: ListenerSettings
-    guard: Guard | None
+    guard: ListenerPolicy | None
     offers: Offers
     admission: Admission | None
     listening: socket.socket | None = None
@@ -121,7 +121,7 @@ class TokenService:
             offers = offers or Offers(settings, tokens)
             kind = (listener.address, listener.socket_mode)
             key = (*kind, sum(door.key[:2] == kind for door in plan.doors))  # port 0 may be there more than once
-            plan.doors.append(Door(index, key, listener, build_guard(listener), offers, admission))
+            plan.doors.append(Door(index, key, listener, build_listener_policy(listener), offers, admission))
         return plan
 
     async def open(self, plan: Plan, inherited: Mapping[int, socket.socket] | None = None) -> None:

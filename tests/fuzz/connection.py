@@ -19,7 +19,7 @@ from proxy.interception.authority import issue
 from proxy.interception.contexts import ServerContexts
 from proxy.policy.authority import Authority
 from proxy.policy.routing import RouteTable, parse_host_pattern
-from proxy.relay.client import ClientConnection
+from proxy.relay.arrival import accept
 from proxy.relay.destinations import Destinations, Route
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.state import Relay
@@ -133,7 +133,7 @@ def client_connection(data: bytes) -> None:
     pieces = [rest[:at], rest[at:]] if kind != 2 else [_CONNECT, rest[:at], rest[at:]]
 
     async def talk() -> None:
-        connection = ClientConnection(relay, forward if kind != 1 else reverse)
+        connection = accept(relay, forward if kind != 1 else reverse)
         ear.set_protocol(connection)
         connection.connection_made(ear)
         for piece in pieces:
@@ -151,7 +151,7 @@ def client_connection(data: bytes) -> None:
     loop.run_until_complete(talk())
     assert relay.seats.taken == 0
     assert not relay.clients
-    assert not relay.tunnel_ends
+    assert not relay.arrivals
     _assert_sound(bytes(ear.written), is_tunnel=kind == 2)
 
 

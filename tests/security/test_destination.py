@@ -31,7 +31,7 @@ from proxy.interception.authority import issue
 from proxy.interception.contexts import ServerContexts
 from proxy.policy.destinations import check_destination
 from proxy.policy.routing import RouteTable, parse_host_pattern
-from proxy.relay.client import ClientConnection
+from proxy.relay.arrival import accept
 from proxy.relay.destinations import Destinations, Route
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.state import Relay
@@ -211,7 +211,7 @@ class World:
         loop = asyncio.get_running_loop()
         self.ports = []
         for entry in (ForwardEntry(), reverse):
-            server = await loop.create_server(functools.partial(ClientConnection, relay, entry), HERE, 0)
+            server = await loop.create_server(functools.partial(accept, relay, entry), HERE, 0)
             self.servers.append(server)
             self.ports.append(server.sockets[0].getsockname()[1])
         self.lying = ssl.create_default_context()

@@ -14,7 +14,7 @@ from proxy.errors import Overloaded, ProxyAuthenticationRequired, TooManyRequest
 from proxy.policy.access import Client, PasswordClaim, address_block
 from proxy.policy.passwords import parse_password_hash
 from proxy.relay.admission import Admission
-from proxy.relay.client import ClientConnection
+from proxy.relay.arrival import accept
 from proxy.relay.entry import ForwardEntry
 from proxy.relay.passwords import PasswordChecker
 from proxy.relay.seats import Seats
@@ -281,7 +281,7 @@ async def test_connections_of_one_client_over_the_limit_get_429(tmp_path: Path, 
     async with running(tmp_path, trust, limits={"connections_per_client": 2}) as boundary:
         answers = []
         for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"):
-            connection = ClientConnection(boundary.server.relay, ForwardEntry())
+            connection = accept(boundary.server.relay, ForwardEntry())
             transport = FakeTransport(address)
             connection.connection_made(cast("asyncio.BaseTransport", transport))
             answers.append(transport.written)
@@ -394,7 +394,7 @@ def test_clients_of_this_machine_share_addresses_and_are_not_counted_by_them(add
 async def test_a_head_that_comes_byte_by_byte_costs_no_more_than_its_bytes(tmp_path: Path, trust: Trust) -> None:
     """Looked at whole with each byte it takes minutes, in which nobody else is served."""
     async with running(tmp_path, trust) as boundary:
-        connection = ClientConnection(boundary.server.relay, ForwardEntry())
+        connection = accept(boundary.server.relay, ForwardEntry())
         ear = Ear()
         ear.set_protocol(connection)
         connection.connection_made(ear)
@@ -413,7 +413,7 @@ async def test_a_head_that_comes_byte_by_byte_costs_no_more_than_its_bytes(tmp_p
 @pytest.mark.asyncio
 async def test_empty_lines_before_a_request_cost_no_more_than_their_bytes(tmp_path: Path, trust: Trust) -> None:
     async with running(tmp_path, trust) as boundary:
-        connection = ClientConnection(boundary.server.relay, ForwardEntry())
+        connection = accept(boundary.server.relay, ForwardEntry())
         ear = Ear()
         ear.set_protocol(connection)
         connection.connection_made(ear)

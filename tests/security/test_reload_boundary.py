@@ -92,9 +92,9 @@ async def test_a_connection_in_its_handshake_follows_its_listener(tmp_path: Path
     }
     async with running(tmp_path, trust, listeners=[listener]) as boundary:
         peer = await boundary.connect()  # TCP only: it has not begun TLS
-        await eventually(lambda: bool(boundary.server.relay.tunnel_ends))
+        await eventually(lambda: bool(boundary.server.relay.arrivals))
         changed = without_the_route(boundary) | {"listeners": [listener | {"upstream": f"https://{OTHER_HOST}"}]}
         await boundary.reload(**changed)
-        entries = [door._entry for door in boundary.server.relay.tunnel_ends]
+        entries = [door._entry for door in boundary.server.relay.arrivals]
         assert [entry.destination.authority.host for entry in entries if isinstance(entry, FixedEntry)] == [OTHER_HOST]
         peer.transport.abort()

@@ -255,7 +255,7 @@ def test_upstream_connections_that_wait_are_told_from_the_others() -> None:
         upstreams: list[Connection]
         counters: Counters = field(default_factory=Counters)
         clients: tuple[()] = ()
-        tunnel_ends: tuple[()] = ()
+        arrivals: tuple[()] = ()
         splices: tuple[()] = ()
 
     waiting, other = Connection(is_idle=True), Connection(is_idle=False)

@@ -25,7 +25,7 @@ from proxy.interception.authority import issue
 from proxy.interception.contexts import ServerContexts
 from proxy.policy.authority import Authority, parse_authority
 from proxy.policy.routing import RouteTable, parse_host_pattern
-from proxy.relay.client import ClientConnection
+from proxy.relay.arrival import accept
 from proxy.relay.destinations import Destinations, Route
 from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.state import Relay
@@ -352,7 +352,7 @@ class Rig:
         )
         loop = asyncio.get_running_loop()
         for mode, entry in (("forward", ForwardEntry()), ("reverse", self.reverse)):
-            server = await loop.create_server(functools.partial(ClientConnection, self.relay, entry), "127.0.0.1", 0)
+            server = await loop.create_server(functools.partial(accept, self.relay, entry), "127.0.0.1", 0)
             self._servers.append(server)
             for kind in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 server.sockets[0].setsockopt(socket.SOL_SOCKET, kind, KERNEL_BYTES)
@@ -409,7 +409,7 @@ class Rig:
         self.relay.abort()
         self.upstream.forget()
         relay = self.relay
-        await eventually(lambda: not (relay.clients or relay.upstreams or relay.tunnel_ends or relay.splices))
+        await eventually(lambda: not (relay.clients or relay.upstreams or relay.arrivals or relay.splices))
         self.upstream.forget()
         self.records.clear()
         self.tokens = self.tokens  # the destinations hold it

@@ -10,8 +10,9 @@ import pytest
 from proxy.policy.access import Client
 from proxy.policy.passwords import parse_password_hash
 from proxy.relay.admission import Admission
-from proxy.relay.doorway import Doorway, Guard
+from proxy.relay.arrival import accept
 from proxy.relay.entry import ForwardEntry
+from proxy.relay.listener_policy import ListenerPolicy
 from proxy.relay.passwords import PasswordChecker
 from tests.security.boundary import light_hash
 from tests.wire.corpus_refused import REFUSED_BODIES, REFUSED_HEADS, Refused
@@ -176,9 +177,9 @@ def test_a_client_that_is_not_known_is_told_so_without_content_for_head(uv_wire:
 
 def test_a_port_that_takes_tls_only_answers_head_without_content(uv_wire: Wire) -> None:
     async def work(rig: Rig) -> None:
-        guard = Guard(context=rig.trust.upstream_context)
+        policy = ListenerPolicy(context=rig.trust.upstream_context)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Doorway(rig.relay, ForwardEntry(), guard), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: accept(rig.relay, ForwardEntry(), policy), "127.0.0.1", 0)
         try:
             _, client = await loop.create_connection(Peer, *server.sockets[0].getsockname())
             client.send(b"HEAD %b/a HTTP/1.1\r\nHost: x\r\n\r\n" % API.encode())

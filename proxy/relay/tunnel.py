@@ -1,8 +1,4 @@
-"""What becomes of CONNECT: end the client's TLS here, or pass bytes blind, or refuse (RFC 9110 §9.3.6). Does I/O.
-
-For a routed host the tunnel ends at this proxy. Its first byte tells what is inside: a TLS handshake, which gets a leaf
-certificate for the host, or plain HTTP, which some clients send through a tunnel as well. Anything else is refused.
-"""
+"""CONNECT to a host that no route names: dials, answers, and passes bytes without a look at them (RFC 9110 §9.3.6). Does I/O."""
 
 from __future__ import annotations
 
@@ -12,20 +8,7 @@ from math import inf
 from typing import TYPE_CHECKING
 
 from proxy.dialing.resolver import Attempt, describe_name_timeout
-from proxy.errors import (
-    DestinationRefused,
-    MalformedRequest,
-    Overloaded,
-    ProxyError,
-    ProxyUsageError,
-    UpstreamTimeout,
-)
-from proxy.policy.authority import Authority, parse_authority
-from proxy.relay.answers import CONNECT_ESTABLISHED, format_answer
-from proxy.relay.arrival import TLS_HANDSHAKE
-from proxy.relay.destinations import Destination, describe_refusal
-from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
-from proxy.relay.intercepting import Interception
+from proxy.errors import ProxyError, ProxyUsageError, UpstreamTimeout
 from proxy.relay.recording import tunnelled
 from proxy.relay.sides import Pipe, UnderWay
 from proxy.relay.splice import join
@@ -33,105 +16,29 @@ from proxy.relay.standing import check_tunnel
 from proxy.tasks import guard
 
 if TYPE_CHECKING:
-    from proxy.relay.client import ClientConnection
+    from proxy.policy.authority import Authority
     from proxy.relay.message import RequestHead
+    from proxy.relay.sender import Sender
+    from proxy.relay.sides import ClientSide
     from proxy.relay.state import Relay
 
 
-def begin_tunnel(client: ClientConnection, head: RequestHead, rest: bytes) -> None:
-    """Decides about a CONNECT request and acts on it.
+class TunnelRequest(UnderWay):
+    """A CONNECT request for a host that no route names, while its tunnel is opened and after.
 
     Args:
-        client: the connection it came on; it has read the whole head.
+        relay: the process-wide state.
+        client: gets the answer, and hands its connection over.
+        sender: who sent the request.
         head: the request.
-        rest: what arrived behind it.
-
-    Raises:
-        ClientError: it is refused.
+        authority: where the tunnel leads.
     """
-    relay = client.relay
-    if not isinstance(client.entry, ForwardEntry):
-        raise ProxyUsageError("CONNECT is for a forward listener; this connection already leads to one upstream.")
-    if head.has_content:
-        raise MalformedRequest("A CONNECT request has no content (RFC 9110 §9.3.6).")
-    authority = parse_authority(head.target, None)
-    if head.host is not None:
-        check_host(head.host)  # many clients write the proxy's own name there: the target alone decides
-    if relay.destinations.route_for(authority) is not None:
-        relay.counters.intercepts += 1
-        destination = relay.destinations.find(authority, authority.port)
-        if client.known is not None and client.seat is not None:
-            client.known.client.check_route(destination.route)
-            client.seat.known = client.known
-        client.write(CONNECT_ESTABLISHED)
-        TunnelEnd(client, authority, destination).take_over(rest)
-        return
-    if not relay.destinations.tunnels_others:
-        raise DestinationRefused(describe_refusal(authority))
-    if len(relay.splices) >= relay.limits.tunnels:
-        raise Overloaded(f"The proxy has {relay.limits.tunnels} tunnels (limits.tunnels).", retry_after_s=5)
-    if client.known is not None:
-        client.known.enter("-", time.monotonic())
-    tunnel = TunnelRequest(client, head, authority, rest)
-    client.exchange = tunnel
-    tunnel.start()
-
-
-class TunnelEnd(Interception):
-    """The inside of a tunnel to a routed host: its first byte tells whether TLS or plain HTTP follows."""
-
-    __slots__ = ("_authority", "_client", "_destination")
-
-    def __init__(self, client: ClientConnection, authority: Authority, destination: Destination) -> None:
-        entry = FixedEntry(destination, authority, "connect")
-        relay = client.relay
-        super().__init__(relay, entry, client.peer, client.seat, relay.now + relay.timeouts.head_s)
-        self._transport = client.transport
-        self._client = client
-        self._authority = authority
-        self._destination = destination
-
-    def take_over(self, rest: bytes) -> None:
-        """Put itself in the place of the client connection."""
-        self._relay.clients.discard(self._client)
-        self._relay.tunnel_ends.add(self)
-        self._transport.set_protocol(self)
-        if rest:
-            self.data_received(rest)
-
-    def data_received(self, data: bytes) -> None:
-        """Take the first bytes."""
-        self._relay.tunnel_ends.discard(self)
-        if data[0] == TLS_HANDSHAKE and self._authority.port != 80:
-            self._intercept(self._authority.host, data)
-        elif 0x41 <= data[0] <= 0x7A:
-            inner = self._make_client()
-            self._give_way(inner, self._transport)
-            inner.data_received(data)
-        else:
-            error = MalformedRequest(f"Inside the tunnel to {self._authority} came neither TLS nor HTTP.")
-            self._transport.write(format_answer(error, with_content=True, close=True))
-            self._record_failure(error.proxy_status, "NEITHER_TLS_NOR_HTTP")
-            self._transport.close()
-
-    def _make_client(self) -> ClientConnection:
-        return self._client.make_inner(self._entry)
-
-    def _record_failure(self, outcome: str, code: str) -> None:
-        asked = (b"CONNECT", str(self._authority), b"")
-        client_name = self._client.sender().name
-        self._record(outcome, code, asked, route=self._destination.route, client_name=client_name)
-
-
-class TunnelRequest(UnderWay):
-    """A CONNECT request for a host that no route names, while its tunnel is opened and after."""
 
     __slots__ = (
         "_attempt",
         "_authority",
         "_client",
         "_relay",
-        "_rest",
         "_sender",
         "_started",
         "_task",
@@ -139,12 +46,13 @@ class TunnelRequest(UnderWay):
         "request_complete",
     )
 
-    def __init__(self, client: ClientConnection, head: RequestHead, authority: Authority, rest: bytes) -> None:
+    def __init__(
+        self, relay: Relay, client: ClientSide, sender: Sender, head: RequestHead, authority: Authority
+    ) -> None:
+        self._relay = relay
         self._client = client
-        self._relay = client.relay
-        self._sender = client.sender()
+        self._sender = sender
         self._authority = authority
-        self._rest = rest
         self._started = time.monotonic()
         self._task: asyncio.Task[None] | None = None
         self._attempt = Attempt()
@@ -152,7 +60,7 @@ class TunnelRequest(UnderWay):
         self.request_complete = True
 
     def start(self) -> None:
-        """Begins to dial."""
+        """Begin to dial."""
         self._task = asyncio.get_running_loop().create_task(
             guard(self._open, self._on_task_failed, f"a tunnel to {self._authority}")
         )
@@ -191,7 +99,7 @@ class TunnelRequest(UnderWay):
 
     def _on_task_failed(self, error: ProxyError) -> None:
         if self._task is None:
-            self._client.abort()  # CONNECT had been answered: only cutting it is left
+            self._client.cut()  # CONNECT had been answered: only cutting it is left
             return
         self._task = None
         self.fail(error)
@@ -200,9 +108,9 @@ class TunnelRequest(UnderWay):
         pipe = self._client.hand_over(None)
         if pipe is None:
             transport.abort()
+            self.fail(ProxyUsageError("CONNECT is for HTTP/1.1 connections."))
             return
         self._relay.counters.tunnels += 1
-        pipe.early = self._rest + pipe.early
         join(self._relay, pipe, Pipe(transport), self._on_end)
 
     async def _dial_as_configured(self) -> asyncio.Transport:
