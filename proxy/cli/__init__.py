@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import gc
 import importlib
-import importlib.util
-import platform
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import click
@@ -111,7 +110,8 @@ class LazyGroup(click.Group):
 
 
 def _is_left_out(command: str) -> bool:
-    return command in _LEFT_OUT_OF_IMAGES and importlib.util.find_spec(_LEFT_OUT_OF_IMAGES[command]) is None
+    package = _LEFT_OUT_OF_IMAGES.get(command)
+    return package is not None and not Path(__file__).parents[1].joinpath(*package.split(".")[1:]).is_dir()
 
 
 def describe_left_out(what: str) -> str:
@@ -134,6 +134,9 @@ def _print_version(ctx: click.Context, _parameter: click.Parameter, wanted: bool
     """Say which version runs, and whether the relay is compiled: what of a report about speed one has to know first."""
     if not wanted or ctx.resilient_parsing:
         return
+    import importlib.util  # noqa: PLC0415  # both for this alone
+    import platform  # noqa: PLC0415
+
     relay = importlib.util.find_spec("proxy.relay.exchange")
     is_compiled = relay is not None and relay.origin is not None and not relay.origin.endswith(".py")
     form = "compiled" if is_compiled else "interpreted"

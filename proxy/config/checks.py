@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from proxy.config.addresses import ListenAddress
-    from proxy.config.document import Value
+    from proxy.config.parsed import Value
     from proxy.policy.routing import HostPattern
 
 _OPEN_TO_OTHERS = (

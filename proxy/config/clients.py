@@ -14,8 +14,8 @@ from proxy.policy.routing import parse_host_pattern
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.config.document import Value
     from proxy.config.faults import Finding, KeyPath
+    from proxy.config.parsed import Value
     from proxy.config.sections import Section
 
 _TELLS_USERS = hasattr(socket, "SO_PEERCRED")

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from proxy.config.document import Value
     from proxy.config.faults import Finding, KeyPath
+    from proxy.config.parsed import Value
     from proxy.config.sections import Section
     from proxy.config.values import Surroundings
 

@@ -19,8 +19,8 @@ from proxy.config.values import Surroundings
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from proxy.config.document import Document, Value
     from proxy.config.faults import Finding, KeyPath
+    from proxy.config.parsed import Document, Value
     from proxy.config.settings import Settings
     from proxy.config.source import Source
 

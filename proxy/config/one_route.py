@@ -11,15 +11,15 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from proxy.config.document import Document
 from proxy.config.faults import Fault, format_key_path, suggest
+from proxy.config.parsed import Document
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from pathlib import Path
 
-    from proxy.config.document import Value
     from proxy.config.faults import KeyPath
+    from proxy.config.parsed import Value
 
 VARIABLE_PREFIX: Final = "APIM_AUTH_PROXY_"
 CONFIG_VARIABLE: Final = f"{VARIABLE_PREFIX}CONFIG"

@@ -10,8 +10,8 @@ from proxy.config.settings import ClientAuthentication, CredentialSettings
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from proxy.config.document import Value
     from proxy.config.faults import Finding, KeyPath
+    from proxy.config.parsed import Value
 
 _PROOFS = (
     "certificate",

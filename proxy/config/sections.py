@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from proxy.config.document import Value
     from proxy.config.faults import KeyPath
+    from proxy.config.parsed import Value
 
 Section: TypeAlias = "dict[str, Value]"
 

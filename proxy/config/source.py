@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxy.config.document import DocumentError, parse_document
 from proxy.config.faults import ConfigurationFaults, Fault
+from proxy.config.parsed import DocumentError
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from proxy.config.document import Document
+    from proxy.config.parsed import Document
 
 STANDARD_INPUT: Final = "-"
 """In place of a file's name, as programs have it (POSIX.1-2024, XBD 12.2, guideline 13)."""
@@ -160,6 +160,8 @@ def _parse(name: str, content: bytes) -> Document:
         line = content.count(b"\n", 0, error.start) + 1
         message = "the file is not UTF-8 text here; save it as UTF-8"
         raise ConfigurationFaults(name, [Fault("", line, message)]) from None
+    from proxy.config.document import parse_document  # noqa: PLC0415  # PyYAML, for those who have a file
+
     try:
         return parse_document(text)
     except DocumentError as error:

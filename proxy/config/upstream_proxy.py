@@ -16,8 +16,8 @@ from proxy.policy.upstream_proxy import parse_exemption, parse_proxy_url
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-    from proxy.config.document import Value
     from proxy.config.faults import Finding
+    from proxy.config.parsed import Value
     from proxy.config.sections import Section
     from proxy.policy.upstream_proxy import UpstreamProxy
 

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-    from proxy.config.document import Value
     from proxy.config.faults import Finding, KeyPath
+    from proxy.config.parsed import Value
     from proxy.config.values import Surroundings
 
 _REQUIRED = {

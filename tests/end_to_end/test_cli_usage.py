@@ -80,11 +80,14 @@ def test_the_list_of_commands_is_true() -> None:
         assert command.help
 
 
-def test_the_list_of_commands_is_there_without_loading_what_they_need() -> None:
+@pytest.mark.parametrize(
+    "words", [["--help"], ["--version"], ["explain", "name_not_resolved"], ["explain", "AADSTS700027"]]
+)
+def test_help_and_explanations_are_there_without_loading_what_others_need(words: list[str]) -> None:
     program = (
         "import sys\n"
         "from proxy.cli import main\n"
-        "sys.argv = ['apim-auth-proxy', '--help']\n"
+        f"sys.argv = ['apim-auth-proxy', *{words}]\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
         "heavy = {'aiohttp', 'asyncio', 'cryptography', 'jwt', 'pydantic', 'yaml', 'httptools'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"

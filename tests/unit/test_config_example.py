@@ -13,7 +13,7 @@ from proxy.config.loading import load_settings
 from proxy.config.settings import Model, Settings
 
 if TYPE_CHECKING:
-    from proxy.config.document import Value
+    from proxy.config.parsed import Value
 
 _EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 _ENVIRON = {"HOME": "/home/u"}
