@@ -45,6 +45,8 @@ class Settings:
     Attributes:
         arguments: of the image's entry point.
         network: a named network namespace (ip-netns(8)); None for the caller's own.
+        program: runs in the place of the image's entry point, as another image has it.
+        capabilities: added to those that are left.
     """
 
     arguments: list[str]
@@ -56,6 +58,8 @@ class Settings:
     drops_capabilities: bool = False
     may_gain_privileges: bool = True
     network: str | None = None
+    program: str | None = None
+    capabilities: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ def _write_bundle(settings: Settings, scratch: Path) -> Path:
 
 def _specification(settings: Settings, root: Path) -> dict[str, object]:
     """The OCI runtime specification: https://github.com/opencontainers/runtime-spec, config.md."""
-    kept: list[str] = [] if settings.drops_capabilities else _DEFAULT_CAPABILITIES
+    kept: list[str] = [*([] if settings.drops_capabilities else _DEFAULT_CAPABILITIES), *settings.capabilities]
     own = [Path("/usr"), Path("/etc/hosts"), Path("/etc/ssl"), Path(sys.base_prefix), ROOT]
     mounts = [Mount(path, str(path), is_read_only=True) for path in own] + settings.mounts
     namespaces: list[dict[str, str]] = [{"type": kind} for kind in ("pid", "ipc", "uts", "mount")]
@@ -138,7 +142,10 @@ def _specification(settings: Settings, root: Path) -> dict[str, object]:
     return {
         "ociVersion": "1.0.2",
         "process": {
-            "args": [sys.executable, "-m", "proxy", *settings.arguments],
+            "args": [
+                *([settings.program] if settings.program else [sys.executable, "-m", "proxy"]),
+                *settings.arguments,
+            ],
             "env": [f"{name}={value}" for name, value in environment.items()],
             "cwd": "/",
             "user": {"uid": settings.user[0], "gid": settings.user[1], "additionalGids": settings.groups},
