@@ -171,7 +171,7 @@ clients-table: $(VENV)/.dev test-tools ## Measure which programs use the proxy u
 .PHONY: docs
 docs: $(VENV)/.docs ## Build the documentation site into build/site, and look for what is missing in it
 	@$(BIN)/python -m website build/pages
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@NO_MKDOCS_2_WARNING=1 SITE_VERSION="$$($(BIN)/apim-auth-proxy --version | cut -d ' ' -f 1-2)" $(BIN)/python -m mkdocs build --strict
 	@$(BIN)/python -m pytest -q tests/site/check_site.py
 
 .PHONY: docs-serve

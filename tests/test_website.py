@@ -10,9 +10,11 @@ import pytest
 
 from tests.recording import PICTURE, parse_line
 from website.__main__ import make_pages
-from website.commands import format_commands, list_commands
+from website.commands import format_commands
 from website.files import turn_links
-from website.keys import format_keys, list_keys
+from website.keys import format_keys
+from website.listing import list_commands, list_keys
+from website.since import UNRELEASED, list_names, releases, since
 
 ROOT: Final = Path(__file__).parent.parent
 COMMANDS: Final = format_commands()
@@ -77,3 +79,14 @@ def test_the_recording_shows_the_demo_as_it_is() -> None:
 
 def test_the_look_of_a_line_is_read_from_its_sequences() -> None:
     assert parse_line("\x1b[1m\x1b[32mok\x1b[0m and") == [(0, "ok", "b g"), (2, " and", "")]
+
+
+def test_what_a_release_had_is_known() -> None:
+    assert since("listeners[].address") == since("ca rotate --cut-over") == "0.1.0"
+    assert since("listeners[].authorize") != "0.1.0"
+    assert since("no.such.key") == UNRELEASED
+
+
+def test_what_a_release_had_is_still_there() -> None:
+    """Until 1.0 something may go: then its name goes from website/since, and the changelog says so."""
+    assert sorted(set(releases()) - set(list_names())) == []

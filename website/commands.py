@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import click
 
-from proxy.cli import group
 from proxy.cli.options import ConfiguredCommand
 from proxy.config.one_route import ROUTE_OPTIONS
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from website.listing import list_commands
+from website.since import UNRELEASED, since
 
 _INTRODUCTION: Final = """\
 # Commands
@@ -34,17 +32,6 @@ an environment variable. Use them for [a configuration of one route](../operatin
 """
 
 
-def list_commands() -> Iterator[tuple[str, click.Command]]:
-    """Yield every command that does something, as it is typed: ``ca trust``."""
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        if isinstance(command, click.Group):
-            yield from ((f"{name} {inner}", command.commands[inner]) for inner in command.commands)
-        elif command is not None:
-            yield name, command
-
-
 def format_commands() -> str:
     """Return the page."""
     parts = [_INTRODUCTION, *(_format(name, command) for name, command in list_commands()), _WITHOUT_FILE]
@@ -61,13 +48,17 @@ def _format(name: str, command: click.Command) -> str:
     takes_route = isinstance(command, ConfiguredCommand)
     skipped = {"--help", *(option.option for option in ROUTE_OPTIONS if takes_route)}
     rows = [
-        _row(f"`{'`, `'.join([*parameter.opts, *parameter.secondary_opts])}`{_value(parameter)}", _explain(parameter))
+        _row(
+            f"`{'`, `'.join([*parameter.opts, *parameter.secondary_opts])}`{_value(parameter)}",
+            _explain(parameter) + _news(f"{name} {parameter.opts[0]}", name),
+        )
         for parameter in command.params
         if isinstance(parameter, click.Option) and not parameter.hidden and not skipped & {*parameter.opts}
     ]
     table = "\n| option | meaning |\n|---|---|\n" + "".join(rows) if rows else ""
     more = "\nIt also accepts the [options instead of a file](#options-instead-of-a-file).\n" if takes_route else ""
-    return f"\n## `{name}`\n\n```text\n{usage}\n```\n\n{_paragraphs(text)}\n{table}{more}"
+    first = f"New in the {UNRELEASED}.\n\n" if since(name) == UNRELEASED else f"Since {since(name)}.\n\n"
+    return f"\n## `{name}`\n\n{first}```text\n{usage}\n```\n\n{_paragraphs(text)}\n{table}{more}"
 
 
 def _paragraphs(text: str) -> str:
@@ -93,6 +84,11 @@ def _value(option: click.Option) -> str:
 def _explain(option: click.Option) -> str:
     record = option.get_help_record(click.Context(click.Command("")))
     return _prose(record[1] if record is not None else "")
+
+
+def _news(option: str, command: str) -> str:
+    """Say since when there is an option, where it is newer than its command."""
+    return "" if since(option) == since(command) else f" *Since {since(option)}.*"
 
 
 def _row(*cells: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any, Final
 
 from proxy.config.descriptions import properties, read_descriptions, read_example
 from proxy.config.settings import Settings
+from website.since import since
 
 _INTRODUCTION: Final = """\
 # Configuration keys
@@ -54,20 +55,15 @@ def format_keys() -> str:
     return "".join(parts)
 
 
-def list_keys() -> list[str]:
-    """Return the path of every key."""
-    return [path for path, _, _ in properties(Settings.model_json_schema())]
-
-
 def _table_head() -> str:
-    return "| key | type | default | unit | meaning |\n|---|---|---|---|---|\n"
+    return "| key | type | default | unit | since | meaning |\n|---|---|---|---|---|---|\n"
 
 
 def _format_row(schema: dict[str, Any], path: str, value: dict[str, Any], text: str, is_required: bool) -> str:
     stated = _STATED_DEFAULT.search(text)
     default = "**required**" if is_required else _default(value, stated[1] if stated else "none")
     meaning = _STATED_DEFAULT.sub(_join, text, count=1).strip()
-    cells = (f"`{path}`", _type(schema, value), default, _unit(path), _sentence(meaning))
+    cells = (f"`{path}`", _type(schema, value), default, _unit(path), since(path), _sentence(meaning))
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |\n"
 
 

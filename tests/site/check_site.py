@@ -15,8 +15,7 @@ from proxy.cli import group
 from proxy.explanations.codes import CODES
 from proxy.explanations.statuses import STATUSES
 from proxy.operations import metrics
-from website.commands import list_commands
-from website.keys import list_keys
+from website.listing import list_commands, list_keys
 
 SITE: Final = Path(__file__).parents[2] / "build" / "site"
 PAGES: Final = sorted(SITE.rglob("*.html"))
