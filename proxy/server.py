@@ -213,6 +213,7 @@ class Server:
     def begin_drain(self) -> None:
         """Fails readiness, and tells clients that their connections end; everything else goes on until `stop`."""
         self._is_draining = True
+        self.token_service.announce_end()
         if self.front is not None:
             self.front.announce_end()
         if self.control is not None:

@@ -100,6 +100,7 @@ class TokenService:
         self._doors: dict[tuple[str, str, int], Door] = {}
         self._secret = secrets.token_hex(_SECRET_BYTES)
         self._ending: set[asyncio.Task[None]] = set()
+        self._is_ending = False
         self.counts: Counts = {}
 
     @property
@@ -182,6 +183,10 @@ class TokenService:
                 self._forget_header(before.settings, door)
             self._end(door, before.settings.timeouts.drain_s)
 
+    def announce_end(self) -> None:
+        """Has each answer from now on tell the gateway to use another connection; new ones are accepted all the same."""
+        self._is_ending = True
+
     async def stop(self) -> None:
         """Stop accepting, let requests finish, close everything."""
         for door in self._plan.doors:
@@ -222,7 +227,7 @@ class TokenService:
             finally:
                 connections.end(request)
             # A sub-request for a WebSocket asks for an upgrade, and behind that no other request could be told from its bytes.
-            close = refusal is not None or handout.is_retired or "Upgrade" in request.headers
+            close = refusal is not None or handout.is_retired or self._is_ending or "Upgrade" in request.headers
             return to_response(answer, close=close)
 
         connections = door.connections = Connections(

@@ -123,8 +123,11 @@ def test_a_pushed_token_is_used_replaced_and_refused_when_it_has_ended(stage: Pu
         stage.push("token-2", life_s=3)
         ends_at = time.time() + 3
         stage.until(lambda: stage.is_refused() or api.seen[-1] == ["Bearer token-2"])
-        stage.until(stage.is_refused)
-        assert time.time() < ends_at + 2, "an ended token was sent"
+        while True:
+            asked_at = time.time()
+            if stage.is_refused():
+                break
+            assert asked_at < ends_at + 1, "an ended token was sent"  # seconds are counted whole
         api.seen.clear()
         assert stage.is_refused()
         assert api.seen == []
