@@ -57,7 +57,7 @@ def _format(name: str, command: click.Command) -> str:
     ]
     table = "\n| option | meaning |\n|---|---|\n" + "".join(rows) if rows else ""
     more = "\nIt also accepts the [options instead of a file](#options-instead-of-a-file).\n" if takes_route else ""
-    first = f"New in the {UNRELEASED}.\n\n" if since(name) == UNRELEASED else f"Since {since(name)}.\n\n"
+    first = f"New in {UNRELEASED}.\n\n" if since(name) == UNRELEASED else f"Since {since(name)}.\n\n"
     return f"\n## `{name}`\n\n{first}```text\n{usage}\n```\n\n{_paragraphs(text)}\n{table}{more}"
 
 
@@ -88,7 +88,7 @@ def _explain(option: click.Option) -> str:
 
 def _news(option: str, command: str) -> str:
     """Say since when there is an option, where it is newer than its command."""
-    return "" if since(option) == since(command) else f" *Since {since(option)}.*"
+    return "" if since(option) == since(command) else f" *New in {since(option)}.*"
 
 
 def _row(*cells: str) -> str:

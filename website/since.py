@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIRECTORY: Final = Path(__file__).parent / "since"
-UNRELEASED: Final = "next release"
+UNRELEASED: Final = "the next release"
 
 
 @cache
