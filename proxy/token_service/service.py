@@ -58,6 +58,7 @@ class Door:
         address: where it is bound.
         handout: answers; None before it is open.
         connections: to it; None before it is open.
+        has_header: whether the secret of its token endpoint has been written.
     """
 
     index: int
@@ -71,6 +72,7 @@ class Door:
     address: tuple[str, int] = ("", 0)
     handout: Handout | None = None
     connections: Connections | None = None
+    has_header: bool = False
 
 
 @dataclass(slots=True)
@@ -151,6 +153,7 @@ class TokenService:
                 await self._serve(plan, door, known)
                 if door.listener.token_endpoint:
                     write_header(*self._header(plan.settings, door))
+                    door.has_header = True
         except BaseException:
             self.close_new(plan)
             raise
@@ -286,7 +289,7 @@ class TokenService:
         return header_file(settings.state_directory, door.listener.address), IdentityHeader(endpoint, self._secret)
 
     def _forget_header(self, settings: Settings, door: Door) -> None:
-        if door.listener.token_endpoint:
+        if door.has_header:  # otherwise it is another proxy's, which has the address already
             remove_header(header_file(settings.state_directory, door.listener.address))
 
 

@@ -252,6 +252,10 @@ def test_the_secret_is_in_a_file_of_the_proxys_user_alone_and_another_one_at_eac
         show,
     ]
     assert run_program(arguments).stdout.decode().split() == [f"http://127.0.0.1:{port}/token", "False"]
+    # A second proxy of the same configuration does not start, and takes nothing from the first.
+    again = run_program([COMMAND, "run", "--config", first.config_file])
+    assert again.status != 0
+    assert json.loads(file.read_text()) == before
     assert first.stop() == 0
     assert not file.exists()
     gone = run_program(arguments)
