@@ -12,6 +12,8 @@ from website.files import DOCUMENTS, ROOT, format_file, linked_files, page_uri, 
 from website.keys import format_keys
 
 GENERATED: Final = {"reference/commands.md": format_commands, "reference/configuration.md": format_keys}
+# Whether a page links to them or not.
+IN_NAVIGATION: Final = frozenset({"CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "benchmarks/results.md"})
 
 
 def make_pages() -> dict[str, str]:
@@ -21,14 +23,15 @@ def make_pages() -> dict[str, str]:
     }
     documents |= {f"{DOCUMENTS}/{uri}": make() for uri, make in GENERATED.items()}
     pages = {page_uri(path): text for path, text in documents.items()}
-    pages |= {page_uri(path): format_file(path) for path in linked_files(documents)}
+    pages |= {page_uri(path): format_file(path) for path in linked_files(documents) | IN_NAVIGATION}
     return {uri: turn_links(uri, text) for uri, text in pages.items()}
 
 
 def main(directory: Path) -> None:
-    """Write the pages, and the pictures beside them."""
+    """Write the pages, with pictures and styles."""
     shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(ROOT / DOCUMENTS, directory, ignore=shutil.ignore_patterns("*.md"))
+    shutil.copytree(Path(__file__).parent / "assets", directory / "assets")
     for uri, text in make_pages().items():
         place = directory / uri
         place.parent.mkdir(parents=True, exist_ok=True)

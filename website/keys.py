@@ -138,5 +138,6 @@ def _sentence(text: str) -> str:
     text = text.replace("<", "&lt;").replace("*.", "\\*.").replace(" * ", " \\* ")
     if not text:
         return ""
-    first = text[0].upper() if text.split()[0].strip(",;:").isalpha() else text[0]
+    word = text.split()[0]
+    first = text[0].upper() if word.strip(",;").isalpha() and word not in {"true", "false"} else text[0]
     return first + text[1:] + ("" if text.endswith((".", ":")) else ".")

@@ -101,7 +101,7 @@ SYMPTOMS: Final = (
         "Node.js before 22.21 reads no proxy variables, so its requests do not go through the proxy.",
         "Use Node.js 22.21 or later with NODE_USE_ENV_PROXY=1, or undici's EnvHttpProxyAgent, or `node --require global-agent/bootstrap`."),
     Symptom("any program", "Access denied due to missing subscription key",
-        "API Management wants a subscription key beside the token.",
+        "API Management requires a subscription key in addition to the token.",
         "Set it in the route: `set_headers: {Ocp-Apim-Subscription-Key: …}`."),
     Symptom("any program", "Access denied due to invalid subscription key",
         "API Management does not know the subscription key that was sent, or it is not for this API.",
