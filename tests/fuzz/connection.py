@@ -22,6 +22,7 @@ from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.arrival import accept
 from proxy.relay.destinations import Destinations, Route
 from proxy.relay.entry import FixedEntry, ForwardEntry
+from proxy.relay.redirected import RedirectedConnection, RedirectedEntry
 from proxy.relay.state import Relay
 
 if TYPE_CHECKING:
@@ -57,8 +58,8 @@ class NoTokens:
 class Ear(asyncio.Transport):
     """Keeps what is written to it."""
 
-    def __init__(self) -> None:
-        super().__init__({"peername": ("127.0.0.1", 40_000)})
+    def __init__(self, **extra: object) -> None:
+        super().__init__({"peername": ("127.0.0.1", 40_000), **extra})
         self.written = bytearray()
         self.protocol: Any = None
         self.is_closed = False
@@ -97,6 +98,22 @@ class Ear(asyncio.Transport):
 
     def get_write_buffer_size(self) -> int:
         return 0
+
+
+class RedirectedSocket:
+    """What a connection says that the kernel has redirected; see `proxy.relay.original`."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def getsockopt(self, _level: int, _option: int, _size: int) -> bytes:
+        return b"\x02\x00" + self._port.to_bytes(2, "big") + bytes((203, 0, 113, 10)) + bytes(8)
+
+    def setsockopt(self, *_: object) -> None:
+        """Is closed by nobody."""
+
+    def fileno(self) -> int:
+        return -1
 
 
 @cache
@@ -153,6 +170,37 @@ def client_connection(data: bytes) -> None:
     assert not relay.clients
     assert not relay.arrivals
     _assert_sound(bytes(ear.written), is_tunnel=kind == 2)
+
+
+def redirected_connection(data: bytes) -> None:
+    """Whatever a redirected program says is answered in its protocol, or by nothing, and leaves nothing behind.
+
+    The first byte says which port the connection was going to, the second into how large pieces the rest is cut.
+    """
+    loop, relay, _ = _stage()
+    port = 443 if data[:1] < b"\x80" else 80
+    step = data[1] % 64 + 1 if len(data) > 1 else 1
+    ear = Ear(sockname=("127.0.0.1", 8085), socket=RedirectedSocket(port))
+
+    async def talk() -> None:
+        connection = RedirectedConnection(relay, RedirectedEntry())
+        ear.set_protocol(connection)
+        connection.connection_made(ear)
+        for at in range(2, len(data), step):
+            if not ear.is_closed:
+                ear.protocol.data_received(data[at : at + step])
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
+        ear.protocol.eof_received()
+        ear.close()
+        ear.protocol.connection_lost(None)
+        relay.tick(time.monotonic())
+
+    loop.run_until_complete(talk())
+    assert relay.seats.taken == 0
+    assert not relay.clients
+    assert not relay.arrivals
+    _assert_sound(bytes(ear.written), is_tunnel=True)
 
 
 def _assert_sound(written: bytes, *, is_tunnel: bool) -> None:

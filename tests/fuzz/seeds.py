@@ -138,4 +138,13 @@ SEEDS: Final[dict[str, tuple[bytes, ...]]] = {
         b"".join((b"\x00", _frame(7, 0, 0, bytes(4) + b"\x00\x00\x00\x07"), _frame(1, 5, 1, b"\x89"))),
         b"".join((b"\x02", _frame(3, 0, 1, b"\x00\x00\x00\x07"), _frame(4, 0, 0, b"\x00\x03\x00\x00\x00\x00"))),
     ),
+    "redirected_connection": (
+        b"\x00\x3f" + USUAL,
+        b"\x00\x01" + records(message(server_name(b"api.example.test"), protocols(b"http/1.1"))),
+        b"\x80\x3f" + _GET + b"\r\n",
+        b"\x80\x07" + _POST + b"Content-Length: 5\r\n\r\nhello",
+        b"\x80\x3fGET / HTTP/1.1\r\nHost: other.test\r\n\r\n",
+        b"\x80\x3fPRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+        b"\x00\x3f\x80\x2e\x01\x00\x02",
+    ),
 }

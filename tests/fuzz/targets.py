@@ -28,7 +28,7 @@ from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
 from proxy.relay.client_hello import ClientHelloReader
 from proxy.relay.head import format_request_head, format_response_head, parse_request_head, parse_response_head
 from proxy.relay.message import HOP_BY_HOP
-from tests.fuzz.connection import client_connection
+from tests.fuzz.connection import client_connection, redirected_connection
 from tests.fuzz.http2 import http2_connection, http2_upstream
 
 if TYPE_CHECKING:
@@ -227,6 +227,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         proxy_authorization,
         client_connection,
         client_hello,
+        redirected_connection,
         http2_connection,
         http2_upstream,
     )
