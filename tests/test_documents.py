@@ -84,6 +84,34 @@ def test_every_whole_configuration_in_a_document_loads(name: str, tmp_path: Path
         _load(block, tmp_path)
 
 
+@pytest.mark.parametrize("name", PLAIN)
+def test_every_part_of_a_configuration_in_a_document_is_one_of_a_whole(name: str, tmp_path: Path) -> None:
+    """A block that shows some sections loads together with the least that the others need."""
+    from proxy.config.loading import load_settings
+    from proxy.config.settings import Settings
+
+    for block in blocks((ROOT / name).read_text(encoding="utf-8"), "yaml"):
+        shown = yaml.safe_load(block) if "{{" not in block else None
+        if not isinstance(shown, dict) or not shown or not shown.keys() <= Settings.model_fields.keys():
+            continue
+        route = {"hosts": ["contoso.azure-api.net"], "credential": "orders-client", "scope": "api://orders/.default"}
+        routes = shown.get("routes") or [
+            route | {"credential": next(iter(shown.get("credentials", {})), "orders-client")}
+        ]
+        credential = {"tenant_id": "contoso.onmicrosoft.com", "client_id": "c" * 8, "certificate": "clientapp.pem"}
+        whole = {
+            "listeners": [{"address": "127.0.0.1:8080"}],
+            "credentials": {route["credential"]: credential for route in routes},
+            "state_directory": "state",
+            **shown,
+            "routes": routes,
+        }
+        path = tmp_path / "config.yaml"
+        path.write_text(yaml.safe_dump(whole), encoding="utf-8")
+        environ = dict.fromkeys(re.findall(r"\$\{(\w+)", block), "some-value")
+        load_settings(path, environ, check_files=False)
+
+
 def _load(text: str, directory: Path) -> Settings:
     """Loads a configuration whose files exist; what is in them is for other tests."""
     from proxy.config.loading import load_settings
