@@ -40,7 +40,7 @@ class ExchangeRecord(NamedTuple):
     Attributes:
         ended_at: Unix seconds.
         client: the client's address, or ``unix``.
-        mode: ``forward``, ``connect`` (inside an intercepted tunnel), ``reverse``, ``tunnel`` (blind).
+        mode: ``forward``, ``connect`` (inside an intercepted tunnel), ``reverse``, ``transparent``, ``tunnel`` (blind).
         method: as sent.
         authority: ``host:port`` of the destination; empty where none was found.
         target: the request target up to its query, as sent.
