@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 from proxy.config.addresses import parse_listen_address, parse_origin
 from proxy.config.bound_tokens import PATIENCE_WITH_BOUND_TOKENS
-from proxy.config.settings import ListenerMode
+from proxy.config.settings import Http2, ListenerMode
 from proxy.dialing.building import build_dialer
 from proxy.dialing.keep_alive import keep_alive
 from proxy.dialing.resolver import Resolver
@@ -107,6 +107,7 @@ class RemovedEntry:
 
     authority: Authority
     mode: str
+    takes_http2: bool = False
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:  # noqa: ARG002  # as `Entry` has it
         """See `Entry`."""
@@ -411,9 +412,11 @@ def build_entry(
         clients: who may use the proxy. A page cannot send a client's password; by everything else a browser passes for one.
     """
     if listener.mode is ListenerMode.TRANSPARENT:
-        return RedirectedEntry(refuses_cross_site=not listener.allow_cross_site)
+        return RedirectedEntry(
+            refuses_cross_site=not listener.allow_cross_site, takes_http2=listener.http2 is not Http2.OFF
+        )
     if listener.upstream is None:
-        return ForwardEntry()
+        return ForwardEntry(takes_http2=listener.http2 is not Http2.OFF)
     authority = parse_origin(listener.upstream)
     host = parse_listen_address(listener.address).host
     own_names = {parse_authority(name.encode(), _HTTP_PORT).host for name in listener.server_names}
@@ -425,6 +428,7 @@ def build_entry(
         own_names=frozenset(own_names),
         refuses_cross_site=not listener.allow_cross_site
         and not (clients and all(client.password_hash is not None for client in clients)),
+        takes_http2=listener.http2 is not Http2.OFF,
     )
 
 
@@ -493,7 +497,7 @@ def build_destinations(relay: Relay, settings: Settings, tokens: Sources) -> Des
     Raises:
         ConfigurationError: a route's ca_file or client certificate cannot be used.
     """
-    routes = [_build_route(route, create_route_context(route), tokens) for route in settings.routes]
+    routes = [_build_route(route, tokens) for route in settings.routes]
     table = RouteTable(
         (parse_host_pattern(text), index) for index, route in enumerate(settings.routes) for text in route.hosts
     )
@@ -506,7 +510,7 @@ def _load_client_certificate(route: RouteSettings) -> list[ClientCertificate]:
     return [] if found is None else [found]
 
 
-def _build_route(route: RouteSettings, context: ssl.SSLContext, tokens: Sources) -> Route:
+def _build_route(route: RouteSettings, tokens: Sources) -> Route:
     fields = {
         name.encode("ascii"): value.get_secret_value().encode("latin-1") for name, value in route.set_headers.items()
     }
@@ -516,8 +520,9 @@ def _build_route(route: RouteSettings, context: ssl.SSLContext, tokens: Sources)
         fields=b"".join(b"%b: %b\r\n" % field for field in fields.items()),
         field_names=frozenset(name.lower() for name in fields),
         dial=parse_authority(route.dial.encode(), None) if route.dial is not None else None,
-        context=context,
+        context=create_route_context(route),
         credential=route.credential,
+        http2_context=None if route.http2 == "off" else functools.partial(create_route_context, route, "h2"),
     )
 
 

@@ -70,6 +70,15 @@ class ListenerTlsSettings(Model):
     """PEM: whose certificates clients must show; without it they show none."""
 
 
+class Http2(StrEnum):
+    """Where HTTP/2 is spoken."""
+
+    NEEDED = "needed"
+    """Where the other side cannot do otherwise, as gRPC."""
+    PREFERRED = "preferred"
+    OFF = "off"
+
+
 class ListenerSettings(Model):
     """One address to accept connections on."""
 
@@ -88,6 +97,8 @@ class ListenerSettings(Model):
     """Identity mode only: ``/token`` gives local programs access tokens, as App Service does."""
     tls: ListenerTlsSettings | None = None
     """None: clients connect without TLS."""
+    http2: Http2 = Http2.NEEDED
+    """``needed``: HTTP/1.1 wherever the client can, HTTP/2 where it cannot do otherwise, as gRPC."""
     socket_mode: FileMode = "0600"
     """Of a Unix socket's file, octal."""
     users: tuple[UserText, ...] = ()
@@ -226,6 +237,8 @@ class RouteSettings(Model):
     """Fields set on each request, in place of any the client sent under the same name."""
     dial: DialText | None = None
     """``host:port`` to connect to instead; Host, SNI and verification stay the route's."""
+    http2: Literal["needed", "off"] = "needed"
+    """Towards the upstream; ``needed``: for gRPC."""
     ca_file: LocatedPath | None = None
     client_certificate: LocatedPath | None = None
     """Shown to the upstream where it asks for one: PEM (with the key, unless ``client_private_key`` is given) or PFX."""

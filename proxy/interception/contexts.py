@@ -163,8 +163,9 @@ def create_server_context(pem: bytes) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2  # RFC 9325 §3.1.1
     context.options |= ssl.OP_NO_RENEGOTIATION
-    # The relay speaks HTTP/1.1 only. A client that offers nothing else we know gets no ALPN rather than an alert.
-    context.set_alpn_protocols(["http/1.1"])
+    # By our preference: HTTP/1.1 for whoever can, HTTP/2 for whoever cannot, as gRPC. A client that offers nothing we know gets no
+    # ALPN rather than an alert.
+    context.set_alpn_protocols(["http/1.1", "h2"])
     context.sslobject_class = ServerTLS
     context.sni_callback = _remember_requested_name
     show_too(context, pem)

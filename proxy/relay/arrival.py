@@ -23,6 +23,7 @@ from proxy.relay.handshakes import name_cause
 from proxy.relay.recording import refused
 from proxy.relay.seats import descriptor_of, peer_user
 from proxy.relay.secure import SecureTransport
+from proxy.relay.versions import has_agreed_on_http2, make_http2_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,6 +116,9 @@ class Arrival(asyncio.Protocol):
             transport: plain, or TLS whose handshake is complete.
             data: what has been read of the first request.
         """
+        if has_agreed_on_http2(transport):
+            self._open_http2(transport)
+            return
         self._relay.arrivals.discard(self)
         connection = ClientConnection(self._relay, self._entry, self.seat, intercept=intercept)
         transport.set_protocol(connection)
@@ -122,6 +126,17 @@ class Arrival(asyncio.Protocol):
         connection.peer = self._peer
         if data:
             connection.data_received(data)
+
+    def _open_http2(self, transport: asyncio.Transport) -> None:
+        if not self._entry.takes_http2:
+            self._leave()
+            self._record("tls_alert_received", "HTTP_2_ONLY")
+            transport.abort()
+            return
+        self._relay.arrivals.discard(self)
+        connection = make_http2_client(self._relay, self._entry, self.seat, self._peer)
+        transport.set_protocol(connection)
+        connection.connection_made(transport)
 
     def _leave(self) -> None:
         self._relay.arrivals.discard(self)
@@ -324,7 +339,9 @@ class TunnelArrival(InterceptedArrival):
     __slots__ = ("_authority", "_client_name", "_route")
 
     def __init__(self, relay: Relay, pipe: Pipe, sender: Sender, tunnel: RoutedTunnel) -> None:
-        entry = FixedEntry(tunnel.destination, tunnel.authority, "connect")
+        listener = None if sender.seat is None else sender.seat.entry
+        takes_http2 = listener is None or listener.takes_http2
+        entry = FixedEntry(tunnel.destination, tunnel.authority, "connect", takes_http2=takes_http2)
         super().__init__(relay, entry, sender.peer, sender.seat, relay.now + relay.timeouts.head_s)
         self._transport = pipe.transport
         self._authority = tunnel.authority

@@ -32,6 +32,7 @@ from proxy.relay.presence import is_gone, watch_presence
 from proxy.relay.seats import descriptor_of
 from proxy.relay.sender import Sender
 from proxy.relay.sides import CHUNKED, UNTIL_CLOSE, ClientSide, Pipe, UnderWay
+from proxy.relay.versions import begins_http2, make_http2_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -691,10 +692,22 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         if exchange is not None:
             exchange.fail(error)
             return
+        if self.entry.takes_http2 and self._state == _HEAD and begins_http2(raw):
+            self._give_way(raw)
+            return
         asked = describe_raw(raw) if head is None else describe_head(head)
         record_refusal(self.relay, self._sender_of_request(), self.entry, error, asked, head)
         self.write(format_answer(error, with_content=asked[0] != b"HEAD", close=True))
         self._close(linger=True)
+
+    def _give_way(self, data: bytes) -> None:
+        """Let HTTP/2 have the connection, which has begun with its preface."""
+        self.relay.clients.discard(self)
+        self.relay.counters.client_connections -= 1
+        connection = make_http2_client(self.relay, self.entry, self.seat, self.peer)
+        self.transport.set_protocol(connection)
+        connection.connection_made(self.transport)
+        connection.data_received(data)
 
     def _close(self, *, linger: bool) -> None:
         self._buffer = b""

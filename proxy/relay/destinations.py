@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ssl  # noqa: TC003  # see below
-from dataclasses import dataclass
+from collections.abc import Callable  # noqa: TC003  # mypyc evaluates the annotations of dataclasses
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import DestinationRefused
@@ -34,6 +35,7 @@ class Route:
         dial: where to connect instead of the authority; None for the authority itself.
         context: verifies the upstream's certificate.
         credential: the name of the credential that its tokens are obtained with.
+        http2_context: reads files, and returns what is like `context` for HTTP/2; None: it is never spoken.
     """
 
     name: str
@@ -43,6 +45,7 @@ class Route:
     dial: Authority | None
     context: ssl.SSLContext
     credential: str = ""
+    http2_context: Callable[[], ssl.SSLContext] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class Destinations:
         self._by_target: dict[tuple[bytes, bytes], Destination] = {}
         self._by_authority: dict[tuple[Authority, int], Destination] = {}
         self._routed_pools: dict[Authority, UpstreamPool] = {}
+        self._over_http2: dict[tuple[Authority, int], Destination] = {}
+        self._http2_pools: dict[Authority, UpstreamPool] = {}
         self._forget_at = _REMEMBERED
 
     @property
@@ -161,10 +166,36 @@ class Destinations:
             self._by_authority[authority, default_port] = found
         return found
 
+    def over_http2(self, destination: Destination) -> Destination:
+        """Return a destination's like whose connections speak HTTP/2; itself, where the route has that switched off."""
+        key = (destination.authority, destination.default_port)
+        found = self._over_http2.get(key)
+        if found is None:
+            pool = self._http2_pools.get(destination.authority)
+            if pool is None:
+                pool = self._make_http2_pool(destination)
+                if pool is None:
+                    return destination
+                self._http2_pools[destination.authority] = pool
+            found = self._over_http2[key] = replace(destination, pool=pool)
+        return found
+
+    def _make_http2_pool(self, destination: Destination) -> UpstreamPool | None:
+        routed = None if destination.tokens is None else self.route_for(destination.authority)
+        make_context = None if routed is None else routed[0].http2_context
+        if routed is None or make_context is None:
+            return None
+        from proxy.relay.http2.pool import Http2Pool  # noqa: PLC0415  # nobody pays for it who has no gRPC
+
+        route, authority = routed
+        return Http2Pool(self._relay, route.dial or authority, authority.host, make_context)
+
     def close_idle(self) -> None:
         """Close every upstream connection that waits for an exchange."""
         for destination in self._by_authority.values():
             destination.pool.close_idle()
+        for pool in self._http2_pools.values():
+            pool.close_idle()
 
     def _routed(self, route: Route, authority: Authority, default_port: int) -> Destination:
         pool = self._routed_pools.get(authority)  # http and https URLs of one host share it
@@ -204,6 +235,12 @@ class Destinations:
             if destination.pool.size == 0:
                 del self._by_authority[key]
                 self._routed_pools.pop(destination.authority, None)
+        for authority, pool in list(self._http2_pools.items()):
+            if pool.size == 0:
+                del self._http2_pools[authority]
+        for key, destination in list(self._over_http2.items()):
+            if destination.authority not in self._http2_pools:
+                del self._over_http2[key]
         # Twice what is in use, so that looking for what is not costs each request the same, however many are in use.
         self._forget_at = max(_REMEMBERED, 2 * len(self._by_authority))
 

@@ -36,6 +36,11 @@ class Entry(Protocol):
         """For the access log."""
         ...
 
+    @property
+    def takes_http2(self) -> bool:
+        """Whether the listener takes HTTP/2, from clients that have nothing else at least."""
+        ...
+
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
         """Return the destination, and the request target in origin-form.
 
@@ -50,6 +55,7 @@ class ForwardEntry:
     """A forward listener: the absolute-form target alone names the destination, whatever Host says (RFC 9112 §3.2.2)."""
 
     mode: str = "forward"
+    takes_http2: bool = True
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
         """See `Entry`."""
@@ -73,6 +79,7 @@ class FixedEntry:
         accepts_any_host: whether Host is the listener's, which nobody can know, and is replaced unseen.
         refuses_cross_site: whether requests of web pages of other sites are refused.
         tls: the client's TLS inside the tunnel, which knows the SNI; None for plain HTTP.
+        takes_http2: see `Entry`.
     """
 
     destination: Destination
@@ -83,6 +90,7 @@ class FixedEntry:
     accepts_any_host: bool = False
     refuses_cross_site: bool = False
     tls: ssl.SSLObject | None = None
+    takes_http2: bool = True
     _name_checked: bool = False
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:

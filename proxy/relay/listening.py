@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
+from proxy.config.settings import Http2
 from proxy.errors import AddressTaken, ConfigurationError
 from proxy.keys.pairs import read_pair
 from proxy.keys.passwords import read_password
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 _BACKLOG: Final = 1_024
 # Of TLS 1.2; TLS 1.3 has no others. RFC 9325 §4.2.
 _AEAD: Final = "ECDHE+AESGCM:ECDHE+CHACHA20:DHE+AESGCM:!aNULL"
+
+_PROTOCOLS: Final = {Http2.NEEDED: ["http/1.1", "h2"], Http2.PREFERRED: ["h2", "http/1.1"], Http2.OFF: ["http/1.1"]}
 
 
 async def open_listener(
@@ -76,11 +79,16 @@ def build_listener_policy(listener: ListenerSettings) -> ListenerPolicy | None:
         return ListenerPolicy(None, find_users(listener.users))
     client_ca = listener.tls.client_ca
     client_cas = frozenset[bytes]() if client_ca is None else frozenset(read_trusted(client_ca, "client_ca").bodies)
-    return ListenerPolicy(create_listener_context(listener.tls), find_users(listener.users), client_cas)
+    context = create_listener_context(listener.tls, _PROTOCOLS[listener.http2])
+    return ListenerPolicy(context, find_users(listener.users), client_cas)
 
 
-def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:
+def create_listener_context(tls: ListenerTlsSettings, protocols: list[str]) -> ssl.SSLContext:
     """Return the TLS context towards the clients of a listener.
+
+    Args:
+        tls: what is configured.
+        protocols: what is spoken, by our preference (RFC 7301).
 
     Raises:
         ConfigurationError: a file cannot be used.
@@ -88,7 +96,7 @@ def create_listener_context(tls: ListenerTlsSettings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_AEAD)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(protocols)
     load_pair(context, read_pair(tls.certificate, tls.private_key, read_password(tls.password_file)), tls.certificate)
     if tls.client_ca is not None:
         read_trusted(tls.client_ca, "client_ca").add_to(context)

@@ -6,7 +6,7 @@ import asyncio
 import ssl
 from collections import deque
 from math import inf
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 from proxy.dialing.distrust import explain_distrust
 from proxy.dialing.handshake import judge_handshake
@@ -18,7 +18,8 @@ from proxy.relay.upstream import UpstreamConnection
 if TYPE_CHECKING:
     from proxy.dialing.dialer import Permit
     from proxy.policy.authority import Authority
-    from proxy.relay.state import Relay
+    from proxy.relay.sides import UpstreamSide
+    from proxy.relay.state import Opening, Relay
 
 # How soon a TLS session that an upstream does not accept is replaced. Servers mostly honour one for hours.
 _SESSION_S: Final = 600.0
@@ -63,7 +64,7 @@ class UpstreamPool:
         self._session: ssl.SSLSession | None = None
         self._session_due = -inf
 
-    def take(self) -> UpstreamConnection | None:
+    def take(self) -> UpstreamSide | None:
         """Return a kept-alive connection, or None. Never waits."""
         idle = self.idle
         while idle:
@@ -73,7 +74,7 @@ class UpstreamPool:
                 return connection
         return None
 
-    async def acquire(self, attempt: Attempt | None = None, *, new: bool = False) -> UpstreamConnection:
+    async def acquire(self, attempt: Attempt | None = None, *, new: bool = False) -> UpstreamSide:
         """Return a connection for one exchange: kept alive, newly opened, or given back by another exchange.
 
         Args:
@@ -187,6 +188,11 @@ class UpstreamPool:
     async def _open(self, attempt: Attempt) -> UpstreamConnection:
         """Open a connection in a place that has been counted already."""
         connection = UpstreamConnection(self)
+        await self._establish(connection, attempt)
+        return connection
+
+    async def _establish(self, connection: Opening, attempt: Attempt) -> None:
+        """Connect in a place that has been counted, and count the connection as open; or give up the place."""
         try:
             async with asyncio.timeout(self.relay.timeouts.connect_s):
                 await self._connect(connection, attempt)
@@ -211,13 +217,12 @@ class UpstreamPool:
         connection.opened = True
         self.relay.upstreams.add(connection)
         self.relay.counters.upstream_connections += 1
-        return connection
 
     def _give_up(self) -> None:
         self.size -= 1
         self._invite()
 
-    async def _connect(self, connection: UpstreamConnection, attempt: Attempt) -> None:
+    async def _connect(self, connection: Opening, attempt: Attempt) -> None:
         loop = asyncio.get_running_loop()
         connected = await self.relay.dialer.connect(
             self.dial.host,
@@ -239,10 +244,11 @@ class UpstreamPool:
                 established.set_exception(error)
 
         connection.on_connected = succeed
-        bottom: asyncio.Protocol = connection
+        above = cast("asyncio.Protocol", connection)
+        bottom = above
         secure: SecureTransport | None = None
         if self._context is not None:
-            bottom = secure = SecureTransport(self._context, connection, fail, server_hostname=self._server_name)
+            bottom = secure = SecureTransport(self._context, above, fail, server_hostname=self._server_name)
             if self._session is not None:
                 secure.tls.session = self._session
         try:

@@ -65,10 +65,12 @@ class RedirectedEntry:
     Attributes:
         refuses_cross_site: whether requests of web pages of other sites are refused.
         mode: for the access log.
+        takes_http2: see `Entry`.
     """
 
     refuses_cross_site: bool = True
     mode: str = MODE
+    takes_http2: bool = True
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
         """See `Entry`; no request is read by this one."""
@@ -247,7 +249,13 @@ class RedirectedConnection(InterceptedArrival):
         if authority is not None and is_routed:
             destination = destinations.find(authority, authority.port)
             self._is_decided = True
-            entry = FixedEntry(destination, authority, MODE, refuses_cross_site=self._refuses_cross_site)
+            entry = FixedEntry(
+                destination,
+                authority,
+                MODE,
+                refuses_cross_site=self._refuses_cross_site,
+                takes_http2=self._entry.takes_http2,
+            )
             if is_tls:
                 self._relay.counters.intercepts += 1
                 self._entry = entry

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from proxy.dialing.dialer import Dialer
 from proxy.relay.counters import Counters
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from proxy.config.settings import LimitSettings, TimeoutSettings
     from proxy.relay.admission import Admission
     from proxy.relay.arrival import Arrival
-    from proxy.relay.client import ClientConnection
     from proxy.relay.destinations import Destinations
+    from proxy.relay.entry import Entry
     from proxy.relay.record import Observer
+    from proxy.relay.seats import Seat
     from proxy.relay.splice import Splice
     from proxy.relay.upstream import UpstreamConnection
 
@@ -54,6 +55,48 @@ class Watched(Protocol):
         """Cut it at once."""
 
 
+class Upstream(Watched, Protocol):
+    """A connection to an upstream, of whatever version."""
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing is under way on it."""
+        ...
+
+
+class Opening(Upstream, Protocol):
+    """A connection to an upstream that is being opened; it is an asyncio.Protocol.
+
+    Attributes:
+        transport: plain or TLS, once it is open.
+        opened: whether it was counted as open, so that its end must be counted too.
+        on_connected: to be called once when the connection is ready to be written to.
+    """
+
+    transport: asyncio.Transport
+    opened: bool
+    on_connected: Callable[[], object] | None
+
+
+class Client(Watched, Protocol):
+    """A client's connection on which requests come, of whatever version.
+
+    Attributes:
+        seat: of the connection that the client opened; None until it is open.
+    """
+
+    seat: Seat | None
+
+    def redirect(self, change: Callable[[Entry], Entry]) -> None:
+        """Replace the entry by the one that a new configuration has for it."""
+
+    def dismiss(self) -> None:
+        """End the connection, whose listener would not accept it any more: at once, or after what is under way."""
+
+    def close_if_idle(self) -> None:
+        """Close the connection if nothing is under way, or once nothing is."""
+
+
 class Relay:
     """The state of one relay process.
 
@@ -68,6 +111,7 @@ class Relay:
         admission: who may use the proxy; None if everyone may; replaced as a whole when the configuration changes.
         clients, arrivals, upstreams, splices: what is open.
         idle: the idle upstream connections of all pools, longest idle first.
+        streams: how many requests of clients over HTTP/2 are under way.
         seats: counts the accepted client connections, whatever runs on them.
         now: monotonic seconds, up to half a second old.
         wall_offset: what to add to monotonic seconds to get Unix seconds.
@@ -96,11 +140,12 @@ class Relay:
         self.dialer = Dialer()
         self.admission: Admission | None = None
         self.seats = Seats(limits)
-        self.clients: set[ClientConnection] = set()
+        self.clients: set[Any] = set()  # each a `Client`
         self.arrivals: set[Arrival] = set()
-        self.upstreams: set[UpstreamConnection] = set()
+        self.upstreams: set[Any] = set()  # each an `Upstream`
         self.idle: OrderedDict[UpstreamConnection, None] = OrderedDict()
         self.splices: set[Splice] = set()
+        self.streams = 0
         self.ending = False
         self.draining = False
         self.traces = False

@@ -76,7 +76,7 @@ class _Judge:
         assert self.open[stream.id] is False
         self.told.append(("response", stream.id, response.status, tuple(response.fields)))
         try:
-            head = make_response_head(response, ends, stream.to_head)
+            head = make_response_head(response, stream.to_head)
         except MalformedMessage:
             return
         wire = format_response_head(head, b"", chunked=True)

@@ -16,10 +16,10 @@ from proxy.errors import UpstreamUnreachable
 from proxy.policy.authority import Authority
 from proxy.relay.pool import UpstreamPool
 from proxy.relay.state import Relay
+from proxy.relay.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
     from proxy.dialing.dialer import Dialer
-    from proxy.relay.upstream import UpstreamConnection
 
 
 class _Dialer:
@@ -173,6 +173,7 @@ class Pool(RuleBasedStateMachine):
 
             async def ask(name: str) -> UpstreamConnection:
                 connection = await self.pool.acquire()
+                assert isinstance(connection, UpstreamConnection)
                 self.dialer.grant(name)
                 return connection
 

@@ -446,7 +446,7 @@ def _methods() -> Iterator[Case]:
         yield Case(family, method.decode(), post(length(SMUGGLED), SMUGGLED, line=line), "open", (SMUGGLED,))
     yield Case(family, "TRACE", post(b"", line=b"TRACE {T} HTTP/1.1\r\n"))
     yield Case(family, "CONNECT", post(length(SMUGGLED), SMUGGLED, line=b"CONNECT api.example.test:443 HTTP/1.1\r\n"))
-    yield Case(family, "PRI", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+    yield Case(family, "PRI", b"PRI * HTTP/2.0\r\n\r\nSMTP\r\n\r\n")
 
 
 def _pipelines() -> Iterator[Case]:

@@ -141,7 +141,7 @@ def _listen_with_tls(directory: Path) -> SSLContext:
     pem = directory / "listener.pem"
     authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
     pem.chmod(0o600)
-    return create_listener_context(ListenerTlsSettings(certificate=pem))
+    return create_listener_context(ListenerTlsSettings(certificate=pem), ["http/1.1"])
 
 
 def test_a_listener_offers_authenticated_ciphers_only(tmp_path: Path) -> None:

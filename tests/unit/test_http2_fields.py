@@ -171,22 +171,22 @@ def test_what_the_relay_acts_on_is_read() -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "fields", "ends", "to_head", "wire"),
+    ("status", "fields", "to_head", "wire"),
     [
-        pytest.param(b"200", [], False, False, b"200 OK\r\ntransfer-encoding: chunked\r\n", id="unknown length"),
-        pytest.param(b"200", [], True, False, b"200 OK\r\ncontent-length: 0\r\n", id="no content"),
-        pytest.param(b"200", [], True, True, b"200 OK\r\n", id="to HEAD"),
-        pytest.param(b"204", [], True, False, b"204 No Content\r\n", id="204"),
-        pytest.param(b"304", [LENGTH], True, False, b"304 Not Modified\r\ncontent-length: 5\r\n", id="304"),
-        pytest.param(b"103", [(b"link", b"</a>")], False, False, b"103 Early Hints\r\nlink: </a>\r\n", id="103"),
-        pytest.param(b"799", [LENGTH], False, False, b"799 Unknown\r\ncontent-length: 5\r\n", id="799"),
-        pytest.param(b"204", [(b"proxy-authenticate", b"a")], True, False, b"204 No Content\r\n", id="of this hop"),
+        pytest.param(b"200", [], False, b"200 OK\r\ntransfer-encoding: chunked\r\n", id="unknown length"),
+        pytest.param(b"200", [], False, b"200 OK\r\ntransfer-encoding: chunked\r\n", id="no content"),
+        pytest.param(b"200", [], True, b"200 OK\r\n", id="to HEAD"),
+        pytest.param(b"204", [], False, b"204 No Content\r\n", id="204"),
+        pytest.param(b"304", [LENGTH], False, b"304 Not Modified\r\ncontent-length: 5\r\n", id="304"),
+        pytest.param(b"103", [(b"link", b"</a>")], False, b"103 Early Hints\r\nlink: </a>\r\n", id="103"),
+        pytest.param(b"799", [LENGTH], False, b"799 Unknown\r\ncontent-length: 5\r\n", id="799"),
+        pytest.param(b"204", [(b"proxy-authenticate", b"a")], False, b"204 No Content\r\n", id="of this hop"),
     ],
 )
 def test_a_response_becomes_one_of_http_1(
-    status: bytes, fields: list[tuple[bytes, bytes]], ends: bool, to_head: bool, wire: bytes
+    status: bytes, fields: list[tuple[bytes, bytes]], to_head: bool, wire: bytes
 ) -> None:
-    head = make_response_head(response(*fields, status=status), ends, to_head)
+    head = make_response_head(response(*fields, status=status), to_head)
     whole = b"HTTP/1.1 " + wire + b"\r\n"
     assert format_response_head(head, b"", chunked=True) == whole
     again = parse_response_head(whole, field_count=10, to_head=to_head)
@@ -196,7 +196,7 @@ def test_a_response_becomes_one_of_http_1(
 @pytest.mark.parametrize("status", [b"204", b"103"])
 def test_a_response_without_content_declares_none(status: bytes) -> None:
     with pytest.raises(MalformedMessage):
-        make_response_head(response((b"content-length", b"5"), status=status), status == b"204", False)
+        make_response_head(response((b"content-length", b"5"), status=status), False)
 
 
 def test_a_request_of_http_1_becomes_fields() -> None:

@@ -99,11 +99,13 @@ def test_a_client_refuses_the_context_of_another_host(ca: InterceptionCA) -> Non
     [
         pytest.param(["h2", "http/1.1"], "http/1.1", id="both"),
         pytest.param(["http/1.1"], "http/1.1", id="http-1.1"),
-        pytest.param(["h2"], None, id="h2-only"),
+        pytest.param(["h2"], "h2", id="h2-only"),
         pytest.param(None, None, id="none"),
     ],
 )
-def test_http_1_1_is_all_that_alpn_offers(ca: InterceptionCA, offered: list[str] | None, chosen: str | None) -> None:
+def test_http_1_1_comes_first_and_http_2_for_who_has_nothing_else(
+    ca: InterceptionCA, offered: list[str] | None, chosen: str | None
+) -> None:
     client_context = _client_context(ca)
     if offered is not None:
         client_context.set_alpn_protocols(offered)

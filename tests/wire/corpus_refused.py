@@ -195,7 +195,6 @@ def _request_lines() -> list[Refused]:
             "request line: origin-form to a forward proxy", with_fields(b"", method=b"GET"), modes=("forward",), verbatim=True
         ),
         Refused("TLS to a port that speaks HTTP", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", verbatim=True),
-        Refused("preface of HTTP/2", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", verbatim=True),
         Refused("greeting of SOCKS 5", b"\x05\x01\x00", verbatim=True),
         Refused("SSH", b"SSH-2.0-OpenSSH_9.2\r\n", verbatim=True),
         Refused("a response", b"HTTP/1.1 200 OK\r\n\r\n", verbatim=True),

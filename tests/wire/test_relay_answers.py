@@ -69,7 +69,7 @@ def test_an_absolute_form_without_a_path_gets_one(uv_wire: Wire, target: bytes, 
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\n\x00\r\n\r\n", b"tls_on_plain_port", b"Use http://"),
         (b"\x05\x02\x00\x01\r\n\r\n", b"socks", b"instead of socks"),
         (b"\x04\x01\x00\x50\x00\x00\x00\x01me\x00\r\n\r\n", b"socks", b"instead of socks"),
-        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"http2", b"Use HTTP/1.1"),
+        (b"PRI * HTTP/2.0\r\n\r\nSMTP\r\n", b"http2", b"Use HTTP/1.1"),
         # E6.
         (b"PROXY TCP4 192.0.2.1 192.0.2.2 5 80\r\n" + GET, b"proxy_protocol", b"begins with the PROXY protocol"),
         (b"PROXY UNKNOWN\r\n" + GET, b"proxy_protocol", b"begins with the PROXY protocol"),

@@ -283,7 +283,7 @@ def test_a_fault_with_one_overdue_connection_is_not_the_others(uv_wire: Wire, ca
         client.send(b"GET /")
         await eventually(lambda: any(one._buffer for one in rig.relay.clients))  # nothing announces it
         broken = Broken()
-        rig.relay.clients.add(broken)  # type: ignore[arg-type]  # has a deadline like any other
+        rig.relay.clients.add(broken)  # has a deadline like any other
         try:
             rig.later(rig.timeouts.head_s + 1)
             head, _ = split_head(await client.read_to_end())

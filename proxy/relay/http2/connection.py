@@ -160,7 +160,7 @@ class Connection(Control):
 
     def go_away(self) -> None:
         """Take no further streams: those with higher numbers than the last one can be repeated elsewhere (RFC 9113 §6.8)."""
-        if self.fault is None:
+        if self.fault is None and self._ignored_from > frames.HIGHEST_STREAM:
             self.is_leaving = True
             self._ignored_from = self._last_id + 1
             self._write(frames.format_goaway(0 if self._is_client else self._last_id, NO_ERROR))

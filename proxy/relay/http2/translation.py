@@ -67,12 +67,11 @@ def make_request_head(request: RequestFields, ends: bool) -> RequestHead:
     return head
 
 
-def make_response_head(response: ResponseFields, ends: bool, to_head: bool) -> ResponseHead:
+def make_response_head(response: ResponseFields, to_head: bool) -> ResponseHead:
     """Return a response as a head of HTTP/1.1, with the reason phrase that HTTP/2 has not.
 
     Args:
         response: as it came, checked; interim or final.
-        ends: whether it has no content.
         to_head: whether its request was HEAD.
 
     Raises:
@@ -91,14 +90,10 @@ def make_response_head(response: ResponseFields, ends: bool, to_head: bool) -> R
             raise MalformedMessage("A response that has no content declares some (RFC 9110 §8.6).")
         head.length = response.length
     elif status >= 200 and status not in (204, 304) and not to_head:
-        if ends:
-            head.length = 0
-            names.append(b"content-length")
-            lines.append(b"content-length: 0")
-        else:
-            head.chunked = True
-            names.append(b"transfer-encoding")
-            lines.append(b"transfer-encoding: chunked")
+        # Chunked although there may be no content: a length that the upstream has not declared would be one more field.
+        head.chunked = True
+        names.append(b"transfer-encoding")
+        lines.append(b"transfer-encoding: chunked")
     head.names = names
     head.fields = b"\r\n".join(lines) + b"\r\n" if lines else b""
     head.hop_by_hop = not HOP_BY_HOP.isdisjoint(names)

@@ -1,0 +1,165 @@
+"""Connections of HTTP/2 to one upstream: few, each shared by many exchanges. Does I/O through the dialer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+from proxy.dialing.resolver import Attempt
+from proxy.errors import Overloaded, ProxyError, UpstreamUnreachable
+from proxy.relay.http2.upstream import Http2UpstreamConnection, UpstreamStream
+from proxy.relay.pool import UpstreamPool
+from proxy.relay.secure import SecureTransport
+from proxy.tasks import guard
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import Callable
+
+    from proxy.policy.authority import Authority
+    from proxy.relay.state import Relay
+
+
+class Http2Pool(UpstreamPool):
+    """All connections of HTTP/2 to one upstream, whose TLS context offers `h2` alone.
+
+    One connection is opened at a time, for all who wait; another where the upstream allows no more streams on those there are.
+    """
+
+    def __init__(
+        self, relay: Relay, dial: Authority, server_name: str, make_context: Callable[[], ssl.SSLContext]
+    ) -> None:
+        UpstreamPool.__init__(self, relay, dial, server_name, None)
+        self._make_context = make_context
+        self._connections: list[Http2UpstreamConnection] = []
+        self._queue: deque[asyncio.Future[UpstreamStream]] = deque()
+        self._opening: asyncio.Task[None] | None = None
+
+    def take(self) -> UpstreamStream | None:
+        """Return a stream of a connection that has room, or None. Never waits."""
+        for connection in self._connections:
+            stream = connection.take()
+            if stream is not None:
+                return stream
+        return None
+
+    async def acquire(
+        self,
+        attempt: Attempt | None = None,
+        *,
+        new: bool = False,  # noqa: ARG002  # see below
+    ) -> UpstreamStream:
+        """Return a stream for one exchange; see `UpstreamPool`.
+
+        Args:
+            attempt: is told how far this comes, where this caller is the one who opens a connection.
+            new: takes no part here: what was not processed can be repeated on any connection that still takes requests.
+        """
+        taken = None if self._queue else self.take()
+        if taken is not None:
+            return taken
+        waiter: asyncio.Future[UpstreamStream] = asyncio.get_running_loop().create_future()
+        self._queue.append(waiter)
+        self._open_another(attempt or Attempt())
+        try:
+            async with asyncio.timeout(self.relay.timeouts.connect_s * 2):
+                return await waiter
+        except TimeoutError:
+            raise Overloaded(
+                f"{self.dial} allows no more requests at a time (RFC 9113 §5.1.2), and none ended in time.",
+                retry_after_s=1,
+            ) from None
+        finally:
+            self._leave_queue(waiter)
+
+    def _leave_queue(self, waiter: asyncio.Future[UpstreamStream]) -> None:
+        """End a wait, and hand on what reached it in the very turn of the loop in which it was given up."""
+        if waiter in self._queue:
+            self._queue.remove(waiter)
+        task = asyncio.current_task()
+        if (
+            waiter.done()
+            and not waiter.cancelled()
+            and waiter.exception() is None
+            and task is not None
+            and task.cancelling()
+        ):
+            waiter.result().put_back()
+
+    def on_room(self) -> None:
+        """Give streams to those who wait, in the order in which they came."""
+        while self._queue:
+            if self._queue[0].done():
+                self._queue.popleft()
+                continue
+            stream = self.take()
+            if stream is None:
+                break
+            self._queue.popleft().set_result(stream)
+        if self._queue:
+            self._open_another(Attempt())
+
+    def _open_another(self, attempt: Attempt) -> None:
+        """Open a connection, unless one is on its way, or has just come and allows nothing at all."""
+        if self._opening is not None or self.size >= self.relay.limits.upstream_connections:
+            return
+        if any(not one.served and not one.core.is_leaving for one in self._connections):
+            return
+        self.size += 1
+        self._opening = asyncio.get_running_loop().create_task(
+            guard(lambda: self._add(attempt), self._on_failed, f"a connection to {self.dial}")
+        )
+
+    async def _add(self, attempt: Attempt) -> None:
+        if self._context is None:
+            try:
+                self._context = await asyncio.get_running_loop().run_in_executor(None, self._make_context)
+            except BaseException:
+                self._give_up()
+                raise
+        connection = Http2UpstreamConnection(self)
+        await self._establish(connection, attempt)
+        self._opening = None
+        transport = connection.transport
+        if isinstance(transport, SecureTransport) and transport.tls.selected_alpn_protocol() != "h2":
+            connection.abort()
+            self._fail_queue(
+                UpstreamUnreachable(
+                    f"{self.dial} does not speak HTTP/2, which this request needs: gRPC has no other version. Check that the "
+                    "API's gateway has HTTP/2 switched on.",
+                    code="upstream_without_http2",
+                )
+            )
+            return
+        self._connections.append(connection)
+        connection.deadline = self.relay.now + self.relay.timeouts.upstream_idle_s
+        self.on_room()
+
+    def _on_failed(self, error: ProxyError) -> None:
+        self._opening = None
+        self._fail_queue(error)
+
+    def _fail_queue(self, error: ProxyError) -> None:
+        queue, self._queue = self._queue, deque()
+        for waiter in queue:
+            if not waiter.done():
+                waiter.set_exception(error)
+
+    def retire(self, connection: Http2UpstreamConnection) -> None:
+        """Send nothing more on a connection."""
+        if connection in self._connections:
+            self._connections.remove(connection)
+
+    def forget_connection(self, connection: Http2UpstreamConnection) -> None:
+        """Take note that a connection is closed."""
+        self.retire(connection)
+        self.size -= 1
+        self.relay.upstreams.discard(connection)
+        self.on_room()
+
+    def close_idle(self) -> None:
+        """Close the connections on which nothing is under way."""
+        for connection in list(self._connections):
+            if connection.is_idle:
+                connection.close()
