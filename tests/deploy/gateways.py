@@ -95,6 +95,10 @@ class Served:
         runner, self._runner = self._runner, None
         if runner is not None:
             await runner.cleanup()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 class Api:
