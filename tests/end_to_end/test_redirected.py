@@ -21,6 +21,7 @@ import trustme
 import yaml
 
 from tests.client_hellos import ECH, extension, message, records, server_name
+from tests.end_to_end.chromium import PROGRAM
 from tests.end_to_end.leaks import learn_key
 from tests.end_to_end.programs import COMMAND, ROOT, ProxyProgram, run_program, write_configuration
 from tests.end_to_end.redirected import (
@@ -291,6 +292,15 @@ def test_an_encrypted_client_hello_is_judged_by_its_outer_name(sidecar: Scene) -
         hello = records(message(server_name(name), extension(ECH, bytes(200))))
         answer = _speak(sidecar, (ADDRESSES[OTHER][0], 443), hello)
         assert (answer == b"\x15\x03\x03\x00\x02\x02\x70") == unrecognized
+
+
+@pytest.mark.skipif(PROGRAM is None and "CI" not in os.environ, reason="Chromium is not installed")
+def test_a_browsers_client_hello_is_read(sidecar: Scene, tmp_path: Path) -> None:
+    """With what it sends in the place of an encrypted one, extensions in any order, and a key share that fills two packets."""
+    options = ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run"]
+    options += ["--ignore-certificate-errors", f"--user-data-dir={tmp_path}", "--dump-dom"]
+    done = run_program(sidecar.program.command(str(PROGRAM), *options, f"https://{ORDERS}/"))
+    assert f"Bearer {TOKEN}" in done.stdout.decode(), done.stderr
 
 
 def test_a_client_hello_in_pieces_is_waited_for(sidecar: Scene) -> None:
