@@ -305,6 +305,7 @@ class Trust:
     relay_context: ssl.SSLContext
     contexts: ServerContexts
     client_context: ssl.SSLContext
+    http2_context: ssl.SSLContext
 
     @classmethod
     def create(cls) -> Trust:
@@ -314,9 +315,19 @@ class Trust:
         relay_context = ssl.create_default_context()
         relay_context.set_alpn_protocols(["http/1.1"])  # as the relay's own have it
         authority.configure_trust(relay_context)
+        http2_context = ssl.create_default_context()
+        http2_context.set_alpn_protocols(["h2"])
+        authority.configure_trust(http2_context)
         interception = issue([HOST], datetime.now(UTC), reason="created for tests")
         client_context = ssl.create_default_context(cadata=interception.anchor_pem().decode())
-        return cls(authority, upstream_context, relay_context, ServerContexts(interception, [HOST]), client_context)
+        return cls(
+            authority,
+            upstream_context,
+            relay_context,
+            ServerContexts(interception, [HOST]),
+            client_context,
+            http2_context,
+        )
 
 
 @dataclass
@@ -368,6 +379,7 @@ class Rig:
             field_names=frozenset(line.partition(b":")[0].lower() for line in fields.split(b"\r\n")[:-1]),
             dial=Authority("127.0.0.1", port),
             context=self.trust.relay_context,
+            http2_context=lambda: self.trust.http2_context,
         )
         return Destinations(
             self.relay,
