@@ -138,3 +138,31 @@ def test_a_pushed_token_is_used_replaced_and_refused_when_it_has_ended(stage: Pu
     api.seen.clear()
     assert stage.is_refused()
     assert api.seen == []
+
+
+def test_a_haproxy_that_starts_later_has_the_token_from_the_file(tmp_path: Path) -> None:
+    """Its map is empty after a start but for what the file has."""
+    settings = TokenFileSettings.model_construct(
+        path=tmp_path / "orders.map",
+        format=TokenFileFormat.HAPROXY_MAP,
+        credential="c",
+        haproxy_socket=tmp_path / "admin.sock",
+    )
+    source = Source()
+    source.token = create_access_token(
+        "token-1", requested_at_mono=time.monotonic(), expires_in_s=600, refresh_in_s=None, jitter=0
+    )
+    file = TokenFile(settings, source)  # type: ignore[arg-type]  # what is asked of a source
+    asyncio.run(file.look(time.monotonic()))
+    assert file.failures == 1, "there is no HAProxy to be told"
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    api = Api(authority)
+    try:
+        with running("haproxy", tmp_path, api=api.served.port, ca_file=tmp_path / "ca.pem", is_pushed=True) as gateway:
+            assert Stage(gateway, api, Identity()).ask()[0] == 200
+            asyncio.run(file.take_away())
+            assert Stage(gateway, api, Identity()).ask()[0] == 503
+    finally:
+        api.served.end()
+    assert api.seen == [["Bearer token-1"]]
