@@ -22,15 +22,15 @@ _GUID = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}")
 
 _BEGIN = """\
 setopt interactive_comments 2> /dev/null || true
-# The line above is for zsh, which takes no comments where lines are pasted.
+# The line above lets you paste this into zsh, which otherwise takes no comments.
 # For az 2.91 or later (`az version`, `az upgrade`). Run `az login` first.
-# Everything between the parentheses ends at the first failure; after that, it can be run again from the start.
+# Everything between the parentheses stops at the first failure. You can then run it again from the start.
 (
 set -eu
 fail() {{ echo "$1" >&2; exit 1; }}
-# An answer without an id must not become part of what follows.
-need() {{ case $2 in ''|None|null) fail "az gave no $1, so nothing more is done.";; esac; }}
-# What was made a moment ago is not known everywhere at once.
+# Stop if az prints no id, before it ends up in the next command.
+need() {{ case $2 in ''|None|null) fail "az printed no $1, so this stops here.";; esac; }}
+# A new object is not known everywhere at once: wait for it.
 await() {{
     tries=0
     until "$@" > /dev/null 2>&1; do tries=$((tries + 1)); [ $tries -lt 20 ] || fail "still not there: $*"; sleep 3; done
@@ -40,7 +40,7 @@ await() {{
     fail "az is set to another cloud: az cloud set --name {cloud}, then az login."
 TENANT_ID=$(az account show --query tenantId --output tsv)
 need "tenant" "$TENANT_ID"
-# The configuration is for this tenant; logged in to another one, az would register everything there.
+# The configuration is for this tenant. If you are logged in to another one, az would register everything there.
 {wanted}
 [ "$TENANT_ID" = "$WANTED" ] || fail "az is logged in to the tenant $TENANT_ID: az login --tenant $WANTED"
 """
@@ -51,8 +51,8 @@ GROUP=my-resource-group  SERVICE=contoso  API=orders
 """
 
 _API = """
-# The API application: what tokens are for. It decides the tokens' version, and has the role. An application of that
-# display name would be changed, not made again.
+# The API application: what tokens are for. It decides the tokens' version and has the role. If an
+# application with that display name exists, az changes it instead of creating another one.
 ROLE_ID={role_id}
 cat > roles.json <<'END'
 [{{"id": "{role_id}", "value": "{role}", "displayName": "{role}",
@@ -66,7 +66,7 @@ az ad app update --id "$API_ID" --identifier-uris "api://$API_ID"
 # Without a service principal: AADSTS500011
 az ad sp show --id "$API_ID" > /dev/null 2>&1 || az ad sp create --id "$API_ID"
 await az ad sp show --id "$API_ID"
-# Only applications that have the role get a token at all:
+# Let only applications with the role get a token:
 az ad sp update --id "$API_ID" --set appRoleAssignmentRequired=true
 """
 
@@ -89,7 +89,7 @@ await az ad sp show --id "$CLIENT_ID"
 """
 
 _CERTIFICATE = """
-# The certificate, its public part alone. Without --append, other certificates and all secrets would be deleted.
+# Upload the public part of the certificate. Without --append, az deletes other certificates and all secrets.
 az ad app credential reset --id "$CLIENT_ID" --cert "@{certificate}" --append --output none
 """
 
@@ -120,7 +120,7 @@ need "list of federated credentials" "$TRUSTED"
 """
 
 _ROLE = """
-# The role is requested (=Role; =Scope would be for users), then granted, unless it is.
+# Request the role (=Role; =Scope would be for users), then grant it, unless it is granted already.
 CLIENT_SP=$(az ad sp show --id "$CLIENT_ID" --query id --output tsv)
 need "service principal of the client" "$CLIENT_SP"
 az ad app permission add --id "$CLIENT_ID" --api "$API_ID" --api-permissions "$ROLE_ID=Role"
@@ -143,12 +143,12 @@ need "list of grants" "$GRANTED"
 """
 
 _POLICY = """
-# The policy. This replaces the API's policy: merge what is there, which policies.before.json keeps. rawxml, because xml wants
+# The policy. This replaces the API's policy: merge the old one, which policies.before.json keeps. rawxml, because xml wants
 # expressions escaped.
 POLICIES="/subscriptions/{{subscriptionId}}/resourceGroups/$GROUP/providers/Microsoft.ApiManagement/service/$SERVICE/apis/$API/policies"
 if [ ! -e policies.before.json ]; then
     az rest --method get --url "$POLICIES?api-version=2024-05-01" > policies.before.part
-    [ -s policies.before.part ] || fail "az gave no policies to keep, so none is replaced."
+    [ -s policies.before.part ] || fail "az printed no policies to keep, so this replaces none."
     mv policies.before.part policies.before.json
 fi
 cat > policy.xml <<END
@@ -159,7 +159,7 @@ az rest --method put --body @policy.json --headers Content-Type=application/json
 """
 
 _WRITE_IDS = """
-# The ids go into the configuration, in place of the variables that stand there.
+# Write the ids into the configuration, in place of its variables.
 sed -i.before -e "s/[$]{{CLIENT_ID}}/${{CLIENT_ID:-}}/" -e "s/[$]{{API_ID}}/$API_ID/" {config}
 rm -f {config}.before
 """
