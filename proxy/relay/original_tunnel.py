@@ -66,7 +66,11 @@ class OriginalTunnel:
             transport.abort()
             raise DestinationRefused("The configuration changed while the connection was opened. Connect again.")
         self._task = None
-        self._connection.join(transport, self.early, self)
+        try:
+            self._connection.join(transport, self.early, self)
+        except BaseException:
+            transport.abort()
+            raise
 
     def _on_task_failed(self, error: ProxyError) -> None:
         if self._task is None:

@@ -179,7 +179,7 @@ class RedirectedConnection(InterceptedArrival):
         """Give up on a program that says nothing, or not enough: it may wait for a server that speaks first."""
         if self._tunnel is not None:
             return  # it has a limit of its own
-        if self._is_decided:
+        if self._is_decided or self._transport.is_closing():
             self.abort()
             return
         limit = f"{self._relay.timeouts.head_s:g} s (timeouts.head_s)"
@@ -342,6 +342,8 @@ class RedirectedConnection(InterceptedArrival):
     def fail(self, error: ProxyError) -> None:
         """Refuse, because the tunnel could not be opened; that has been recorded."""
         self._tunnel = None
+        if self._transport.is_closing():
+            return
         self._transport.resume_reading()
         self._say(error)
 
