@@ -117,3 +117,25 @@ def test_a_connection_is_direct_where_what_is_dialled_or_whom_it_is_for_is_exemp
 @pytest.mark.parametrize("host", ["169.254.169.254", "fe80::1"])
 def test_link_local_addresses_are_always_reached_directly(host: str) -> None:
     assert UpstreamProxies(TLS, PLAIN).choose([host], 80, is_plain=True) is None
+
+
+@pytest.mark.parametrize("url", ["http://proxy.corp:3128", "https://proxy.corp:3128"])
+def test_a_proxy_is_shown_as_its_url(url: str) -> None:
+    assert str(parse_proxy_url(url)) == url
+
+
+def test_an_exemption_with_a_port_is_for_that_port_alone() -> None:
+    proxy = parse_proxy_url("http://proxy.corp:3128")
+    proxies = UpstreamProxies(proxy, exemptions=(parse_exemption("example.com:8443"), parse_exemption("192.0.2.1:1")))
+    assert proxies.choose(["example.com"], 8443) is None
+    assert proxies.choose(["example.com"], 443) is proxy
+    assert proxies.choose(["192.0.2.1"], 1) is None
+    assert proxies.choose(["192.0.2.1"], 2) is proxy
+
+
+def test_text_that_is_no_unicode_is_refused_like_any_other() -> None:
+    """What the environment holds comes with surrogates where it is no UTF-8."""
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        parse_proxy_url("http://pr\udcffxy.corp")
+    with pytest.raises(ConfigurationError, match="not a host"):
+        parse_exemption("ex\udcffmple.com")
