@@ -382,3 +382,23 @@ def test_connect_over_http_2_is_refused_with_words(wire: Wire) -> None:
         assert not rig.upstream.heard()
 
     wire.run(work)
+
+
+def test_a_connection_is_kept_between_requests_and_closed_when_it_is_idle_for_too_long(wire: Wire) -> None:
+    async def work(rig: Rig) -> None:
+        client = await connect(rig, "reverse")
+        for _ in range(2):
+            stream_id = client.request()
+            upstream = await rig.upstream.next()
+            await upstream.read_until()
+            rig.later(1)
+            upstream.send(OK)
+            await client.until(h2.events.StreamEnded, stream_id)
+            for _ in range(3):
+                rig.later(1)
+            assert not client.peer.ended
+            rig.upstream.release(upstream)
+        rig.later(rig.timeouts.client_idle_s + 1)
+        await client.peer.until(lambda peer: peer.ended)
+
+    wire.run(work)

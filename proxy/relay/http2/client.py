@@ -421,6 +421,7 @@ class Http2ClientConnection(asyncio.Protocol):
         "_leave_at",
         "_preface_due",
         "_sender",
+        "_was_busy",
         "core",
         "deadline",
         "entry",
@@ -443,6 +444,7 @@ class Http2ClientConnection(asyncio.Protocol):
         self.deadline = inf
         self._preface_due = relay.now + _PREFACE_S
         self._is_announced = False
+        self._was_busy = False
         self._leave_at = inf
         self._is_flushing = False
 
@@ -470,8 +472,7 @@ class Http2ClientConnection(asyncio.Protocol):
             self._let_go()
             self._close()
             return
-        now = self.relay.now
-        self.deadline = now if self.core.streams else min(now + self.relay.timeouts.client_idle_s, self._preface_due)
+        self._set_deadline()
 
     def eof_received(self) -> bool:
         """Take note that the client has ended: without more of it no window opens, and no stream ends."""
@@ -509,12 +510,18 @@ class Http2ClientConnection(asyncio.Protocol):
             if isinstance(stream.user, ClientStream):
                 stream.user.check(now)
         self.flush()
-        if core.streams:
-            self.deadline = now
+        if core.streams or (self._was_busy and not self._is_announced):
+            self._set_deadline()
         else:
             core.go_away()
             self.flush()
             self._close()
+
+    def _set_deadline(self) -> None:
+        """Look again at the next tick while there are streams; wait for others from the tick on that finds none."""
+        now = self.relay.now
+        self._was_busy = bool(self.core.streams)
+        self.deadline = now if self._was_busy else min(now + self.relay.timeouts.client_idle_s, self._preface_due)
 
     def flush(self) -> None:
         """Write what there is to be written, as far as the transport takes it."""
