@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from proxy.config.sections import Section
 
 _SERVICES = ("authorize", "token_endpoint")
-_OTHERS_KEYS = ("upstream", "allow_cross_site")
+_OTHERS_KEYS = ("upstream", "allow_cross_site", "http2")
 _OPEN_TO_OTHERS = (
     "other machines may reach this address, and whoever reaches it is given access tokens, whatever allow_any_client says. "
     "Listen on 127.0.0.1, [::1] or a Unix socket, or say in clients who may use it"
@@ -44,7 +44,7 @@ def check_identity_listeners(root: Section) -> Iterator[Finding]:
 def _check_keys(path: KeyPath, listener: Section) -> Iterator[Finding]:
     for key in _OTHERS_KEYS:
         if key in listener:
-            yield (*path, key), "an identity listener passes no requests on; remove this key"
+            yield (*path, key), "an identity listener passes no requests on, and answers over HTTP/1.1; remove this key"
     if not any(listener.get(key) for key in _SERVICES):
         yield (
             path,

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
-from proxy.config.settings import ListenerMode
+from proxy.config.settings import Http2, ListenerMode
 from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.keep_alive import keep_alive
 from proxy.relay.listening import bind_unix, build_listener_policy, cannot_listen, remove_socket
@@ -122,9 +122,10 @@ class TokenService:
             if listener.mode is not ListenerMode.IDENTITY:
                 continue
             offers = offers or Offers(settings, tokens)
+            spoken = listener.model_copy(update={"http2": Http2.OFF})  # aiohttp speaks HTTP/1.1 alone
             kind = (listener.address, listener.socket_mode)
             key = (*kind, sum(door.key[:2] == kind for door in plan.doors))  # port 0 may be there more than once
-            plan.doors.append(Door(index, key, listener, build_listener_policy(listener), offers, admission))
+            plan.doors.append(Door(index, key, listener, build_listener_policy(spoken), offers, admission))
         return plan
 
     async def open(self, plan: Plan, inherited: Mapping[int, socket.socket] | None = None) -> None:

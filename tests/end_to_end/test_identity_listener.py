@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import socket
+import ssl
 import time
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
@@ -298,6 +299,15 @@ def test_a_listener_with_a_client_ca_takes_certificates_of_that_ca_alone(
     url = f"https://{proxy.address('identity')}/authorize?host={place.api_authority}"
     trust = ["--cacert", str(tmp_path / "ca.pem")]
     assert curl(*trust, "--cert", str(tmp_path / "gateway.pem"), url).status == 200
+    _, port = proxy.address("identity").rsplit(":", 1)
+    context = ssl.create_default_context(cafile=tmp_path / "ca.pem")
+    context.load_cert_chain(tmp_path / "gateway.pem")
+    context.set_alpn_protocols(["h2"])
+    with (
+        closing(socket.create_connection(("127.0.0.1", int(port)), PATIENCE_S)) as plain,
+        context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+    ):
+        assert secured.selected_alpn_protocol() is None, "it speaks HTTP/1.1 alone"
     assert curl(*trust, "--cert", str(tmp_path / "other.pem"), url).status == 0
     assert curl(*trust, url).status == 0
     assert curl(*trust, "--cert", str(tmp_path / "server.pem"), url).status == 403

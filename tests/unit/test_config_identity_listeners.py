@@ -81,6 +81,9 @@ def test_a_sound_identity_listener_is_taken(tmp_path: Path, old: str, new: str, 
             "authorize: true", "authorize: true\n    allow_cross_site: true", "", "listeners[0].allow_cross_site",
             "passes no requests on", id="cross-site",
         ),
+        pytest.param(
+            "authorize: true", "authorize: true\n    http2: preferred", "", "listeners[0].http2", "over HTTP/1.1", id="HTTP/2"
+        ),
     ],
 )  # fmt: skip
 def test_an_identity_listener_is_no_place_for_just_anyone(
