@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 IS_CI = os.environ.get("CI") == "true"
 
-# A shell ignores SIGINT for what it runs in the background, as one lane of the tests is; every command started here would, too.
+# A shell ignores SIGINT for what it runs in the background, as a test runner may be; every command started here would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
