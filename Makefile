@@ -219,6 +219,10 @@ recording: $(VENV)/.test ## Record the demo again, as the README's moving pictur
 bench: $(VENV)/.dev ## Measure the cost of a request beside other proxies: BENCH_ARGS="--cells tls-get"
 	@$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
+.PHONY: simulate-fleet
+simulate-fleet: $(VENV)/.dev ## Simulate fleets in virtual time, into benchmarks/fleet.md and fleet.svg: FLEET_ARGS="--replicas 1,50 --limit 15"
+	@$(BIN)/python -m benchmarks.fleet $(FLEET_ARGS)
+
 .PHONY: bench-smoke
 bench-smoke: $(VENV)/.dev ## Compare the cost of a request with a bare relay's; fails if it has grown too far
 	@$(BIN)/python -m benchmarks.smoke

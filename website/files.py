@@ -18,6 +18,8 @@ _PUBLISHED: Final = (
     "CONTRIBUTING.md",
     "SECURITY.md",
     "benchmarks/README.md",
+    "benchmarks/fleet.md",
+    "benchmarks/fleet.svg",
     "benchmarks/results.md",
     "config.example.yaml",
 )

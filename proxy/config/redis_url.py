@@ -15,6 +15,9 @@ from typing import Final
 from proxy.errors import ConfigurationError, MalformedRequest
 from proxy.policy.authority import parse_authority
 
+REDIS_SCOPE: Final = "https://redis.azure.com/.default"
+"""What an access token for Azure Managed Redis is asked for with."""
+
 _SCHEME: Final = re.compile(r"(rediss?)(?:\+(cluster|sentinel))?")
 _SERVICE: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _DB: Final = re.compile(r"\d{1,4}")

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
 from proxy.config.bound_tokens import PATIENCE_WITH_BOUND_TOKENS
+from proxy.config.redis_url import REDIS_SCOPE
 from proxy.dialing.building import build_dialer
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.cache import Pause
@@ -27,8 +28,6 @@ from proxy.identity.managed_identity import find_client_id
 from proxy.identity.proof.building import create_proofs, list_proof_files
 from proxy.identity.proof.vault_access import VaultAccess
 from proxy.identity.rotation import POLL_S, ExpiryWarnings, RotationWatch, Watched, warn_of_expiry
-from proxy.identity.sharing.building import REDIS_SCOPE, create_shared_cache
-from proxy.identity.sharing.shared_token import SharedToken
 from proxy.identity.source import SourceStatistics, TokenSource
 from proxy.identity.suspension import watch_suspension
 from proxy.identity.token_endpoint import TokenEndpoint
@@ -43,7 +42,7 @@ if TYPE_CHECKING:
     from proxy.dialing.dialer import Dialer
     from proxy.dialing.resolver import Resolver
     from proxy.identity.proof.interface import Proof
-    from proxy.identity.sharing.shared_token import SharedCache, SharingStatistics
+    from proxy.identity.sharing.shared_token import SharedCache, SharedToken, SharingStatistics
 
 
 logger = logging.getLogger("proxy.identity")
@@ -229,6 +228,9 @@ class TokenSources:
         jitter: Callable[[], float],
     ) -> None:
         """Share the tokens of sources that are made from now on; the token for Redis itself is made before."""
+        # A start without a shared cache need not wait for its ciphers to be imported.
+        from proxy.identity.sharing.building import create_shared_cache  # noqa: PLC0415
+
         tokens = None
         if settings.credential is not None:
             tokens = self.source_for(settings.credential, Target(scope=REDIS_SCOPE))
@@ -244,6 +246,8 @@ class TokenSources:
         requester = self._credentials[credential]
         if self._shared is None or requester.name_token(target, None) is None or target.scope == REDIS_SCOPE:
             return None
+        from proxy.identity.sharing.shared_token import SharedToken  # noqa: PLC0415 -- as in `_share_tokens`
+
         return SharedToken(self._shared, lambda claims: requester.name_token(target, claims) or "")
 
     @property

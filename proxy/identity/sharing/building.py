@@ -6,7 +6,7 @@ import asyncio
 import base64
 import binascii
 import json
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from proxy.config.redis_url import parse_redis_url
 from proxy.errors import IdentityError
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import TokenCacheSettings
     from proxy.identity.source import TokenSource
-
-REDIS_SCOPE: Final = "https://redis.azure.com/.default"
-"""What an access token for Azure Managed Redis is asked for with."""
 
 
 def create_shared_cache(

@@ -36,6 +36,8 @@ _SHORTEST_LOCK_MS: Final = 3_000
 _LONGEST_LOCK_MS: Final = 5_000
 _LOCK_SHARE_MS: Final = 100.0  # a tenth of a life, in milliseconds a second
 _LOOK_AGAIN_S: Final = 0.1
+# Where the current token is good for a while: a fleet must not fill the store with questions in an outage of the platform.
+_LOOK_AGAIN_AT_LEISURE_S: Final = 1.0
 # Longer than any lock: whoever waited so long without one has seen others take it, and fail.
 _LONGEST_WAIT_S: Final = 6.0
 # A token with a smaller share of its life left is not worth adopting.
@@ -255,7 +257,8 @@ class SharedToken:
                     "The proxy tries again by itself.",
                     code="shared_token_awaited",
                 )
-            await asyncio.sleep(_LOOK_AGAIN_S * (1 + cache.jitter()))
+            again_s = _LOOK_AGAIN_S if current is None else _LOOK_AGAIN_AT_LEISURE_S
+            await asyncio.sleep(again_s * (1 + cache.jitter()))
 
     async def _look(self, names: list[str], current: AccessToken | None) -> IssuedToken | None:
         cache = self._cache
