@@ -92,6 +92,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.events: list[tuple[Any, ...]] = []
+        self.faults: list[str] = []
         self.streams: dict[int, Stream] = {}
         self.requests: dict[int, RequestFields] = {}
         self.responses: dict[int, ResponseFields] = {}
@@ -121,6 +122,9 @@ class Recorder:
 
     def on_reset(self, stream: Stream, code: int, reason: str) -> None:
         self.events.append(("reset", stream.id, code, reason))
+
+    def on_fault(self, reason: str) -> None:
+        self.faults.append(reason)
 
     def on_closed(self, stream: Stream) -> None:
         self.events.append(("closed", stream.id))

@@ -145,6 +145,12 @@ def relay_metrics(snapshot: WorkerSnapshot) -> Iterator[Metric]:
     yield _labelled(
         "aborts", "Exchanges cut after the response's head, by who is to blame.", "side", snapshot.aborts.items()
     )
+    yield _labelled(
+        "http2_faults",
+        "Streams and connections of HTTP/2 that were ended for what the other side did.",
+        "reason",
+        snapshot.http2_faults.items(),
+    )
     yield _labelled("name_lookups", "Look-ups of names, by how they ended.", "outcome", snapshot.name_lookups.items())
     for name, meaning, read in _COUNTERS:
         yield CounterMetricFamily(PREFIX + name, meaning, read(snapshot))

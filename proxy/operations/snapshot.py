@@ -73,6 +73,7 @@ class WorkerSnapshot:
     exchanges: Mapping[str, Mapping[int, NonNegativeInt]] = dataclasses.field(default_factory=dict)
     errors: _Counts = dataclasses.field(default_factory=dict)
     aborts: _Counts = dataclasses.field(default_factory=dict)
+    http2_faults: _Counts = dataclasses.field(default_factory=dict)
     received_bytes: NonNegativeInt = 0
     sent_bytes: NonNegativeInt = 0
     client_connections: NonNegativeInt = 0
@@ -169,6 +170,7 @@ def take_snapshot(
         exchanges=exchanges,
         errors=dict(counters.errors),
         aborts=dict(counters.aborts),
+        http2_faults=dict(counters.http2_faults),
         received_bytes=counters.received_bytes,
         sent_bytes=counters.sent_bytes,
         client_connections=counters.client_connections,
@@ -228,6 +230,7 @@ def _add(one: WorkerSnapshot, other: WorkerSnapshot) -> WorkerSnapshot:
         },
         errors=_add_counts(one.errors, other.errors),
         aborts=_add_counts(one.aborts, other.aborts),
+        http2_faults=_add_counts(one.http2_faults, other.http2_faults),
         received_bytes=one.received_bytes + other.received_bytes,
         sent_bytes=one.sent_bytes + other.sent_bytes,
         client_connections=one.client_connections + other.client_connections,

@@ -52,6 +52,7 @@ class Counters:
         exchanges: by route name (``-``: no route; empty: no destination) and status (0: cut before there was one).
         errors: own answers, by RFC 9209 token.
         aborts: exchanges cut after the response head, by the side that is to blame: ``client``, ``upstream``, ``timeout``.
+        http2_faults: RST_STREAM and GOAWAY that we sent because of what clients and upstreams did, by reason.
         received_bytes, sent_bytes: content of requests and responses.
         client_connections, upstream_connections: accepted, opened.
         reused: exchanges that found a kept-alive upstream connection.
@@ -67,6 +68,7 @@ class Counters:
         self.exchanges: dict[tuple[str, int], int] = {}
         self.errors: dict[str, int] = {}
         self.aborts: dict[str, int] = {}
+        self.http2_faults: dict[str, int] = {}
         self.received_bytes = 0
         self.sent_bytes = 0
         self.client_connections = 0
@@ -88,3 +90,7 @@ class Counters:
     def count_abort(self, side: str) -> None:
         """Count one cut exchange."""
         self.aborts[side] = self.aborts.get(side, 0) + 1
+
+    def count_http2_fault(self, reason: str) -> None:
+        """Count one stream or connection of HTTP/2 that was ended for what the other side did."""
+        self.http2_faults[reason] = self.http2_faults.get(reason, 0) + 1

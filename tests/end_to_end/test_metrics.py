@@ -40,7 +40,7 @@ class Entry:
 
 
 def documented() -> dict[str, Entry]:
-    rows = re.findall(r"^\| `([a-z_]+)` \| (counter|gauge|histogram) \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE)
+    rows = re.findall(r"^\| `([a-z0-9_]+)` \| (counter|gauge|histogram) \| ([^|]+) \| [^|]+ \|$", PAGE, re.MULTILINE)
     return {name: Entry(kind, frozenset(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
 
 
@@ -74,6 +74,11 @@ def content(place: Place, proxy_of_all_sorts: ProxyProgram, curl: Curl) -> bytes
         client.sendall(request.encode())
         assert client.recv(20).startswith(b"HTTP/1.1 200")
     proxy.wait_for_exchange(outcome="aborted_client")
+    with socket.create_connection(("127.0.0.1", int(proxy.forward.rpartition(":")[2]))) as client:
+        # Of HTTP/2: the preface, SETTINGS, and DATA that belongs to no stream.
+        client.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(3) + b"\x04" + bytes(5) + bytes(9))
+        while client.recv(4_096):
+            pass
     assert curl(f"http://{proxy.address('identity')}/authorize?host={place.api_authority}").status == 200
     rewrite(proxy, {"listeners": []})
     return proxy.ask_admin("/metrics")

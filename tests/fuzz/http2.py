@@ -112,6 +112,9 @@ class _Judge:
         self.open[stream.id] = True
         self.connection.release(stream)
 
+    def on_fault(self, reason: str) -> None:
+        assert reason
+
     def on_closed(self, stream: Stream) -> None:
         assert stream.id in self.open
 

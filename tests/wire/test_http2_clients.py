@@ -193,6 +193,7 @@ def test_a_malformed_request_ends_its_stream_and_its_siblings_live(wire: Wire) -
         bad = client.request(path="/a HTTP/1.1\r\nX: y")
         reset = await client.until(h2.events.StreamReset, bad)
         assert reset.error_code == 1
+        assert rig.relay.counters.http2_faults["malformed"]
         upstream.send(OK)
         await client.until(h2.events.StreamEnded, stream_id)
         assert len(rig.upstream.connections) == 1

@@ -627,6 +627,10 @@ class Http2ClientConnection(asyncio.Protocol):
         else:
             self.core.release(stream)
 
+    def on_fault(self, reason: str) -> None:
+        """Count it."""
+        self.relay.counters.count_http2_fault(reason)
+
     def on_closed(self, stream: Stream) -> None:
         """Need not be known: an exchange ends by itself."""
 

@@ -193,6 +193,7 @@ class Connection(Control):
                 )
         except ConnectionFault as fault:
             self.fault = fault
+            self._receiver.on_fault(fault.reason)
             self._write(frames.format_goaway(0 if self._is_client else self._last_id, fault.code))
 
     def _read(self, data: bytes) -> None:

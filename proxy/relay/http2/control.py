@@ -226,6 +226,7 @@ class Control(Sender):
     def _fail(self, stream_id: int, fault: StreamFault) -> None:
         self._count_reset()
         self._write(frames.format_reset(stream_id, fault.code))
+        self._receiver.on_fault(fault.reason)
         stream = self.streams.get(stream_id)
         if stream is None:
             self._remember(stream_id, RESET_BY_US)

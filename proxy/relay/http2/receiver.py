@@ -65,6 +65,9 @@ class Receiver(Protocol):
     def on_reset(self, stream: Stream, code: int, reason: str) -> None:
         """Take note that a stream is over before its time; `reason` says what the other side did wrong, if it did not reset it."""
 
+    def on_fault(self, reason: str) -> None:
+        """Take note that RST_STREAM or GOAWAY has been sent for what the other side did."""
+
     def on_closed(self, stream: Stream) -> None:
         """Both sides have ended the stream."""
 

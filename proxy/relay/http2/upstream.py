@@ -536,6 +536,10 @@ class Http2UpstreamConnection(asyncio.Protocol):
             user.on_reset(code, reason)
         self.on_room()
 
+    def on_fault(self, reason: str) -> None:
+        """Count it."""
+        self.pool.relay.counters.count_http2_fault(reason)
+
     def on_closed(self, stream: Stream) -> None:  # noqa: ARG002  # the protocol's
         """Take note that there is room."""
         self.on_room()
