@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sys
+import textwrap
 import tomllib
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
@@ -56,28 +57,40 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
 ALSO: Final[Mapping[str, frozenset[str]]] = {
     "operations": frozenset({"proxy.relay.record", "proxy.relay.counters"}),
     "token_service": frozenset(
-        f"proxy.relay.{name}" for name in ("record", "listening", "listener_policy", "seats", "admission", "answers")
+        f"proxy.relay.{name}"
+        for name in ("record", "listening", "listener_policy", "known_client", "seats", "admission", "answers")
     ),
 }
-# The relay's lower modules, and what each may import of the relay, for types too unless it is in `TYPES_FROM_ABOVE`.
-IN_RELAY: Final[Mapping[str, frozenset[str]]] = {
-    "message": frozenset(),
-    "sides": frozenset({"message"}),
-    "replay": frozenset({"message"}),
-    "upstream": frozenset({"message", "head", "chunked", "secure", "sides", "pool"}),
-    "plain_form": frozenset(),
-    "diagnosis": frozenset({"message"}),
-    "head": frozenset({"message", "plain_form", "diagnosis"}),
-    "chunked": frozenset({"message"}),
-    "asked": frozenset({"message"}),
-    "listener_policy": frozenset(),
-    "record": frozenset(),
-    "recording": frozenset({"record", "message"}),
-    "counters": frozenset(),
-    "seats": frozenset(),
-    "state": frozenset({"counters", "seats"}),
-}
-TYPES_FROM_ABOVE: Final = frozenset({"seats", "state"})
+# The modules of the relay by floors, the highest first: each imports from lower floors only, for types too. Drawn in
+# docs/design.md. A name stands for a module, or for a package below the relay whose modules have no floor of their own.
+FLOORS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("a connection that the kernel redirected, until it is known what it is for", ("redirected",)),
+    ("a connection before its first request: the first byte, TLS", ("arrival",)),
+    ("the client's side, HTTP/1.1", ("client",)),
+    ("where HTTP/2 begins, imported when somebody speaks it", ("versions",)),
+    ("the client's side, HTTP/2", ("http2.client",)),
+    ("who, where, may it", ("gate", "original_tunnel")),
+    ("one request and its response; CONNECT", ("exchange", "tunnel")),
+    ("how a request names its destination; judged again after a reload", ("entry", "standing")),
+    ("what the running configuration makes of requests", ("state",)),
+    ("where a request may go", ("destinations",)),
+    ("the connections to one upstream, HTTP/2", ("http2.pool",)),
+    ("the upstream's side, HTTP/2", ("http2.upstream",)),
+    ("the connections to one upstream, HTTP/1.1", ("pool",)),
+    ("the upstream's side, HTTP/1.1", ("upstream",)),
+    ("heads from bytes and back; frames; pipes joined", ("admission", "head", "http2", "sender", "splice")),
+    (
+        "the seam, and what all share",
+        ("asked", "chunked", "diagnosis", "listening", "passwords", "recording", "replay", "seats", "shared", "sides"),
+    ),
+    (
+        "values, and what knows nothing of the relay",
+        (
+            *("abort", "answers", "client_hello", "counters", "handshakes", "known_client", "lanes", "listener_policy"),
+            *("message", "original", "plain_form", "presence", "record", "secure", "tokens"),
+        ),
+    ),
+)
 EMPTY_NAMES: Final = frozenset({"utils", "util", "helpers", "helper", "common", "manager", "misc"})
 
 
@@ -147,27 +160,51 @@ def wrong_directions(imports: Iterable[Import]) -> list[str]:
     ]
 
 
+def floor(module: str) -> int | None:
+    """Return the floor of a module of the relay, counted from the ground; None where it has none."""
+    name = module.removeprefix("proxy.relay.")
+    for place in (name, name.partition(".")[0]):
+        for height, (_, names) in enumerate(reversed(FLOORS)):
+            if place in names:
+                return height
+    return None
+
+
 def upward_in_relay(imports: Iterable[Import]) -> list[str]:
-    """The imports of the relay's lower modules that `IN_RELAY` does not list."""
-    return [
-        str(found)
-        for found in imports
-        if (room(found.importer), room(found.target)) == ("relay", "relay")
-        and found.importer.count(".") == 2  # `http2` below has a test of its own
-        and (importer := found.importer.rpartition(".")[2]) in IN_RELAY
-        and found.target.rpartition(".")[2] not in IN_RELAY[importer]
-        and not (importer in TYPES_FROM_ABOVE and found.is_for_types)
-    ]
+    """The imports inside the relay that do not point to a lower floor; inside a package of one floor they may."""
+    wrong = []
+    for found in imports:
+        if (room(found.importer), room(found.target)) != ("relay", "relay"):
+            continue
+        here, there = floor(found.importer), floor(found.target)
+        is_package = "." in found.importer.removeprefix("proxy.relay.")
+        if here is None or there is None or there > here or (there == here and not is_package):
+            wrong.append(str(found))
+    return wrong
+
+
+def draw_floors() -> str:
+    """The picture in docs/design.md."""
+    lines: list[str] = []
+    for what, names in FLOORS:
+        lines += textwrap.wrap(" · ".join(names), 46)[:1]
+        rest = textwrap.wrap(" · ".join(names), 46)[1:]
+        lines[-1] = f"  {lines[-1]:<48}{what}"
+        lines += [f"  {line}" for line in rest]
+        lines.append("    │")
+    return "\n".join(lines[:-1])
 
 
 def find_cycle(imports: Iterable[Import]) -> list[str]:
     """Modules that import each other in a ring, empty where there is none.
 
-    What stands under TYPE_CHECKING counts from room to room only: inside one it ties no knot that Python would meet.
+    What stands under TYPE_CHECKING counts from room to room, and inside the relay; inside another room it ties no knot that Python
+    would meet.
     """
     graph: dict[str, set[str]] = {}
     for found in imports:
-        if not (found.is_for_types and room(found.importer) == room(found.target)):
+        is_inside = room(found.importer) == room(found.target) != "relay"
+        if not (found.is_for_types and is_inside):
             graph.setdefault(found.importer, set()).add(found.target)
     try:
         TopologicalSorter(graph).prepare()
@@ -210,9 +247,15 @@ def test_imports_point_one_way(sources: dict[str, str]) -> None:
     assert wrong_directions(find_imports(sources)) == []
 
 
-def test_the_relays_lower_modules_import_nothing_above_them(sources: dict[str, str]) -> None:
-    assert {f"proxy.relay.{name}" for name in IN_RELAY} <= set(sources)
+def test_each_module_of_the_relay_imports_from_lower_floors_only(sources: dict[str, str]) -> None:
+    modules = {module for module in sources if module.startswith("proxy.relay.")}
+    assert {f"proxy.relay.{name}" for _, names in FLOORS for name in names} <= modules
+    assert [module for module in modules if floor(module) is None] == []
     assert upward_in_relay(find_imports(sources)) == []
+
+
+def test_the_picture_of_the_relay_is_drawn_from_its_floors() -> None:
+    assert draw_floors() in (ROOT.parent / "docs" / "design.md").read_text(encoding="utf-8")
 
 
 def test_no_modules_import_each_other(sources: dict[str, str]) -> None:
@@ -289,14 +332,16 @@ def test_an_import_in_the_right_direction_passes(importer: str, statement: str) 
     [
         pytest.param("message", "from proxy.relay.head import parse_request_head", True, id="up"),
         pytest.param("message", "if TYPE_CHECKING:\n    from proxy.relay import exchange", True, id="up for types"),
-        pytest.param("state", "from proxy.relay.client import ClientConnection", True, id="state up"),
-        pytest.param("state", "if TYPE_CHECKING:\n    import proxy.relay.client", False, id="state up for types"),
+        pytest.param("exchange", "from proxy.relay.tunnel import dial", True, id="sideways"),
+        pytest.param("attic", "from proxy.relay.message import Head", True, id="without a floor"),
+        pytest.param("http2.frames", "from proxy.relay.http2.fields import x", False, id="in a package of one floor"),
         pytest.param("head", "from proxy.relay.message import Head", False, id="down"),
         pytest.param("head", "from proxy.errors import MalformedRequest", False, id="another room"),
     ],
 )
 def test_an_upward_import_in_the_relay_is_found(importer: str, statement: str, *, is_upward: bool) -> None:
-    modules = dict.fromkeys(["proxy.relay.exchange", "proxy.relay.client", "proxy.relay.head"], "")
+    names = ("exchange", "client", "head", "tunnel", "message", "http2.fields")
+    modules = dict.fromkeys([f"proxy.relay.{name}" for name in names], "")
     found = find_imports({**modules, f"proxy.relay.{importer}": statement})
     assert bool(upward_in_relay(found)) is is_upward
 
@@ -315,12 +360,13 @@ def test_a_ring_is_found_through_functions_and_across_rooms() -> None:
     assert set(find_cycle(find_imports(rooms))) == set(rooms)
 
 
-def test_types_alone_make_no_ring_inside_a_room() -> None:
+@pytest.mark.parametrize(("name", "is_ring"), [("config", False), ("relay", True)])
+def test_types_alone_make_a_ring_inside_the_relay_only(name: str, *, is_ring: bool) -> None:
     sources = {
-        "proxy.relay.a": "import proxy.relay.b",
-        "proxy.relay.b": "if typing.TYPE_CHECKING:\n    import proxy.relay.a\nelse:\n    import json",
+        f"proxy.{name}.a": f"import proxy.{name}.b",
+        f"proxy.{name}.b": f"if typing.TYPE_CHECKING:\n    import proxy.{name}.a\nelse:\n    import json",
     }
-    assert find_cycle(find_imports(sources)) == []
+    assert bool(find_cycle(find_imports(sources))) is is_ring
 
 
 @pytest.mark.parametrize("module", ["proxy.identity.token", "proxy.relay.ssl", "proxy.utils", "proxy.config.common"])

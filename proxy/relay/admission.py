@@ -11,9 +11,9 @@ import time
 from math import inf
 from typing import TYPE_CHECKING, Protocol
 
-from proxy.errors import ClientRefused, Overloaded, ProxyAuthenticationRequired, ProxyError, TooManyRequests
+from proxy.errors import ClientRefused, ProxyAuthenticationRequired, ProxyError
 from proxy.policy.access import Client, PasswordClaim, place, recognise
-from proxy.policy.rate import TokenBucket
+from proxy.relay.known_client import KnownClient, Usage
 from proxy.relay.sides import UnderWay
 from proxy.tasks import guard
 
@@ -25,79 +25,18 @@ if TYPE_CHECKING:
     from proxy.relay.seats import Seat
 
 
-class KnownClient:
-    """A client as long as the configuration has it: what it has used of what it may.
-
-    Attributes:
-        client: its entry.
-        exchanges: under way.
-        admission: whose client it is.
-    """
-
-    __slots__ = ("_bucket", "admission", "client", "exchanges")
-
-    def __init__(self, admission: Admission, client: Client, now: float) -> None:
-        self.admission = admission
-        self.client = client
-        self.exchanges = 0
-        rate = client.requests_per_s
-        self._bucket = None if rate is None else TokenBucket(rate, client.burst, now)
-
-    def enter(self, route: str, now: float) -> None:
-        """Begins an exchange, which `leave` has to end.
-
-        Args:
-            route: the route's name; ``-`` without one.
-            now: monotonic seconds.
-
-        Raises:
-            ClientRefused: not on this route.
-            TooManyRequests: over its rate, or over its number of exchanges.
-            Overloaded: the proxy as a whole has too many.
-        """
-        client, admission = self.client, self.admission
-        client.check_route(route)
-        limit = admission.concurrent_exchanges
-        if limit is not None and admission.exchanges >= limit:
-            raise Overloaded(f"The proxy has {limit} exchanges (limits.concurrent_exchanges).", retry_after_s=1)
-        limit = client.concurrent_exchanges
-        if limit is not None and self.exchanges >= limit:
-            raise TooManyRequests(
-                f"The client {client.name} has {limit} exchanges at a time (concurrent_exchanges).",
-                retry_after_s=1,
-                code="concurrency",
-            )
-        if self._bucket is not None and (wait_s := self._bucket.take(now)):
-            raise TooManyRequests(
-                f"The client {client.name} is over {client.requests_per_s:g} requests a second (requests_per_s).",
-                retry_after_s=wait_s,
-                code="rate",
-            )
-        self.exchanges += 1
-        admission.exchanges += 1
-
-    def leave(self) -> None:
-        """End an exchange."""
-        self.exchanges -= 1
-        self.admission.exchanges -= 1
-
-
-class Admission:
+class Admission(Usage):
     """The configured clients, and what they are using.
 
     Args:
         clients: the entries, in order; none: everyone is let in, and only the number of exchanges is limited.
         concurrent_exchanges: in total; None: any number.
         passwords: survives a new configuration, so that nobody has to be checked again.
-
-    Attributes:
-        exchanges: under way.
     """
 
     def __init__(self, clients: Sequence[Client], concurrent_exchanges: int | None, passwords: PasswordChecker) -> None:
         now = time.monotonic()
-        self.concurrent_exchanges = concurrent_exchanges
-        self.exchanges = 0
+        super().__init__(concurrent_exchanges)
         self.passwords = passwords
         self._clients = clients
         self._known = {client.name: KnownClient(self, client, now) for client in clients}

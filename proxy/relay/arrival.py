@@ -339,9 +339,7 @@ class TunnelArrival(InterceptedArrival):
     __slots__ = ("_authority", "_client_name", "_route")
 
     def __init__(self, relay: Relay, pipe: Pipe, sender: Sender, tunnel: RoutedTunnel) -> None:
-        listener = None if sender.seat is None else sender.seat.entry
-        takes_http2 = listener is None or listener.takes_http2
-        entry = FixedEntry(tunnel.destination, tunnel.authority, "connect", takes_http2=takes_http2)
+        entry = FixedEntry(tunnel.destination, tunnel.authority, "connect", takes_http2=tunnel.takes_http2)
         super().__init__(relay, entry, sender.peer, sender.seat, relay.now + relay.timeouts.head_s)
         self._transport = pipe.transport
         self._authority = tunnel.authority

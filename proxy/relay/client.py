@@ -37,8 +37,8 @@ from proxy.relay.versions import begins_http2, make_http2_client
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.relay.admission import KnownClient
     from proxy.relay.entry import Entry
+    from proxy.relay.known_client import KnownClient
     from proxy.relay.message import RequestHead, ResponseHead
     from proxy.relay.seats import Seat
     from proxy.relay.state import Relay

@@ -16,7 +16,7 @@ from proxy.relay.tokens import Source  # noqa: TC001  # mypyc evaluates the anno
 if TYPE_CHECKING:
     from proxy.dialing.dialer import Permit
     from proxy.policy.routing import RouteTable
-    from proxy.relay.state import Relay
+    from proxy.relay.shared import Shared
 
 # Spellings and names below a wildcard that are remembered; when it is full, it is emptied of what is not in use.
 _REMEMBERED: Final = 4_096
@@ -87,7 +87,7 @@ class Destinations:
         permit: judges the addresses of hosts that no route names; None: they are refused altogether.
     """
 
-    def __init__(self, relay: Relay, table: RouteTable, routes: list[Route], permit: Permit | None) -> None:
+    def __init__(self, relay: Shared, table: RouteTable, routes: list[Route], permit: Permit | None) -> None:
         self._relay = relay
         self._table = table
         self._routes = routes

@@ -30,8 +30,8 @@ from proxy.relay.tunnel import TunnelRequest
 
 if TYPE_CHECKING:
     from proxy.policy.access import PasswordClaim
-    from proxy.relay.admission import KnownClient
     from proxy.relay.entry import Entry
+    from proxy.relay.known_client import KnownClient
     from proxy.relay.message import RequestHead
     from proxy.relay.seats import Seat
     from proxy.relay.sender import Sender
@@ -46,10 +46,12 @@ class RoutedTunnel:
     Attributes:
         authority: as CONNECT named it.
         destination: where the requests inside go.
+        takes_http2: whether they may be of HTTP/2.
     """
 
     authority: Authority
     destination: Destination
+    takes_http2: bool
 
 
 def identify(relay: Relay, seat: Seat | None, head: RequestHead) -> KnownClient | PasswordClaim | None:
@@ -131,7 +133,7 @@ def begin_connect(
         if sender.known is not None and sender.seat is not None:
             sender.known.client.check_route(destination.route)
             sender.seat.known = sender.known
-        return RoutedTunnel(authority, destination)
+        return RoutedTunnel(authority, destination, entry.takes_http2)
     if not relay.destinations.tunnels_others:
         raise DestinationRefused(describe_refusal(authority))
     if len(relay.splices) >= relay.limits.tunnels:

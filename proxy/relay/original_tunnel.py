@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from proxy.dialing.resolver import Attempt
 from proxy.errors import DestinationRefused
@@ -15,8 +15,31 @@ from proxy.tasks import guard
 if TYPE_CHECKING:
     from proxy.errors import ProxyError
     from proxy.policy.authority import Authority
-    from proxy.relay.admission import KnownClient
-    from proxy.relay.redirected import RedirectedConnection
+    from proxy.relay.known_client import KnownClient
+    from proxy.relay.state import Relay
+
+
+class Redirected(Protocol):
+    """A redirected connection, as its tunnel knows it."""
+
+    @property
+    def relay(self) -> Relay:
+        """The process-wide state."""
+        ...
+
+    @property
+    def peer(self) -> str:
+        """The client's address."""
+        ...
+
+    def join(self, upstream: asyncio.Transport, data: bytes, tunnel: OriginalTunnel) -> None:
+        """Pass bytes on from now on: the tunnel is open."""
+
+    def fail(self, error: ProxyError) -> None:
+        """Refuse, because the tunnel could not be opened; that has been recorded."""
+
+    def abort(self) -> None:
+        """Cut the connection."""
 
 
 class OriginalTunnel:
@@ -31,9 +54,7 @@ class OriginalTunnel:
 
     __slots__ = ("_attempt", "_connection", "_known", "_original", "_started", "_task", "early")
 
-    def __init__(
-        self, connection: RedirectedConnection, original: Authority, known: KnownClient | None, early: bytes
-    ) -> None:
+    def __init__(self, connection: Redirected, original: Authority, known: KnownClient | None, early: bytes) -> None:
         self._connection = connection
         self._original = original
         self._known = known

@@ -13,19 +13,19 @@ from proxy.dialing.handshake import judge_handshake
 from proxy.dialing.resolver import Attempt, describe_name_timeout
 from proxy.errors import Overloaded, UpstreamClosed, UpstreamTimeout, UpstreamUnreachable, UpstreamUntrusted
 from proxy.relay.secure import SecureTransport
-from proxy.relay.upstream import UpstreamConnection
+from proxy.relay.upstream import Owner, UpstreamConnection
 
 if TYPE_CHECKING:
     from proxy.dialing.dialer import Permit
     from proxy.policy.authority import Authority
+    from proxy.relay.shared import Opening, Shared
     from proxy.relay.sides import UpstreamSide
-    from proxy.relay.state import Opening, Relay
 
 # How soon a TLS session that an upstream does not accept is replaced. Servers mostly honour one for hours.
 _SESSION_S: Final = 600.0
 
 
-class UpstreamPool:
+class UpstreamPool(Owner):
     """All connections to one upstream.
 
     Args:
@@ -44,7 +44,7 @@ class UpstreamPool:
 
     def __init__(
         self,
-        relay: Relay,
+        relay: Shared,
         dial: Authority,
         server_name: str | None,
         context: ssl.SSLContext | None,
@@ -105,7 +105,8 @@ class UpstreamPool:
         self.idle.append(connection)
         relay.idle[connection] = None
         if len(relay.idle) > relay.limits.idle_upstream_connections:
-            _close_longest_idle(relay)
+            longest_idle, _ = relay.idle.popitem(last=False)
+            longest_idle.evict()
 
     def forget(self, connection: UpstreamConnection) -> None:
         """Take note that a connection is closed, and keep its TLS session for the next one's handshake (RFC 8446 §2.2)."""
@@ -117,6 +118,10 @@ class UpstreamPool:
             self.idle.remove(connection)
         self.relay.upstreams.discard(connection)
         self._invite()
+
+    def drop(self, connection: UpstreamConnection) -> None:
+        """See `Owner`."""
+        self.idle.remove(connection)
 
     def close_idle(self) -> None:
         """Close the connections that wait for an exchange."""
@@ -272,13 +277,6 @@ class UpstreamPool:
         except BaseException:
             transport.abort()
             raise
-
-
-def _close_longest_idle(relay: Relay) -> None:
-    """Close the connection that has been idle longest, of all upstreams."""
-    connection, _ = relay.idle.popitem(last=False)
-    connection.pool.idle.remove(connection)
-    connection.transport.close()
 
 
 class _PlaceGiven(Exception):  # noqa: N818  # a signal to one waiter, never an error

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from proxy.relay.admission import KnownClient
     from proxy.relay.destinations import Destination
     from proxy.relay.entry import Entry
+    from proxy.relay.known_client import KnownClient
     from proxy.relay.message import RequestHead
     from proxy.relay.state import Relay
 

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     import asyncio
 
     from proxy.config.settings import LimitSettings
-    from proxy.relay.admission import Admission, KnownClient
-    from proxy.relay.entry import Entry
+    from proxy.relay.known_client import KnownClient, Usage
     from proxy.relay.listener_policy import ListenerPolicy
 
 # Linux' struct ucred: pid, uid, gid (unix(7)).
@@ -64,8 +63,8 @@ class Seat:
         self.certificate_names: frozenset[str] = frozenset()
         self.known: KnownClient | None = None
         self.candidates: list[Client] = []
-        self.admission: Admission | None = None
-        self.entry: Entry | None = None
+        self.admission: Usage | None = None
+        self.entry: object | None = None
         self.policy: ListenerPolicy | None = None
         self.is_dismissed = False
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from proxy.relay.admission import KnownClient
+    from proxy.relay.known_client import KnownClient
     from proxy.relay.seats import Seat
 
 

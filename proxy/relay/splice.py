@@ -13,8 +13,8 @@ from proxy.relay.abort import abort_visibly
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.relay.shared import Shared
     from proxy.relay.sides import Pipe
-    from proxy.relay.state import Relay
 
 
 # How long the last bytes may wait for a reader that takes nothing, as for any client of the relay.
@@ -76,7 +76,7 @@ class Side(asyncio.Protocol):
             self.other.transport.resume_reading()
 
 
-def join(relay: Relay, client: Pipe, upstream: Pipe, on_end: Callable[[int, int], None]) -> None:
+def join(relay: Shared, client: Pipe, upstream: Pipe, on_end: Callable[[int, int], None]) -> None:
     """Pass bytes between two sides until either ends.
 
     Args:
@@ -99,7 +99,7 @@ class Splice:
 
     __slots__ = ("_closed", "_left_bytes", "_on_end", "_pipes", "_relay", "client", "deadline", "upstream")
 
-    def __init__(self, relay: Relay, client: Pipe, upstream: Pipe, on_end: Callable[[int, int], None]) -> None:
+    def __init__(self, relay: Shared, client: Pipe, upstream: Pipe, on_end: Callable[[int, int], None]) -> None:
         self._relay = relay
         self._on_end = on_end
         self._closed = False

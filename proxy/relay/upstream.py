@@ -11,6 +11,8 @@ import ssl
 from math import inf, isfinite
 from typing import TYPE_CHECKING, Final
 
+from mypy_extensions import trait
+
 from proxy.dialing.handshake import is_about_client_certificate, judge_handshake
 from proxy.errors import MalformedRequest, UpstreamProtocolError, UpstreamUnreachable
 from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
@@ -33,8 +35,9 @@ from proxy.relay.sides import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from proxy.policy.authority import Authority
     from proxy.relay.message import RequestHead, ResponseHead
-    from proxy.relay.pool import UpstreamPool
+    from proxy.relay.shared import Shared
 
 # What is being read: the content of a response is named by its framing, as in `sides`.
 _HEAD: Final = 4
@@ -48,6 +51,32 @@ _PUT_OFF: Final = 2  # this turn of the event loop has done its share
 _INTERIM_RESPONSES: Final = 32
 
 _NO_PROTOCOL: Final = "If it has HTTP/2 only, this proxy cannot call it: to upstreams it speaks HTTP/1.1."
+
+
+@trait
+class Owner:
+    """Whose a connection is: the pool that has opened it.
+
+    Attributes:
+        relay: what all connections share.
+        dial: where the connection leads.
+    """
+
+    __slots__ = ()
+    relay: Shared
+    dial: Authority
+
+    def release(self, connection: UpstreamConnection) -> None:
+        """Take back a connection that is fit for another exchange."""
+        raise NotImplementedError
+
+    def forget(self, connection: UpstreamConnection) -> None:
+        """Take note that a connection is closed."""
+        raise NotImplementedError
+
+    def drop(self, connection: UpstreamConnection) -> None:
+        """Hand the connection out no more, which waits for an exchange."""
+        raise NotImplementedError
 
 
 class UpstreamConnection(asyncio.Protocol, UpstreamSide):
@@ -89,7 +118,7 @@ class UpstreamConnection(asyncio.Protocol, UpstreamSide):
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: UpstreamPool) -> None:
+    def __init__(self, pool: Owner) -> None:
         self.pool = pool
         self.receiver: ResponseReceiver | None = None
         self.deadline = inf
@@ -123,6 +152,11 @@ class UpstreamConnection(asyncio.Protocol, UpstreamSide):
     def is_idle(self) -> bool:
         """Whether it waits for an exchange."""
         return self.receiver is None and isfinite(self.deadline)
+
+    def evict(self) -> None:
+        """Leave the pool, and close; for one that is idle."""
+        self.pool.drop(self)
+        self.transport.close()
 
     # What the exchange asks for.
 

@@ -43,7 +43,8 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import ListenerSettings, TimeoutSettings
     from proxy.identity.access_token import AccessToken
-    from proxy.relay.admission import Admission, KnownClient
+    from proxy.relay.admission import Admission
+    from proxy.relay.known_client import KnownClient
     from proxy.relay.seats import Seat
     from proxy.token_service.answers import Answer
     from proxy.token_service.offers import Offer, Offers

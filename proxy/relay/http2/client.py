@@ -44,12 +44,12 @@ from proxy.relay.standing import DISMISSED
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.relay.admission import KnownClient
     from proxy.relay.destinations import Destination
     from proxy.relay.entry import Entry
     from proxy.relay.http2.fields import RequestFields, ResponseFields
     from proxy.relay.http2.static_table import Field
     from proxy.relay.http2.streams import Stream
+    from proxy.relay.known_client import KnownClient
     from proxy.relay.message import ResponseHead
     from proxy.relay.seats import Seat
     from proxy.relay.state import Relay

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.policy.authority import Authority
-    from proxy.relay.state import Relay
+    from proxy.relay.shared import Shared
 
 
 class Http2Pool(UpstreamPool):
@@ -28,7 +28,7 @@ class Http2Pool(UpstreamPool):
     """
 
     def __init__(
-        self, relay: Relay, dial: Authority, server_name: str, make_context: Callable[[], ssl.SSLContext]
+        self, relay: Shared, dial: Authority, server_name: str, make_context: Callable[[], ssl.SSLContext]
     ) -> None:
         UpstreamPool.__init__(self, relay, dial, server_name, None)
         self._make_context = make_context

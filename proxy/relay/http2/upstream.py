@@ -9,7 +9,7 @@ import asyncio
 from functools import lru_cache
 from math import inf
 from time import monotonic
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import UpstreamProtocolError
 from proxy.relay.http2.connection import Connection
@@ -40,10 +40,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from proxy.relay.http2.fields import RequestFields, ResponseFields
-    from proxy.relay.http2.pool import Http2Pool
     from proxy.relay.http2.static_table import Field
     from proxy.relay.http2.streams import Stream
     from proxy.relay.message import RequestHead
+    from proxy.relay.shared import Shared
 
 # 64 KiB at 30 ms is 2 MB/s: a download begins with four times that, and gets more where it uses it up.
 _STREAM_WINDOW: Final = 262_144
@@ -147,7 +147,7 @@ class UpstreamStream(UpstreamSide):
             return
         if not self._owner.core.send_content(self._stream, content, False) and self.receiver is not None:
             self._stalled = True
-            self.deadline = self._now + self._owner.pool.relay.timeouts.body_idle_s
+            self.deadline = self._now + self._owner.shared.timeouts.body_idle_s
             self.receiver.hold_request()
         self._owner.flush_soon()
 
@@ -168,19 +168,19 @@ class UpstreamStream(UpstreamSide):
             core.send_content(self._stream, content, True)
 
     def _await_response(self) -> None:
-        timeouts = self._owner.pool.relay.timeouts
+        timeouts = self._owner.shared.timeouts
         self.deadline = self._now + (timeouts.body_idle_s if self.answered else timeouts.response_s)
 
     @property
     def _now(self) -> float:
-        return self._owner.pool.relay.now
+        return self._owner.shared.now
 
     def takes_rest(self, receiver: ResponseReceiver) -> bool:
         """See `UpstreamSide`; an upstream that wants no more resets the stream (RFC 9113 §8.1)."""
         if not self._is_open or self._stream.is_closed:
             return False
         self.receiver = receiver
-        self.deadline = self._now + self._owner.pool.relay.timeouts.body_idle_s
+        self.deadline = self._now + self._owner.shared.timeouts.body_idle_s
         return True
 
     def release(self, *, is_whole: bool) -> None:
@@ -217,7 +217,7 @@ class UpstreamStream(UpstreamSide):
         """See `UpstreamSide`."""
         if self._holds:
             self._holds = False
-            self.deadline = self._now + self._owner.pool.relay.timeouts.body_idle_s
+            self.deadline = self._now + self._owner.shared.timeouts.body_idle_s
             owed, self._owed = self._owed, 0
             if owed and self._is_open:
                 self._owner.core.credit(self._stream, owed)
@@ -237,7 +237,7 @@ class UpstreamStream(UpstreamSide):
         if self._interims > _INTERIM_RESPONSES:
             self._spoil("The upstream sent interim responses without end.")
             return
-        self.deadline = self._now + self._owner.pool.relay.timeouts.response_s
+        self.deadline = self._now + self._owner.shared.timeouts.response_s
         self.receiver.on_interim(make_response_head(response, to_head=False))
 
     def on_response(self, response: ResponseFields, ends: bool) -> None:
@@ -267,7 +267,7 @@ class UpstreamStream(UpstreamSide):
         if ends:
             self._complete(receiver, content, b"")
             return
-        self.deadline = inf if self._holds else self._now + self._owner.pool.relay.timeouts.body_idle_s
+        self.deadline = inf if self._holds else self._now + self._owner.shared.timeouts.body_idle_s
         receiver.on_response_content(content)
         if self._holds:
             self._owed += len(content)
@@ -331,11 +331,30 @@ class UpstreamStream(UpstreamSide):
             receiver.on_upstream_failed(UpstreamProtocolError(detail))
 
 
+class Owner(Protocol):
+    """Whose a connection is: the pool that has opened it."""
+
+    @property
+    def relay(self) -> Shared:
+        """What all connections share."""
+        ...
+
+    def on_room(self) -> None:
+        """Take note that a connection can take one more exchange."""
+
+    def forget_connection(self, connection: Http2UpstreamConnection) -> None:
+        """Take note that a connection is closed."""
+
+    def retire(self, connection: Http2UpstreamConnection) -> None:
+        """Hand a connection out no more."""
+
+
 class Http2UpstreamConnection(asyncio.Protocol):
     """One connection to an upstream.
 
     Attributes:
         pool: where it belongs.
+        shared: what all connections share.
         core: the protocol.
         transport: plain or TLS.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
@@ -354,13 +373,15 @@ class Http2UpstreamConnection(asyncio.Protocol):
         "pool",
         "reserved",
         "served",
+        "shared",
         "transport",
     )
 
     transport: asyncio.Transport
 
-    def __init__(self, pool: Http2Pool) -> None:
+    def __init__(self, pool: Owner) -> None:
         self.pool = pool
+        self.shared = pool.relay
         limits = pool.relay.limits
         terms = Terms(
             stream_window=_STREAM_WINDOW,
@@ -400,13 +421,13 @@ class Http2UpstreamConnection(asyncio.Protocol):
     def on_begun(self) -> None:
         """Take note that a stream was opened."""
         self.served = True
-        self.deadline = self.pool.relay.now
+        self.deadline = self.shared.now
         self.flush_soon()
 
     def on_room(self) -> None:
         """Take note that there may be room for one more stream, or nothing is under way any more."""
         if self.is_idle:
-            self.deadline = self.pool.relay.now + self.pool.relay.timeouts.upstream_idle_s
+            self.deadline = self.shared.now + self.shared.timeouts.upstream_idle_s
             if self.core.is_leaving:
                 self.close()
                 return
@@ -417,7 +438,7 @@ class Http2UpstreamConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Send the preface."""
         self.transport = transport  # type: ignore[assignment]  # stream transports only
-        buffered = self.pool.relay.limits.buffer_bytes
+        buffered = self.shared.limits.buffer_bytes
         self.transport.set_write_buffer_limits(buffered, buffered // 4)
         self.flush()
         if self.on_connected is not None:
@@ -464,7 +485,7 @@ class Http2UpstreamConnection(asyncio.Protocol):
 
     def on_deadline(self) -> None:
         """Look after the streams at each tick; close a connection that has nothing to do."""
-        now = self.pool.relay.now
+        now = self.shared.now
         if self.is_idle:
             self.close()
             return
