@@ -71,7 +71,7 @@ FLOORS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("the client's side, HTTP/2", ("http2.client",)),
     ("who, where, may it", ("gate", "original_tunnel")),
     ("one request and its response; CONNECT", ("exchange", "tunnel")),
-    ("how a request names its destination; judged again after a reload", ("entry", "standing")),
+    ("how a request names its destination; judged again after a reload", ("entry", "reauthorisation")),
     ("what the running configuration makes of requests", ("state",)),
     ("where a request may go", ("destinations",)),
     ("the connections to one upstream, HTTP/2", ("http2.pool",)),

@@ -21,6 +21,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.policy.refusal import Refusal, judge_refusal
+from proxy.relay.reauthorisation import check_upgrade
 from proxy.relay.recording import ended, note_trace
 from proxy.relay.replay import KeptContent, WithheldResponse
 from proxy.relay.sides import (
@@ -36,7 +37,6 @@ from proxy.relay.sides import (
     UpstreamSide,
 )
 from proxy.relay.splice import join
-from proxy.relay.standing import check_upgrade
 from proxy.tasks import guard
 
 if TYPE_CHECKING:

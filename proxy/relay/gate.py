@@ -24,8 +24,8 @@ from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.destinations import Destination, describe_refusal
 from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
 from proxy.relay.exchange import Exchange
+from proxy.relay.reauthorisation import DISMISSED
 from proxy.relay.recording import note_trace, refused
-from proxy.relay.standing import DISMISSED
 from proxy.relay.tunnel import TunnelRequest
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from proxy.dialing.resolver import Attempt, describe_name_timeout
 from proxy.errors import ProxyError, ProxyUsageError, UpstreamTimeout
+from proxy.relay.reauthorisation import check_tunnel
 from proxy.relay.recording import tunnelled
 from proxy.relay.sides import Pipe, UnderWay
 from proxy.relay.splice import join
-from proxy.relay.standing import check_tunnel
 from proxy.tasks import guard
 
 if TYPE_CHECKING:

@@ -37,9 +37,9 @@ from proxy.relay.http2.translation import (
     make_trailer_lines,
 )
 from proxy.relay.message import RequestHead
+from proxy.relay.reauthorisation import DISMISSED
 from proxy.relay.sender import Sender
 from proxy.relay.sides import ClientSide, Pipe, UnderWay
-from proxy.relay.standing import DISMISSED
 
 if TYPE_CHECKING:
     from collections.abc import Callable

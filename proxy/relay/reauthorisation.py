@@ -1,4 +1,4 @@
-"""Judges once more, after a reload, what was begun before it and is about to become something that lasts. Does no I/O.
+"""Judge tunnels and WebSockets again that are opened across a reload. Does no I/O.
 
 An exchange that is under way goes on as it began, for it ends by itself. A tunnel or a WebSocket may stay for days, so it opens
 only where the configuration that is in use by then lets it.
