@@ -153,14 +153,16 @@ def test_a_deadline_and_a_cancelled_call_reach_the_service(
     port, echo, ca_file = upstream
     proxy = start_proxy(describe(place, port, ca_file))
     with channels(proxy, "reverse") as channel:
+        # So that the token and the connections are there before a deadline runs.
+        assert channel.unary_unary("/echo/Unary")(b"first", timeout=60) == b"first"
         wait = channel.unary_unary("/echo/Wait")
         with pytest.raises(grpc.RpcError) as failed:
-            wait(b"", timeout=0.5)
+            wait(b"", timeout=2)
         call: Any = failed.value
         assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         future = wait.future(b"", timeout=60)
         give_up_at = time.monotonic() + 30
-        while len(echo.metadata) < 2 and time.monotonic() < give_up_at:
+        while len(echo.metadata) < 3 and time.monotonic() < give_up_at:
             time.sleep(0.01)
         future.cancel()
         while echo.cancelled < 2 and time.monotonic() < give_up_at:

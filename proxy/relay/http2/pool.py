@@ -64,27 +64,21 @@ class Http2Pool(UpstreamPool):
         self._open_another(attempt or Attempt())
         try:
             async with asyncio.timeout(self.relay.timeouts.connect_s * 2):
-                return await waiter
+                taken = await waiter
+                return taken
         except TimeoutError:
             raise Overloaded(
                 f"{self.dial} allows no more requests at a time (RFC 9113 §5.1.2), and none ended in time.",
                 retry_after_s=1,
             ) from None
         finally:
-            self._leave_queue(waiter)
+            self._leave_queue(waiter, is_taken=taken is not None)
 
-    def _leave_queue(self, waiter: asyncio.Future[UpstreamStream]) -> None:
+    def _leave_queue(self, waiter: asyncio.Future[UpstreamStream], *, is_taken: bool) -> None:
         """End a wait, and hand on what reached it in the very turn of the loop in which it was given up."""
         if waiter in self._queue:
             self._queue.remove(waiter)
-        task = asyncio.current_task()
-        if (
-            waiter.done()
-            and not waiter.cancelled()
-            and waiter.exception() is None
-            and task is not None
-            and task.cancelling()
-        ):
+        elif not is_taken and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
             waiter.result().put_back()
 
     def on_room(self) -> None:
