@@ -147,7 +147,7 @@ slow-attacks: $(VENV)/.test ## Attack a listener slowly while a client goes on: 
 
 .PHONY: lock
 lock: $(VENV)/.supply ## Pin the image's dependencies anew, by version and hash: LOCK_ARGS=--upgrade
-	@$(LOCK) $(LOCK_ARGS) --output-file requirements.lock pyproject.toml
+	@$(LOCK) $(LOCK_ARGS) --extra redis --output-file requirements.lock pyproject.toml
 	@$(LOCK) $(LOCK_ARGS) --output-file requirements-build.lock --constraints requirements.lock requirements-build.in
 
 .PHONY: audit
