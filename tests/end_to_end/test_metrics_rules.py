@@ -57,7 +57,7 @@ def _find_expressions(value: Any) -> Iterator[str]:
 
 def metrics_in(expression: str) -> set[str]:
     """The metrics an expression names, histograms without the suffix of their series."""
-    names = re.findall(r"\b(?:apim_auth_proxy|process)_[a-z_]+", expression)
+    names = re.findall(r"\b(?:apim_auth_proxy|process)_[a-z0-9_]+", expression)
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in names}
 
 

@@ -38,6 +38,9 @@ class Files:
     certificate: PublicCertificate
 
 
+OTHERS: set[str] = set()
+
+
 @pytest.fixture(params=LOOPS)
 def runner(request: pytest.FixtureRequest) -> Iterator[asyncio.Runner]:
     """Both event loops the proxy runs on, as each starts processes in its own way."""
@@ -199,16 +202,28 @@ def test_a_key_in_a_pkcs11_token_signs_without_leaving_it(
     assert verify_signature(files.certificate, signature, INPUT, algorithm)
 
 
+@pytest.fixture(autouse=True)
+def _others() -> Iterator[None]:
+    """Take what other tests have running in this process for none of ours."""
+    OTHERS.update(_child_ids())
+    yield
+    OTHERS.clear()
+
+
 def _children() -> list[str]:
-    """Return what this process has started and not reaped, zombies included."""
-    if sys.platform != "linux":
-        pytest.skip("looks into /proc")
-    children: list[str] = []
-    for thread in Path("/proc/self/task").iterdir():
-        with contextlib.suppress(OSError):  # A thread that has just ended.
-            children += (thread / "children").read_text().split()
+    """Return what this process has started in this test and not reaped, zombies included."""
     found: list[str] = []
-    for child in children:
+    for child in _child_ids() - OTHERS:
         with contextlib.suppress(OSError):
             found.append(Path(f"/proc/{child}/stat").read_text())
     return found
+
+
+def _child_ids() -> set[str]:
+    if sys.platform != "linux":
+        pytest.skip("looks into /proc")
+    children: set[str] = set()
+    for thread in Path("/proc/self/task").iterdir():
+        with contextlib.suppress(OSError):  # A thread that has just ended.
+            children.update((thread / "children").read_text().split())
+    return children
