@@ -188,7 +188,8 @@ class Destinations:
         from proxy.relay.http2.pool import Http2Pool  # noqa: PLC0415  # nobody pays for it who has no gRPC
 
         route, authority = routed
-        return Http2Pool(self._relay, route.dial or authority, authority.host, make_context)
+        dial = route.dial or authority
+        return Http2Pool(self._relay, dial, authority.host, make_context, dns_only=route.dial is not None)
 
     def close_idle(self) -> None:
         """Close every upstream connection that waits for an exchange."""

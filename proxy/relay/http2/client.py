@@ -27,7 +27,7 @@ from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.exchange import Exchange
 from proxy.relay.gate import begin_exchange, identify, record_refusal, take_verdict
 from proxy.relay.http2.connection import Connection
-from proxy.relay.http2.faults import CANCEL, INTERNAL_ERROR, MalformedMessage
+from proxy.relay.http2.faults import CANCEL, INTERNAL_ERROR, NO_ERROR, MalformedMessage
 from proxy.relay.http2.receiver import Terms
 from proxy.relay.http2.refusals import is_grpc, make_answer, make_grpc_answer
 from proxy.relay.http2.translation import (
@@ -92,7 +92,7 @@ class ClientStream(ClientSide):
         request: its head, in the form of HTTP/1.1.
         exchange: what is under way; None before and behind it.
         deadline: see `ClientSide`.
-        ends_with_response: never: the connection goes on.
+        ends_with_response: always: what comes of the request behind its response is read and dropped (RFC 9113 §8.1).
     """
 
     __slots__ = (
@@ -121,7 +121,7 @@ class ClientStream(ClientSide):
         self.request = request
         self.exchange: UnderWay | None = None
         self.deadline = inf
-        self.ends_with_response = False
+        self.ends_with_response = True  # the core drops what comes of the request behind it
         self._sender: Sender | None = None
         # The request's content: what came before it was known who sends it, what is not given back yet, how much it was.
         self._early: list[bytes] = []
@@ -133,7 +133,7 @@ class ClientStream(ClientSide):
         # The response: its head until it leaves; whether what waits for a window moves.
         self._fields: list[Field] | None = None
         self._pending_seen = 0
-        self._moves_until = inf
+        self._moves_until = owner.relay.now + owner.relay.timeouts.body_idle_s
 
     # The request.
 
@@ -194,6 +194,8 @@ class ClientStream(ClientSide):
                 return
         for content in early:
             self._pass_on(exchange, content)
+            if not self._is_serving(exchange):
+                return  # its content was refused
         if trailers is None:
             self.deadline = relay.now + relay.timeouts.body_idle_s
         elif early or trailers:
@@ -281,11 +283,11 @@ class ClientStream(ClientSide):
         stream = self._stream
         timeouts = self._owner.relay.timeouts
         pending = stream.pending_bytes
-        if pending != self._pending_seen or not pending:
+        if pending != self._pending_seen or not (pending or stream.end_sent):
             self._pending_seen = pending
             self._moves_until = now + timeouts.body_idle_s
         elif now > self._moves_until:
-            self._owner.core.reset(stream, CANCEL)
+            self._owner.core.reset(stream, CANCEL if pending else NO_ERROR)
             self.on_lost()
             return
         exchange = self.exchange

@@ -428,7 +428,7 @@ class Connection(Control):
             return  # RFC 9113 §6.8: the client knows that it is not served
         if self._block_depends == stream_id:
             raise StreamFault(PROTOCOL_ERROR, "framing", "A stream depends on itself (RFC 7540 §5.3.1).")
-        if self.places >= self._terms.streams:
+        if max(self.places, len(self.streams)) >= self._terms.streams:
             raise StreamFault(REFUSED_STREAM, "streams", "More streams than we allow at a time (RFC 9113 §5.1.2).")
         stream = Stream(stream_id, self._peer_window, self._terms.stream_window)
         stream.has_head = True

@@ -28,9 +28,15 @@ class Http2Pool(UpstreamPool):
     """
 
     def __init__(
-        self, relay: Shared, dial: Authority, server_name: str, make_context: Callable[[], ssl.SSLContext]
+        self,
+        relay: Shared,
+        dial: Authority,
+        server_name: str,
+        make_context: Callable[[], ssl.SSLContext],
+        *,
+        dns_only: bool = False,
     ) -> None:
-        UpstreamPool.__init__(self, relay, dial, server_name, None)
+        UpstreamPool.__init__(self, relay, dial, server_name, None, dns_only=dns_only)
         self._make_context = make_context
         self._connections: list[Http2UpstreamConnection] = []
         self._queue: deque[asyncio.Future[UpstreamStream]] = deque()

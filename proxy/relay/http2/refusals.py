@@ -38,9 +38,11 @@ _PERCENT: Final = 0x25
 
 
 def is_grpc(head: RequestHead) -> bool:
-    """Whether a request is a call of gRPC: by its content type, as everybody tells it."""
-    names = head.names
-    return b"content-type" in names and head.value(b"content-type").startswith(b"application/grpc")
+    """Whether a request is a call of gRPC: by its content type, as everybody tells it. gRPC-Web is HTTP like any other."""
+    if b"content-type" not in head.names:
+        return False
+    kind = head.value(b"content-type")
+    return kind.startswith(b"application/grpc") and kind[len(b"application/grpc") :][:1] in (b"", b"+", b";")
 
 
 def make_answer(error: ProxyError) -> tuple[list[Field], bytes]:

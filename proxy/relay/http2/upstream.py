@@ -116,7 +116,7 @@ class UpstreamStream(UpstreamSide):
         """See `UpstreamSide`."""
         owner = self._owner
         owner.reserved -= 1
-        if not owner.core.can_open():  # it has gone since this side was taken
+        if owner.transport.is_closing() or not owner.core.can_open():  # it has gone since this side was taken
             self.receiver = receiver
             asyncio.get_running_loop().call_soon(self._give_up)
             return
@@ -202,7 +202,7 @@ class UpstreamStream(UpstreamSide):
         if self._is_open:
             self._is_open = False
             stream = self._stream
-            if not (stream.remote_ended and stream.local_ended):
+            if not (stream.remote_ended and stream.end_sent):
                 self._owner.core.reset(stream, code)
             stream.user = None
             self._owner.flush_soon()
