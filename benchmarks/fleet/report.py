@@ -5,9 +5,6 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import pygal  # type: ignore[import-untyped]  # has no types
-from pygal.style import Style  # type: ignore[import-untyped]  # see above
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -67,6 +64,10 @@ def _format_row(one: Outcome, alone: int) -> str:
 
 def draw(outcomes: Sequence[Outcome]) -> str:
     """Return an SVG: token requests a minute of the largest fleet in a deployment, each its own and shared."""
+    # Only who draws needs it.
+    import pygal  # type: ignore[import-untyped]  # noqa: PLC0415  # has no types
+    from pygal.style import Style  # type: ignore[import-untyped]  # noqa: PLC0415  # see above
+
     rows = [one for one in outcomes if one.story.restarts_at_s is not None and not one.story.store_away]
     largest = max(one.replicas for one in rows)
     style = Style(background="white", plot_background="white", colors=("#b91c1c", "#2563eb"), font_family="sans-serif")

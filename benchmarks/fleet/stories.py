@@ -144,9 +144,14 @@ class _Replica:
 
 def tell(story: Story, replicas: int, *, is_shared: bool, platform: PlatformSettings, seed: int = 1) -> Outcome:
     """Return what comes of a story."""
-    logging.getLogger("proxy.identity").setLevel(logging.CRITICAL)
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-        return runner.run(_Telling(story, replicas, is_shared, platform, seed).run())
+    logger = logging.getLogger("proxy.identity")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)  # an outage of a thousand replicas is a thousand lines
+    try:
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            return runner.run(_Telling(story, replicas, is_shared, platform, seed).run())
+    finally:
+        logger.setLevel(level)
 
 
 class _Telling:

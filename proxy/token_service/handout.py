@@ -159,6 +159,10 @@ class Handout:
         return answer
 
     async def _decide(self, request: web.BaseRequest, path: str, seat: Seat, note: _Note) -> Answer:
+        if not request.raw_path.startswith(
+            "/"
+        ):  # RFC 9112 §3.2.2: such a target counts, and not the Host field beside it
+            raise NothingThere(_NOTHING_HERE)
         if self._listener.token_endpoint and path == TOKEN_PATH:
             note.endpoint = "token"
             return await self._issue(request, seat, note)

@@ -266,7 +266,7 @@ class TokenService:
     def _accept(self, opened: Door) -> asyncio.BaseProtocol:
         """Return the protocol of a new connection, by the plan in use where it has this listener already."""
         door = self._doors.get(opened.key, opened)
-        if (door.listener.tls is None) != (opened.listener.tls is None) or door.connections is None:
+        if door.server is not opened.server or door.connections is None:
             door = opened
         assert door.connections is not None  # noqa: S101  # there are some from `_prepare` on
         return door.connections()

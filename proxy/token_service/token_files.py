@@ -12,6 +12,7 @@ import functools
 import logging
 import math
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -86,10 +87,20 @@ class TokenFile:
             return
         except (OSError, ValueError):
             content = None
-        if content is None or not is_ours(self.settings.format, content):
+        if content is None or not is_ours(self.settings.format, content) or not self._has_our_marks():
             raise ConfigurationError(
                 f"{self.path} (token_files) is there already, and is none of the proxy's. Move it away, or name another file."
             )
+
+    def _has_our_marks(self) -> bool:
+        """Return whether a file that does not say whose it is has the owner, mode and whole seconds that `_put` gives one."""
+        if self.settings.format is not TokenFileFormat.PLAIN:
+            return True
+        found = self.path.lstat()
+        is_private = (
+            stat.S_ISREG(found.st_mode) and stat.S_IMODE(found.st_mode) == 0o600 and found.st_uid == os.geteuid()
+        )
+        return is_private and found.st_mtime_ns % 10**9 == 0
 
     def follow(self, earlier: TokenFile, now_mono: float) -> None:
         """Leave what an earlier configuration has put there until there is a token of this one, or that one ends."""
@@ -151,11 +162,16 @@ class TokenFile:
         with contextlib.suppress(FileNotFoundError):
             new.unlink()
         descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as stream:
-            stream.write(content)
-        if kind is TokenFileFormat.PLAIN:
-            os.utime(new, (ends_at, ends_at))
-        new.replace(self.path)
+        try:
+            with os.fdopen(descriptor, "w", encoding="ascii") as stream:
+                stream.write(content)
+            if kind is TokenFileFormat.PLAIN:
+                os.utime(new, (ends_at, ends_at))
+            new.replace(self.path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                new.unlink()
+            raise
 
     async def _tell_haproxy(self, token: AccessToken | None, now_mono: float) -> None:
         socket = self.settings.haproxy_socket
@@ -184,6 +200,7 @@ class TokenFiles:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self.files: list[TokenFile] = []
+        self._leaving: list[TokenFile] = []
         self._tasks: dict[TokenFile, asyncio.Task[None]] = {}
 
     def plan(self, settings: Settings, tokens: TokenSources) -> list[TokenFile]:
@@ -206,6 +223,7 @@ class TokenFiles:
     async def use(self, planned: list[TokenFile]) -> None:
         """Go over to other files; those that are no longer there lose their tokens."""
         before, self.files = self.files, planned
+        self._leaving += before
         successors = {_place(file): file for file in planned}
         for file in before:
             successor = successors.get(_place(file))
@@ -216,6 +234,7 @@ class TokenFiles:
                 await file.take_away()
             else:
                 successor.follow(file, self._clock())
+        self._leaving.clear()
         for file in planned:
             if file not in self._tasks:
                 file.source.keep_fresh()
@@ -224,7 +243,7 @@ class TokenFiles:
 
     async def close(self) -> None:
         """Take all tokens away."""
-        files, self.files = self.files, []
+        files, self.files = dict.fromkeys([*self._leaving, *self.files]), []
         for file in files:
             await self._end(file)
             await file.take_away()

@@ -169,6 +169,13 @@ def test_requests_are_not_passed_on(gateway: ProxyProgram, place: Place, curl: C
     answer = curl("--proxy", f"http://{gateway.address('identity')}", f"http://{place.api_authority}/orders")
     assert answer.status == 404
     assert "passes nothing on" in str(answer.problem["detail"])
+    # RFC 9112 §3.2.2: a whole URL counts, and not the Host field beside it, which names this listener.
+    whole = raw(
+        gateway,
+        b"GET http://other.example/authorize?host=%b HTTP/1.1\r\nHost: %b\r\nConnection: close\r\n\r\n"
+        % (place.api_authority.encode(), gateway.address("identity").encode()),
+    )
+    assert whole.startswith(b"HTTP/1.1 404 ")
     tunnel = curl("--proxy", f"http://{gateway.address('identity')}", f"https://{place.api_authority}/orders")
     assert tunnel.exit_status != 0
     assert not tunnel.fields("Authorization")

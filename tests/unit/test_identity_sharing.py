@@ -206,6 +206,21 @@ async def test_no_entry_lives_longer_than_it_says_itself() -> None:
 
 
 @pytest.mark.asyncio
+async def test_no_store_gives_a_token_another_life() -> None:
+    """As where its clock was set back, or an old value was put there again."""
+    stage = Stage()
+    replica = stage.replica()
+    first = await replica.request(stage.ask, None, None)
+    stage.clock.now += 7_200
+    stage.store.values = {
+        name: (value, stage.clock.now + 3_600)
+        for name, (value, _) in stage.store.values.items()
+        if not name.endswith(":lock")
+    }
+    assert (await replica.request(stage.ask, None, None)).value != first.value
+
+
+@pytest.mark.asyncio
 async def test_a_token_near_its_end_is_not_adopted_and_other_claims_are_another_token() -> None:
     stage = Stage()
     await stage.replica().request(stage.ask, None, None)
@@ -227,12 +242,13 @@ async def test_the_lock_ends_before_a_short_token_does() -> None:
 async def test_who_waits_for_others_that_get_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage()
     name = RING.names("orders None")[0]
-    stage.store.values[f"{name}:lock"] = (b"1", stage.clock.now + 1_000)
+    stage.store.values[f"{name}:lock"] = (b"1", stage.clock.now + 3)
     slept = []
 
     async def sleep(seconds: float) -> None:
         slept.append(seconds)
         stage.clock.now += seconds
+        stage.store.values[f"{name}:lock"] = (b"1", stage.clock.now + 3)  # the next replica tries
 
     monkeypatch.setattr(asyncio, "sleep", sleep)
     with pytest.raises(IdentityPlatformUnavailable) as caught:
@@ -240,6 +256,21 @@ async def test_who_waits_for_others_that_get_nothing_is_told(monkeypatch: pytest
     assert caught.value.code == "shared_token_awaited"
     assert 5.9 < sum(slept) < 6.5
     assert stage.issued == 0
+
+
+@pytest.mark.asyncio
+async def test_a_lock_that_does_not_end_keeps_nobody_without_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after Redis' clock was set back, or where somebody else writes to it."""
+    stage = Stage()
+    name = RING.names("orders None")[0]
+    stage.store.values[f"{name}:lock"] = (b"1", stage.clock.now + 3_600)
+
+    async def sleep(seconds: float) -> None:
+        stage.clock.now += seconds
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    await stage.replica().request(stage.ask, None, None)
+    assert stage.issued == 1
 
 
 @pytest.mark.asyncio

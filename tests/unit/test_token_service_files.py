@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from typing import TYPE_CHECKING, cast
 
 import pytest
 
 from proxy.config.settings import TokenFileFormat, TokenFileSettings
+from proxy.errors import ConfigurationError
 from proxy.identity.access_token import create_access_token
 from proxy.token_service.file_formats import format_absence, format_token, is_ours
 from proxy.token_service.token_files import TokenFile
@@ -123,6 +125,35 @@ def test_what_is_written_is_known_again_and_a_strangers_file_is_not(kind: TokenF
     assert absent is None or is_ours(kind, absent)
     assert not is_ours(kind, "listeners:\n  - address: 127.0.0.1:8080\n")
     assert not is_ours(kind, "-----BEGIN PRIVATE KEY-----\n")
+
+
+@pytest.mark.asyncio
+async def test_a_strangers_file_of_one_line_is_refused_and_one_of_ours_is_not(tmp_path: Path) -> None:
+    """A plain token file says nothing of whose it is; a password without a line end looks just like it."""
+    source = Source()
+    file = file_in(tmp_path, source)
+    file.path.write_text("hunter2")
+    file.path.chmod(0o600)
+    os.utime(file.path, ns=(1_700_000_000_123_456_789, 1_700_000_000_123_456_789))
+    with pytest.raises(ConfigurationError, match="none of the proxy's"):
+        file.check()
+    source.token = token("one", 0.0)
+    await file.look(1.0)
+    file.check()
+    file.path.chmod(0o644)
+    with pytest.raises(ConfigurationError, match="none of the proxy's"):
+        file.check()
+
+
+@pytest.mark.asyncio
+async def test_a_write_that_fails_leaves_no_token_beside_the_file(tmp_path: Path) -> None:
+    source = Source()
+    file = file_in(tmp_path, source)
+    file.path.mkdir()  # nothing can be moved there
+    source.token = token("one", 0.0)
+    await file.look(1.0)
+    assert file.failures == 1
+    assert os.listdir(tmp_path) == ["orders"]  # noqa: PTH208  # names alone
 
 
 def test_no_token_gets_out_of_its_place() -> None:

@@ -187,6 +187,7 @@ class SharedToken:
         self._name = name
         # Digests of tokens that an upstream refused: they may be in the store for a while.
         self._refused: OrderedDict[bytes, None] = OrderedDict()
+        self._ends: OrderedDict[bytes, float] = OrderedDict()
 
     def refuse(self, value: str) -> None:
         """Never adopt this token again."""
@@ -252,6 +253,11 @@ class SharedToken:
                 waits = True
                 cache.outcomes["awaited"] += 1
             if cache.clock() - began_mono > _LONGEST_WAIT_S:
+                lock = await cache.ask(cache.store.get(f"{names[0]}:lock"))
+                if lock is None or lock[1] * 1000 > _LONGEST_LOCK_MS:
+                    raise StoreError(
+                        "keeps a lock for longer than any replica takes one; its clock may have been set back"
+                    )
                 raise IdentityPlatformUnavailable(
                     "Other replicas of this proxy are asking for the access token, and have not got one; their logs say why. "
                     "The proxy tries again by itself.",
@@ -273,12 +279,20 @@ class SharedToken:
                 cache.outcomes["unreadable"] += 1
                 continue
             # Never more than it had when it was put there: it may have replaced one with more between two commands.
-            left_s = min(left_s, entry.life_s)
+            left_s = min(left_s, entry.life_s, self._ends_mono(entry.value, sent_mono + left_s) - sent_mono)
             if self._is_worth_adopting(entry, sent_mono, left_s, current):
                 spent_s = entry.life_s - left_s
                 refresh_in_s = None if entry.refresh_in_s is None else max(entry.refresh_in_s - spent_s, 1.0)
                 return IssuedToken(entry.value, sent_mono, left_s, refresh_in_s, entry.proof)
         return None
+
+    def _ends_mono(self, value: str, ends_mono: float) -> float:
+        """Return the earliest end that this token was ever said to have: no store can give it another life."""
+        digest = sha256(value.encode()).digest()
+        ends_mono = self._ends[digest] = min(ends_mono, self._ends.get(digest, ends_mono))
+        while len(self._ends) > _REFUSED_KEPT:
+            self._ends.popitem(last=False)
+        return ends_mono
 
     def _is_worth_adopting(self, entry: Entry, sent_mono: float, left_s: float, current: AccessToken | None) -> bool:
         if left_s <= entry.life_s * _SMALLEST_SHARE or sha256(entry.value.encode()).digest() in self._refused:
@@ -293,6 +307,7 @@ class SharedToken:
         cache = self._cache
         spent_s = cache.clock() - issued.requested_at_mono
         life_s = issued.expires_in_s - spent_s
+        self._ends_mono(issued.value, issued.requested_at_mono + issued.expires_in_s)
         life_ms = int(life_s * 1000)
         if life_ms <= 0:
             return
