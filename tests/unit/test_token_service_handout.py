@@ -53,7 +53,8 @@ class Offers:
 class Request:
     method = "GET"
     headers = CIMultiDict({"Host": "localhost"})
-    rel_url = URL("/authorize?host=api.example.com")
+    raw_path = "/authorize?host=api.example.com"
+    rel_url = URL(raw_path)
 
 
 class Stage:
