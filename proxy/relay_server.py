@@ -71,6 +71,7 @@ class Door:
         policy: what it asks of those who connect; None: nothing.
         server: what accepts; None before it is open.
         address: the bound address.
+        is_closed: it accepts no more; asyncio may still ask for the protocol of a connection that it had accepted before.
     """
 
     key: tuple[str, str, int]
@@ -79,6 +80,7 @@ class Door:
     policy: ListenerPolicy | None
     server: asyncio.Server | None = None
     address: tuple[str, int] = ("", 0)
+    is_closed: bool = False
 
     def accept(self, relay: Relay) -> asyncio.BaseProtocol:
         """Return the protocol of a connection."""
@@ -99,6 +101,50 @@ class Plan:
     dialer: Dialer
     tokens: Sources
     client_files: RotationWatch
+
+
+class _EarlyConnection(asyncio.Protocol):
+    """A connection on a listener whose configuration is not in use yet: nothing is read of it until it is.
+
+    Who may use the proxy, and what for, is judged by the configuration that opened the listener, never by the one before.
+    """
+
+    def __init__(self, door: Door) -> None:
+        self.door = door
+        self._transport: asyncio.Transport | None = None
+        self._begun: tuple[Relay, Door] | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Wait, unless the configuration is in use by now, or was given up."""
+        self._transport = transport  # type: ignore[assignment]  # stream transports only
+        if self.door.is_closed:
+            self.abort()
+        elif self._begun is not None:
+            self._hand_over(*self._begun)
+        elif self._transport is not None:
+            self._transport.pause_reading()
+
+    def begin(self, relay: Relay, door: Door) -> None:
+        """Give the connection to its listener, whose configuration has come into use."""
+        self._begun = relay, door
+        if self._transport is not None:
+            self._transport.resume_reading()
+            self._hand_over(relay, door)
+
+    def abort(self) -> None:
+        """Cut the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """Forget a client that did not wait."""
+        self._transport = None
+
+    def _hand_over(self, relay: Relay, door: Door) -> None:
+        assert self._transport is not None  # noqa: S101  # by the callers
+        protocol = door.accept(relay)
+        self._transport.set_protocol(protocol)
+        protocol.connection_made(self._transport)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +200,10 @@ class RelayServer:
         )
         self._passwords = PasswordChecker()
         self._plan = self.plan(settings, tokens)
-        # A client may come before every listener is open, and a start that fails is drained as well.
+        # A start that fails is drained as well.
         self.relay.destinations, self.relay.admission = self._plan.destinations, self._plan.admission
         self._doors: dict[tuple[str, str, int], Door] = {}
+        self._early: list[_EarlyConnection] = []
         self.addresses: list[tuple[str, int]] = []
         self.loop_lag = LoopLag()
         self._trimmer = HeapTrimmer(self._count_open, find_trim())
@@ -247,7 +294,7 @@ class RelayServer:
                 if known is not None:
                     door.server, door.address = known.server, known.address
                     continue
-                factory = functools.partial(self._accept, door.key)
+                factory = functools.partial(self._accept, door)
                 if index < len(inherited):
                     door.server, door.address = await _take_over(inherited[index], factory)
                 else:
@@ -257,6 +304,7 @@ class RelayServer:
         except BaseException:
             for door in opened:
                 _close(door)
+            self._turn_away(opened)
             self.discard(plan)
             raise
 
@@ -268,9 +316,10 @@ class RelayServer:
     def close_new(self, plan: Plan) -> None:
         """Close the listeners that were opened for a plan that is not to run after all."""
         running = {door.key for door in self._plan.doors}
-        for door in plan.doors:
-            if door.key not in running:
-                _close(door)
+        opened = [door for door in plan.doors if door.key not in running]
+        for door in opened:
+            _close(door)
+        self._turn_away(opened)
         self.discard(plan)
 
     def use(self, plan: Plan) -> None:
@@ -298,6 +347,10 @@ class RelayServer:
         self._client_files = asyncio.create_task(
             keep_going(plan.client_files.run, "watching client certificates"), name="client certificates"
         )
+        for connection in self._early:
+            if connection.door.key in self._doors:
+                connection.begin(relay, self._doors[connection.door.key])
+        self._early = [each for each in self._early if each.door.key not in self._doors]
         if before is plan:
             return
         for door in before.doors:
@@ -355,8 +408,21 @@ class RelayServer:
         relay = self.relay
         return len(relay.clients) + len(relay.arrivals) + len(relay.upstreams) + len(relay.splices)
 
-    def _accept(self, key: tuple[str, str, int]) -> asyncio.BaseProtocol:
-        return self._doors[key].accept(self.relay)
+    def _accept(self, opened: Door) -> asyncio.BaseProtocol:
+        """Return the protocol of a new connection: by the plan in use, or one that waits for the plan with this listener."""
+        door = self._doors.get(opened.key)
+        if door is not None:
+            return door.accept(self.relay)
+        connection = _EarlyConnection(opened)
+        if not opened.is_closed:
+            self._early.append(connection)
+        return connection
+
+    def _turn_away(self, doors: Sequence[Door]) -> None:
+        """Cut what has come in by listeners of a plan that is not to run after all."""
+        for connection in [each for each in self._early if each.door in doors]:
+            self._early.remove(connection)
+            connection.abort()
 
     def _redirect(self, before: Plan) -> None:
         """Give open connections that are for one authority the destination that it has now."""
@@ -444,6 +510,7 @@ async def _take_over(
 
 
 def _close(door: Door) -> None:
+    door.is_closed = True
     if door.server is not None:
         door.server.close()
         remove_socket(door.address[0])

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from proxy.identity.credential import Target
     from proxy.relay.record import ExchangeRecord
     from proxy.relay.tokens import Source
+    from proxy.relay_server import Plan
 from tests.wire.rig import Trust
 
 HOST: Final = "api.example.test"
@@ -73,17 +74,29 @@ class Boundary:
 
     async def reload(self, **changes: Any) -> None:
         """Goes over to a changed configuration, as a running proxy does."""
+        plan = self.plan(**changes)
+        await self.server.open(plan)
+        self.use(plan)
+
+    def plan(self, **changes: Any) -> Plan:
+        """Returns the plan of a changed configuration."""
         configuration = yaml.safe_load(self.file.read_text(encoding="utf-8")) | changes
         self.file.write_text(yaml.safe_dump(configuration, sort_keys=False), encoding="utf-8")
-        plan = self.server.plan(_load(self.file), OneToken())
-        await self.server.open(plan)
+        return self.server.plan(_load(self.file), OneToken())
+
+    def use(self, plan: Plan) -> None:
+        """Goes over to a plan whose listeners are open."""
         self.server.use(plan)
         self.server.relay.observe = self.records.append
 
     async def connect(self, listener: int = 0, context: ssl.SSLContext | None = None) -> Peer:
         """A connection to a listener, with TLS if a context is given."""
+        return await self.connect_to(self.server.addresses[listener], context)
+
+    async def connect_to(self, address: tuple[str, int], context: ssl.SSLContext | None = None) -> Peer:
+        """A connection to an address, with TLS if a context is given."""
         loop = asyncio.get_running_loop()
-        host, port = self.server.addresses[listener]
+        host, port = address
         if host.startswith("unix:"):
             _, peer = await loop.create_unix_connection(Peer, host.removeprefix("unix:"))
         else:

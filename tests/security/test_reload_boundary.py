@@ -13,6 +13,7 @@ from tests.security.boundary import ANSWER, HOST, OTHER_HOST, ListenerCertificat
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from proxy.relay_server import Plan
     from tests.security.boundary import Boundary
     from tests.wire.rig import Peer, Trust
 
@@ -98,3 +99,51 @@ async def test_a_connection_in_its_handshake_follows_its_listener(tmp_path: Path
         entries = [door._entry for door in boundary.server.relay.arrivals]
         assert [entry.destination.authority.host for entry in entries if isinstance(entry, FixedEntry)] == [OTHER_HOST]
         peer.transport.abort()
+
+
+async def opened(boundary: Boundary, **changes: object) -> tuple[Plan, tuple[str, int]]:
+    """A plan whose new listener is open and not in use yet, and that listener's address."""
+    plan = boundary.plan(listeners=[{"address": "127.0.0.1:0"}, {"address": "[::1]:0"}], **changes)
+    await boundary.server.open(plan)
+    return plan, plan.doors[1].address
+
+
+@pytest.mark.asyncio
+async def test_a_connection_before_its_listener_is_in_use_is_judged_by_the_new_configuration(
+    tmp_path: Path, trust: Trust
+) -> None:
+    async with running(tmp_path, trust) as boundary:
+        stranger = [{"name": "somebody", "networks": ["192.0.2.0/24"]}]
+        plan, address = await opened(boundary, clients=stranger)
+        peer = await boundary.connect_to(address)
+        gone = await boundary.connect_to(address)
+        peer.send(f"GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        await eventually(lambda: len(boundary.server._early) == 2)
+        gone.transport.abort()
+        assert bytes(peer.received) == b""
+        boundary.use(plan)
+        assert status(await boundary.answer(peer)) == 403
+        assert boundary.upstream.connections == []
+
+
+@pytest.mark.asyncio
+async def test_a_connection_before_its_listener_is_in_use_is_served_once_it_is(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust) as boundary:
+        plan, address = await opened(boundary)
+        peer = await boundary.connect_to(address)
+        await eventually(lambda: bool(boundary.server._early))
+        boundary.use(plan)
+        peer.send(f"GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
+        assert status(await boundary.answer(peer)) == 200
+        assert boundary.server._early == []
+
+
+@pytest.mark.asyncio
+async def test_a_connection_to_a_listener_that_is_given_up_is_cut(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust) as boundary:
+        plan, address = await opened(boundary)
+        peer = await boundary.connect_to(address)
+        await eventually(lambda: bool(boundary.server._early))
+        boundary.server.close_new(plan)
+        await eventually(lambda: peer.lost)
+        assert boundary.server._early == []
