@@ -53,12 +53,21 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "__main__": frozenset({"cli"}),
 }
 # operations watches the relay through what the relay leaves for it, and through nothing else. The token service takes from it how
-# listeners are opened, who their clients are and what answers look like; nothing that relays.
+# listeners are opened and speak TLS, who their clients are and what answers look like; nothing that relays.
 ALSO: Final[Mapping[str, frozenset[str]]] = {
     "operations": frozenset({"proxy.relay.record", "proxy.relay.counters"}),
     "token_service": frozenset(
         f"proxy.relay.{name}"
-        for name in ("record", "listening", "listener_policy", "known_client", "seats", "admission", "answers")
+        for name in (
+            "record",
+            "listening",
+            "listener_policy",
+            "known_client",
+            "seats",
+            "admission",
+            "answers",
+            "secure",
+        )
     ),
 }
 # The modules of the relay by floors, the highest first: each imports from lower floors only, for types too. Drawn in

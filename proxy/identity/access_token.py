@@ -44,6 +44,7 @@ def create_access_token(
     refresh_in_s: float | None,
     jitter: float,
     proof: str = "",
+    age_s: float = 0.0,
 ) -> AccessToken:
     """Return a token with its moments worked out.
 
@@ -54,12 +55,13 @@ def create_access_token(
         refresh_in_s: the platform's suggestion, or None.
         jitter: 0 to 1.
         proof: name of the proof it was obtained with.
+        age_s: how old it was at `requested_at_mono`: one from another replica is not new, so a refusal of it is believed.
     """
     expires_at_mono = requested_at_mono + expires_in_s
     return AccessToken(
         field_line=b"Authorization: Bearer " + value.encode("ascii") + b"\r\n",
         value=value,
-        obtained_at_mono=requested_at_mono,
+        obtained_at_mono=requested_at_mono - age_s,
         refresh_at_mono=requested_at_mono + refresh_after_s(expires_in_s, refresh_in_s, jitter),
         expires_at_mono=expires_at_mono,
         usable_until_mono=expires_at_mono - flight_margin_s(expires_in_s),

@@ -53,13 +53,22 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class IssuedToken:
-    """A token as the endpoint gave it, when the request for it was sent, and the name of the proof it was given for."""
+    """A token as the endpoint gave it.
+
+    Attributes:
+        value: the token.
+        requested_at_mono: when the request for it was sent.
+        expires_in_s, refresh_in_s: from that moment on.
+        proof: name of the proof it was given for.
+        age_s: how old it was at that moment: another replica may have got it from the endpoint.
+    """
 
     value: str = field(repr=False)
     requested_at_mono: float
     expires_in_s: float
     refresh_in_s: float | None
     proof: str = ""
+    age_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -356,6 +356,7 @@ class TokenSource:
             refresh_in_s=issued.refresh_in_s,
             jitter=self._jitter(),
             proof=issued.proof,
+            age_s=issued.age_s,
         )
         if self._clock() >= token.usable_until_mono:
             raise IdentityPlatformUnavailable(

@@ -15,9 +15,11 @@ from aiohttp import web
 from proxy.errors import ClientRefused, MalformedRequest, ProxyError
 from proxy.policy.access import certificate_names
 from proxy.relay.seats import descriptor_of, peer_user
+from proxy.relay.secure import SecureTransport
 from proxy.token_service.answers import refuse_gateway
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Callable
 
     from proxy.config.settings import LimitSettings, TimeoutSettings
@@ -77,6 +79,8 @@ class Connections(web.Server):
         self._seats = seats
         self._guard = guard
         self._taken: dict[web.RequestHandler, Seat] = {}
+        # Of connections whose TLS handshake has begun, with what ends it, until aiohttp is told of them.
+        self._shaking: dict[web.RequestHandler, tuple[Seat, asyncio.TimerHandle]] = {}
         self._refusals: dict[web.RequestHandler, ProxyError] = {}
         self._deadlines: dict[web.RequestHandler, asyncio.TimerHandle] = {}
 
@@ -84,20 +88,52 @@ class Connections(web.Server):
         """Return the protocol of a new connection."""
         return _Connection(self, loop=self._loop, **self._kwargs)
 
+    def accept(self, context: ssl.SSLContext | None) -> asyncio.BaseProtocol:
+        """Return the protocol of a connection that has just been accepted.
+
+        Args:
+            context: of the listener; None: no TLS.
+        """
+        return self() if context is None else _Handshake(self, context, self._timeouts.head_s)
+
+    def take_seat(self, transport: asyncio.BaseTransport) -> Seat | None:
+        """Count a connection; None: there are far too many, so it is cut without a word."""
+        peer = transport.get_extra_info("peername")
+        seat = self._seats.take(str(peer[0]) if isinstance(peer, tuple) and peer else "unix")
+        if not self._seats.is_flooded(descriptor_of(transport)):
+            return seat
+        seat.leave()
+        return None
+
+    def begin_tls(self, seat: Seat, deadline: asyncio.TimerHandle) -> web.RequestHandler:
+        """Return the protocol of a connection that has its seat since before its TLS handshake."""
+        handler = self()
+        self._shaking[handler] = seat, deadline
+        return handler
+
+    def give_up(self, handler: web.RequestHandler) -> None:
+        """Forget a connection whose handshake has failed."""
+        seat, deadline = self._shaking.pop(handler)
+        seat.leave()
+        deadline.cancel()
+
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
         """Give a new connection its seat, and note why it gets no more than that."""
         super().connection_made(handler, transport)
-        peer = transport.get_extra_info("peername")
-        address = str(peer[0]) if isinstance(peer, tuple) and peer else "unix"
-        seat = self._taken[handler] = self._seats.take(address)
-        seat.certificate_names = certificate_names(transport.get_extra_info("peercert"))
-        descriptor = descriptor_of(transport)
-        if self._seats.is_flooded(descriptor):
-            transport.abort()
-            return
+        if isinstance(transport, SecureTransport):
+            seat, deadline = self._shaking.pop(handler)
+            deadline.cancel()
+            seat.certificate_names = certificate_names(transport.tls.getpeercert())
+        else:
+            taken = self.take_seat(transport)
+            if taken is None:
+                transport.abort()
+                return
+            seat = taken
+        self._taken[handler] = seat
         try:
-            self._seats.check(address, descriptor)
-            if address == "unix":
+            self._seats.check(seat.address, descriptor_of(transport))
+            if seat.address == "unix":
                 self._check_user(seat, transport)
         except ProxyError as error:
             self._refusals[handler] = error
@@ -147,6 +183,52 @@ class Connections(web.Server):
                 f"The user {'unknown' if user is None else user} is not among the listener's `users`.",
                 code="user_not_allowed",
             )
+
+
+class _Handshake(asyncio.Protocol):
+    """A connection until its TLS handshake is over.
+
+    Args:
+        connections: of the listener.
+        context: its TLS.
+        within_s: how long the handshake may take.
+    """
+
+    def __init__(self, connections: Connections, context: ssl.SSLContext, within_s: float) -> None:
+        self._connections = connections
+        self._context = context
+        self._within_s = within_s
+        self._seat: Seat | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take a seat, and wait for the client's first bytes."""
+        self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # stream transports only
+        self._seat = self._connections.take_seat(transport)
+        if self._seat is None:
+            self._transport.abort()
+            return
+        self._deadline = asyncio.get_running_loop().call_later(self._within_s, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        """Begin the handshake: from here on the seat is the handler's."""
+        if self._seat is None or self._deadline is None:
+            return
+        handler = self._connections.begin_tls(self._seat, self._deadline)
+        self._seat = self._deadline = None
+        secure = SecureTransport(
+            self._context, handler, lambda _error: self._connections.give_up(handler), server_side=True
+        )
+        self._transport.set_protocol(secure)
+        secure.connection_made(self._transport)
+        secure.data_received(data)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
+        """Free the seat of a client that has sent nothing."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        if self._seat is not None:
+            self._seat.leave()
 
 
 class _Connection(web.RequestHandler):

@@ -151,7 +151,7 @@ class TokenService:
                 if known is None and door.listening is not None:
                     door.address = _address_of(door.listening)
                 self._prepare(plan, door)
-                await self._serve(plan, door, known)
+                await self._serve(door, known)
                 if door.listener.token_endpoint:
                     write_header(*self._header(plan.settings, door))
                     door.has_header = True
@@ -242,34 +242,23 @@ class TokenService:
             guard=door.guard,
         )
 
-    async def _serve(self, plan: Plan, door: Door, known: Door | None) -> None:
-        """Accept connections. Those of a plan that is not in use yet are served by the one that is."""
-        context = None if door.guard is None else door.guard.context
-        if known is not None and context is None and known.listener.tls is None:
-            door.server = known.server  # its connections are given to whichever plan is in use
+    async def _serve(self, door: Door, known: Door | None) -> None:
+        """Accept connections, where an earlier plan does not do that already."""
+        if known is not None:
+            door.server = known.server
             return
         loop = asyncio.get_running_loop()
         listening = door.listening
         assert listening is not None  # noqa: S101  # opened by the caller
-        if listening.family == socket.AF_UNIX:
-            factory = functools.partial(self._accept, door)
-            door.server = await loop.create_unix_server(factory, sock=listening.dup(), backlog=_BACKLOG)
-            return
-        door.server = await loop.create_server(
-            functools.partial(self._accept, door),
-            sock=listening.dup(),
-            backlog=_BACKLOG,
-            ssl=context,
-            ssl_handshake_timeout=None if context is None else plan.settings.timeouts.head_s,
-        )
+        open_server = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
+        factory = functools.partial(self._accept, door)
+        door.server = await open_server(factory, sock=listening.dup(), backlog=_BACKLOG)
 
     def _accept(self, opened: Door) -> asyncio.BaseProtocol:
-        """Return the protocol of a new connection, by the plan in use where it has this listener already."""
+        """Return the protocol of a new connection: by the plan in use, TLS included, or by the one that opens the listener."""
         door = self._doors.get(opened.key, opened)
-        if door.server is not opened.server or door.connections is None:
-            door = opened
         assert door.connections is not None  # noqa: S101  # there are some from `_prepare` on
-        return door.connections()
+        return door.connections.accept(None if door.guard is None else door.guard.context)
 
     def _end(self, door: Door, within_s: float) -> None:
         """Let the connections of a door finish what they are doing, and close them."""

@@ -7,10 +7,11 @@ import base64
 import json
 import os
 import secrets
+import select
 import socket
 import ssl
 import time
-from contextlib import closing
+from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -329,6 +330,37 @@ def test_a_listener_with_a_client_ca_takes_certificates_of_that_ca_alone(
     proxy.wait_for_line("apim-auth-proxy: reloaded")
     assert curl(*trust, "--cert", str(tmp_path / "gateway.pem"), url).status == 0
     assert curl(*trust, "--cert", str(tmp_path / "other.pem"), url).status == 200
+
+
+def test_connections_count_before_their_handshake(place: Place, start_proxy: StartProxy, tmp_path: Path) -> None:
+    ca = trustme.CA()
+    _write_pair(ca, "127.0.0.1", tmp_path / "server.pem")
+    tls = {"certificate": str(tmp_path / "server.pem")}
+    proxy = start_proxy(handing_out(place, {**IDENTITY, "tls": tls}, limits={"connections": 2}))
+    host, port = proxy.address("identity").rsplit(":", 1)
+    with ExitStack() as silent:
+        held = [
+            silent.enter_context(closing(socket.create_connection((host, int(port)), PATIENCE_S))) for _ in range(40)
+        ]
+        cut, _, _ = select.select(held, [], [], PATIENCE_S)
+        assert cut, "a connection that nobody has a seat for is kept"
+        for connection in cut:
+            with suppress(ConnectionError):
+                assert connection.recv(1) == b""
+    # Those that never began their handshake have given their seats back.
+    context = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
+    ask = f"GET /authorize?host={place.api_authority} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
+    give_up_at = time.monotonic() + PATIENCE_S
+    answer = b""
+    while not answer.startswith(b"HTTP/1.1 200 "):
+        assert time.monotonic() < give_up_at, answer
+        with (
+            suppress(OSError),
+            closing(socket.create_connection((host, int(port)), PATIENCE_S)) as plain,
+            context.wrap_socket(plain, server_hostname="127.0.0.1") as secured,
+        ):
+            secured.sendall(ask)
+            answer = secured.recv(65_536)
 
 
 def _write_pair(ca: trustme.CA, name: str, file: Path) -> None:

@@ -187,6 +187,7 @@ async def test_a_token_lives_as_long_everywhere_as_where_it_was_asked_for() -> N
     assert (adopted.value, adopted.proof, stage.issued) == (own.value, "proof", 1)
     expiry = own.requested_at_mono + own.expires_in_s
     assert adopted.requested_at_mono + adopted.expires_in_s == pytest.approx(expiry, abs=0.01)
+    assert adopted.requested_at_mono - adopted.age_s == pytest.approx(own.requested_at_mono, abs=stage.took_s)
     assert adopted.refresh_in_s is not None
     assert own.refresh_in_s is not None
     assert adopted.requested_at_mono + adopted.refresh_in_s == pytest.approx(

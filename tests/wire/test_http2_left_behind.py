@@ -17,7 +17,7 @@ from proxy.relay.http2 import frames
 from proxy.relay.http2.client import Http2ClientConnection
 from proxy.relay.http2.faults import REFUSED_STREAM
 from proxy.relay.passwords import PasswordChecker
-from tests.http2_peer import data, headers, read_frames, settings
+from tests.http2_peer import block, data, frame, headers, read_frames, settings
 from tests.security.boundary import light_hash
 from tests.wire.rig import HOST, eventually, settle
 from tests.wire.test_http2_clients import OK, connect
@@ -203,5 +203,45 @@ def test_content_over_its_limit_while_a_password_is_checked_is_refused_once(wire
         assert admission.exchanges == 0
         answers = [each for each in read_frames(peer.take()) if each.kind == frames.HEADERS]
         assert len(answers) == 1
+
+    wire.run(work)
+
+
+@pytest.mark.parametrize("has_another", [False, True], ids=["alone", "beside-another-stream"])
+def test_a_head_that_drips_ends_the_connection_when_its_time_is_over(wire: Wire, has_another: bool) -> None:
+    """Each byte put the end off, and nothing else can come on a connection until the head has."""
+
+    async def work(rig: Rig) -> None:
+        peer = await rig.client("reverse")
+        peer.send(frames.PREFACE + settings())
+        if has_another:
+            peer.send(headers(1, WELL_DIRECTED))
+            await (await rig.upstream.next()).read_until()
+        peer.send(frame(frames.HEADERS, frames.END_STREAM, 3, block(WELL_DIRECTED)[:4]))
+        dripping = frame(frames.CONTINUATION, frames.END_HEADERS, 3, block(WELL_DIRECTED)[4:])
+        for each in range(3):
+            await settle(20)
+            rig.later(rig.timeouts.head_s / 2)
+            peer.send(dripping[each : each + 1])
+        await eventually(lambda: not rig.relay.clients)
+        assert rig.relay.streams == 0
+
+    wire.run(work)
+
+
+def test_a_connection_without_a_head_under_way_is_left_its_time(wire: Wire) -> None:
+    async def work(rig: Rig) -> None:
+        client = await connect(rig, "reverse")
+        first = client.request()
+        upstream = await rig.upstream.next()
+        await upstream.read_until()
+        upstream.send(OK)
+        await client.until(h2.events.StreamEnded, first)
+        rig.later(rig.timeouts.head_s + 1)
+        await settle(20)
+        second = client.request()
+        await upstream.read_until()
+        upstream.send(OK)
+        await client.until(h2.events.StreamEnded, second)
 
     wire.run(work)

@@ -283,7 +283,7 @@ class SharedToken:
             if self._is_worth_adopting(entry, sent_mono, left_s, current):
                 spent_s = entry.life_s - left_s
                 refresh_in_s = None if entry.refresh_in_s is None else max(entry.refresh_in_s - spent_s, 1.0)
-                return IssuedToken(entry.value, sent_mono, left_s, refresh_in_s, entry.proof)
+                return IssuedToken(entry.value, sent_mono, left_s, refresh_in_s, entry.proof, age_s=spent_s)
         return None
 
     def _ends_mono(self, value: str, ends_mono: float) -> float:

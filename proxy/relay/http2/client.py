@@ -5,9 +5,7 @@ Imported when a client first speaks HTTP/2.
 
 from __future__ import annotations
 
-import asyncio
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import (
@@ -28,6 +26,7 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.gate import begin_exchange, identify, record_refusal, take_verdict
 from proxy.relay.http2.connection import Connection
 from proxy.relay.http2.faults import CANCEL, INTERNAL_ERROR, NO_ERROR, MalformedMessage
+from proxy.relay.http2.framed import FramedConnection
 from proxy.relay.http2.receiver import Terms
 from proxy.relay.http2.refusals import is_grpc, make_answer, make_grpc_answer
 from proxy.relay.http2.translation import (
@@ -42,6 +41,7 @@ from proxy.relay.sender import Sender
 from proxy.relay.sides import ClientSide, Pipe, UnderWay
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import Callable
 
     from proxy.relay.destinations import Destination
@@ -404,38 +404,33 @@ class ClientStream(ClientSide):
         return not isinstance(entry, FixedEntry) or entry.authority.host == host
 
 
-class Http2ClientConnection(asyncio.Protocol):
+class Http2ClientConnection(FramedConnection):
     """One connection of a client, or what runs inside one of its intercepted tunnels.
 
     Attributes:
         relay: the process-wide state.
         entry: how requests on this connection name their destination.
-        core: the protocol.
-        transport: plain or TLS.
         peer: the client's address, as text.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         seat: of the connection that the client opened.
     """
 
     __slots__ = (
+        "_head_due",
         "_is_announced",
-        "_is_flushing",
         "_leave_at",
         "_preface_due",
         "_sender",
         "_was_busy",
-        "core",
         "deadline",
         "entry",
         "peer",
         "relay",
         "seat",
-        "transport",
     )
 
-    transport: asyncio.Transport
-
     def __init__(self, relay: Relay, entry: Entry, seat: Seat | None, peer: str) -> None:
+        FramedConnection.__init__(self)
         self.relay = relay
         self.entry = entry
         self.seat = seat
@@ -445,10 +440,10 @@ class Http2ClientConnection(asyncio.Protocol):
         self.core = Connection(self, Terms(list_bytes=limits.head_bytes, field_count=limits.field_count), False)
         self.deadline = inf
         self._preface_due = relay.now + _PREFACE_S
+        self._head_due = inf
         self._is_announced = False
         self._was_busy = False
         self._leave_at = inf
-        self._is_flushing = False
 
     # The transport's events.
 
@@ -464,13 +459,7 @@ class Http2ClientConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take frames."""
-        self._is_flushing = True
-        try:
-            self.core.receive(data, monotonic())
-        finally:
-            self._is_flushing = False
-            self.flush()
-        if self.core.fault is not None:
+        if not self.receive(data):
             self._let_go()
             self._close()
             return
@@ -505,6 +494,12 @@ class Http2ClientConnection(asyncio.Protocol):
         if self.transport.is_closing():
             self.transport.abort()
             return
+        if now > self._head_due:
+            core.go_away()
+            self.flush()
+            self._let_go()
+            self._close()
+            return
         if now > self._leave_at:
             self._leave_at = inf
             core.go_away()
@@ -522,23 +517,14 @@ class Http2ClientConnection(asyncio.Protocol):
     def _set_deadline(self) -> None:
         """Look again at the next tick while there are streams; wait for others from the tick on that finds none."""
         now = self.relay.now
+        timeouts = self.relay.timeouts
+        if not self.core.is_within_head:
+            self._head_due = inf
+        elif self._head_due == inf:
+            self._head_due = now + timeouts.head_s
         self._was_busy = bool(self.core.streams)
-        self.deadline = now if self._was_busy else min(now + self.relay.timeouts.client_idle_s, self._preface_due)
-
-    def flush(self) -> None:
-        """Write what there is to be written, as far as the transport takes it."""
-        self._is_flushing = False
-        while not self.transport.is_closing():
-            data = self.core.take()
-            if not data:
-                return
-            self.transport.write(data)
-
-    def flush_soon(self) -> None:
-        """Write at the end of this turn of the event loop: once, whatever it brings."""
-        if not self._is_flushing:
-            self._is_flushing = True
-            asyncio.get_running_loop().call_soon(self.flush)
+        waits_until = min(now + timeouts.client_idle_s, self._preface_due, self._head_due)
+        self.deadline = now if self._was_busy else waits_until
 
     def _let_go(self) -> None:
         for stream in list(self.core.streams.values()):
@@ -574,10 +560,6 @@ class Http2ClientConnection(asyncio.Protocol):
             self.core.go_away()
             self.flush()
             self._close()
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        self.transport.abort()
 
     # The core's events.
 

@@ -105,6 +105,11 @@ class Connection(Control):
 
     # What the owner does
 
+    @property
+    def is_within_head(self) -> bool:
+        """Whether a block of fields has begun and not ended, so that nothing else can come (RFC 9113 §4.3)."""
+        return self._block_id != 0 or (bool(self._pieces) and not self.streams)
+
     def can_open(self) -> bool:
         """Say whether one more stream of ours can be opened now."""
         return (

@@ -8,13 +8,13 @@ from __future__ import annotations
 import asyncio
 from functools import lru_cache
 from math import inf
-from time import monotonic
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import UpstreamProtocolError
 from proxy.relay.http2.connection import Connection
 from proxy.relay.http2.encoder import format_secret
 from proxy.relay.http2.faults import CANCEL, NO_ERROR
+from proxy.relay.http2.framed import FramedConnection
 from proxy.relay.http2.receiver import Terms
 from proxy.relay.http2.translation import (
     make_request_fields,
@@ -349,14 +349,12 @@ class Owner(Protocol):
         """Hand a connection out no more."""
 
 
-class Http2UpstreamConnection(asyncio.Protocol):
+class Http2UpstreamConnection(FramedConnection):
     """One connection to an upstream.
 
     Attributes:
         pool: where it belongs.
         shared: what all connections share.
-        core: the protocol.
-        transport: plain or TLS.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         reserved: how many sides have been handed out that have not begun.
         served: whether a request was sent on it.
@@ -365,8 +363,6 @@ class Http2UpstreamConnection(asyncio.Protocol):
     """
 
     __slots__ = (
-        "_is_flushing",
-        "core",
         "deadline",
         "on_connected",
         "opened",
@@ -374,12 +370,10 @@ class Http2UpstreamConnection(asyncio.Protocol):
         "reserved",
         "served",
         "shared",
-        "transport",
     )
 
-    transport: asyncio.Transport
-
     def __init__(self, pool: Owner) -> None:
+        FramedConnection.__init__(self)
         self.pool = pool
         self.shared = pool.relay
         limits = pool.relay.limits
@@ -395,7 +389,6 @@ class Http2UpstreamConnection(asyncio.Protocol):
         self.served = False
         self.opened = False
         self.on_connected: Callable[[], object] | None = None
-        self._is_flushing = False
 
     @property
     def is_idle(self) -> bool:
@@ -447,13 +440,7 @@ class Http2UpstreamConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take frames."""
-        self._is_flushing = True
-        try:
-            self.core.receive(data, monotonic())
-        finally:
-            self._is_flushing = False
-            self.flush()
-        if self.core.fault is not None:
+        if not self.receive(data):
             self._let_go()
             self.transport.close()
 
@@ -502,25 +489,6 @@ class Http2UpstreamConnection(asyncio.Protocol):
             self.core.go_away()
             self.flush()
             self.transport.close()
-
-    def abort(self) -> None:
-        """Cut the connection."""
-        self.transport.abort()
-
-    def flush(self) -> None:
-        """Write what there is to be written, as far as the transport takes it."""
-        self._is_flushing = False
-        while not self.transport.is_closing():
-            data = self.core.take()
-            if not data:
-                return
-            self.transport.write(data)
-
-    def flush_soon(self) -> None:
-        """Write at the end of this turn of the event loop: once, whatever it brings."""
-        if not self._is_flushing:
-            self._is_flushing = True
-            asyncio.get_running_loop().call_soon(self.flush)
 
     # The core's events.
 
