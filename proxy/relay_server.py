@@ -32,12 +32,12 @@ from proxy.policy.passwords import parse_password_hash
 from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.admission import Admission
 from proxy.relay.arrival import accept
+from proxy.relay.destination_rule import FixedRule, ForwardRule
 from proxy.relay.destinations import Destinations, Route, describe_refusal
-from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.listener_policy import ListenerPolicy
 from proxy.relay.listening import build_listener_policy, find_users, open_listener, remove_socket
 from proxy.relay.passwords import PasswordChecker
-from proxy.relay.redirected import RedirectedConnection, RedirectedEntry
+from proxy.relay.redirected import RedirectedConnection, RedirectedRule
 from proxy.relay.state import Relay
 from proxy.tasks import keep_going
 
@@ -50,10 +50,10 @@ if TYPE_CHECKING:
     from proxy.dialing.dialer import Dialer, Permit
     from proxy.dialing.route_tls import ClientCertificate
     from proxy.policy.authority import Authority
+    from proxy.relay.accepted_connection import AcceptedConnection
+    from proxy.relay.destination_rule import DestinationRule
     from proxy.relay.destinations import Destination
-    from proxy.relay.entry import Entry
     from proxy.relay.message import RequestHead
-    from proxy.relay.seats import Seat
     from proxy.relay.state import ContextFetcher
     from proxy.relay.tokens import Sources
 
@@ -61,13 +61,13 @@ _HTTP_PORT: Final = 80
 
 
 @dataclass(slots=True)
-class Door:
+class Listener:
     """A listener, and what becomes of the connections it accepts; that can change while it stays open.
 
     Attributes:
         key: what has to stay the same for the socket to stay open: address, file mode, and which of several such it is.
         settings: its configuration.
-        entry: how requests name their destination.
+        rule: how requests name their destination.
         policy: what it asks of those who connect; None: nothing.
         server: what accepts; None before it is open.
         address: the bound address.
@@ -76,7 +76,7 @@ class Door:
 
     key: tuple[str, str, int]
     settings: ListenerSettings
-    entry: Entry
+    rule: DestinationRule
     policy: ListenerPolicy | None
     server: asyncio.Server | None = None
     address: tuple[str, int] = ("", 0)
@@ -84,9 +84,9 @@ class Door:
 
     def accept(self, relay: Relay) -> asyncio.BaseProtocol:
         """Return the protocol of a connection."""
-        if isinstance(self.entry, RedirectedEntry):
-            return RedirectedConnection(relay, self.entry)
-        return accept(relay, self.entry, self.policy)
+        if isinstance(self.rule, RedirectedRule):
+            return RedirectedConnection(relay, self.rule)
+        return accept(relay, self.rule, self.policy)
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class Plan:
     settings: Settings
     destinations: Destinations
     admission: Admission | None
-    doors: list[Door]
+    listeners: list[Listener]
     access_log: AccessLog
     dialer: Dialer
     tokens: Sources
@@ -109,27 +109,27 @@ class _EarlyConnection(asyncio.Protocol):
     Who may use the proxy, and what for, is judged by the configuration that opened the listener, never by the one before.
     """
 
-    def __init__(self, door: Door) -> None:
-        self.door = door
+    def __init__(self, listener: Listener) -> None:
+        self.listener = listener
         self._transport: asyncio.Transport | None = None
-        self._begun: tuple[Relay, Door] | None = None
+        self._begun: tuple[Relay, Listener] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait, unless the configuration is in use by now, or was given up."""
         self._transport = transport  # type: ignore[assignment]  # stream transports only
-        if self.door.is_closed:
+        if self.listener.is_closed:
             self.abort()
         elif self._begun is not None:
             self._hand_over(*self._begun)
         elif self._transport is not None:
             self._transport.pause_reading()
 
-    def begin(self, relay: Relay, door: Door) -> None:
+    def begin(self, relay: Relay, listener: Listener) -> None:
         """Give the connection to its listener, whose configuration has come into use."""
-        self._begun = relay, door
+        self._begun = relay, listener
         if self._transport is not None:
             self._transport.resume_reading()
-            self._hand_over(relay, door)
+            self._hand_over(relay, listener)
 
     def abort(self) -> None:
         """Cut the connection."""
@@ -140,23 +140,23 @@ class _EarlyConnection(asyncio.Protocol):
         """Forget a client that did not wait."""
         self._transport = None
 
-    def _hand_over(self, relay: Relay, door: Door) -> None:
+    def _hand_over(self, relay: Relay, listener: Listener) -> None:
         assert self._transport is not None  # noqa: S101  # by the callers
-        protocol = door.accept(relay)
+        protocol = listener.accept(relay)
         self._transport.set_protocol(protocol)
         protocol.connection_made(self._transport)
 
 
 @dataclass(frozen=True, slots=True)
-class RemovedEntry:
+class RemovedRule:
     """The inside of a tunnel, or a connection of a reverse listener, to a host that no route names any more."""
 
     authority: Authority
     mode: str
     takes_http2: bool = False
 
-    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:  # noqa: ARG002  # as `Entry` has it
-        """See `Entry`."""
+    def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:  # noqa: ARG002  # see `DestinationRule`
+        """See `DestinationRule`."""
         raise DestinationRefused(describe_refusal(self.authority))
 
 
@@ -202,7 +202,7 @@ class RelayServer:
         self._plan = self.plan(settings, tokens)
         # A start that fails is drained as well.
         self.relay.destinations, self.relay.admission = self._plan.destinations, self._plan.admission
-        self._doors: dict[tuple[str, str, int], Door] = {}
+        self._listeners: dict[tuple[str, str, int], Listener] = {}
         self._early: list[_EarlyConnection] = []
         self.addresses: list[tuple[str, int]] = []
         self.loop_lag = LoopLag()
@@ -233,8 +233,8 @@ class RelayServer:
     async def stop(self) -> bool:
         """Stop accepting, let exchanges finish, close everything. Return whether all of them finished in time."""
         self.relay.draining = True
-        for door in self._plan.doors:
-            _close(door)
+        for listener in self._plan.listeners:
+            _close(listener)
         finished = await self.relay.drain()
         self._passwords.close()
         if self._clock is not None:
@@ -256,22 +256,22 @@ class RelayServer:
         destinations = build_destinations(self.relay, settings, tokens)
         dialer = build_dialer(settings, self._resolver)
         admission = build_admission(settings, self._passwords)
-        doors: list[Door] = []
+        listeners: list[Listener] = []
         for listener in relayed(settings):
             kind = (listener.address, listener.socket_mode)
-            key = (*kind, sum(door.key[:2] == kind for door in doors))  # port 0 may be there more than once
-            doors.append(
-                Door(
+            key = (*kind, sum(listener.key[:2] == kind for listener in listeners))  # port 0 may be there more than once
+            listeners.append(
+                Listener(
                     key,
                     listener,
-                    build_entry(listener, destinations, settings.clients),
+                    build_rule(listener, destinations, settings.clients),
                     build_listener_policy(listener),
                 )
             )
         before = self._settings
         is_same_log = (settings.access_log, settings.tracing) == (before.access_log, before.tracing)
         access_log = self.access_log if is_same_log else AccessLog(settings.access_log, tracing=settings.tracing)
-        return Plan(settings, destinations, admission, doors, access_log, dialer, tokens, client_files)
+        return Plan(settings, destinations, admission, listeners, access_log, dialer, tokens, client_files)
 
     async def open(
         self, plan: Plan, ports: Sequence[int] | None = None, inherited: Sequence[socket.socket] = ()
@@ -286,24 +286,26 @@ class RelayServer:
         Raises:
             ConfigurationError: an address cannot be bound; nothing has changed then.
         """
-        running = {door.key: door for door in self._plan.doors if door.server is not None}
-        opened: list[Door] = []
+        running = {listener.key: listener for listener in self._plan.listeners if listener.server is not None}
+        opened: list[Listener] = []
         try:
-            for index, door in enumerate(plan.doors):
-                known = running.get(door.key)
+            for index, listener in enumerate(plan.listeners):
+                known = running.get(listener.key)
                 if known is not None:
-                    door.server, door.address = known.server, known.address
+                    listener.server, listener.address = known.server, known.address
                     continue
-                factory = functools.partial(self._accept, door)
+                factory = functools.partial(self._accept, listener)
                 if index < len(inherited):
-                    door.server, door.address = await _take_over(inherited[index], factory)
+                    listener.server, listener.address = await _take_over(inherited[index], factory)
                 else:
                     port = None if ports is None else ports[index]
-                    door.server, door.address = await open_listener(door.settings, factory, shared_port=port)
-                opened.append(door)
+                    listener.server, listener.address = await open_listener(
+                        listener.settings, factory, shared_port=port
+                    )
+                opened.append(listener)
         except BaseException:
-            for door in opened:
-                _close(door)
+            for listener in opened:
+                _close(listener)
             self._turn_away(opened)
             self.discard(plan)
             raise
@@ -315,10 +317,10 @@ class RelayServer:
 
     def close_new(self, plan: Plan) -> None:
         """Close the listeners that were opened for a plan that is not to run after all."""
-        running = {door.key for door in self._plan.doors}
-        opened = [door for door in plan.doors if door.key not in running]
-        for door in opened:
-            _close(door)
+        running = {listener.key for listener in self._plan.listeners}
+        opened = [listener for listener in plan.listeners if listener.key not in running]
+        for listener in opened:
+            _close(listener)
         self._turn_away(opened)
         self.discard(plan)
 
@@ -329,16 +331,16 @@ class RelayServer:
         earlier: Destinations | None = getattr(relay, "destinations", None)
         relay.destinations, relay.admission = plan.destinations, plan.admission
         relay.limits, relay.timeouts = plan.settings.limits, plan.settings.timeouts
-        relay.seats.limits = plan.settings.limits  # the seats taken stay counted
+        relay.accepted_connections.limits = plan.settings.limits  # connections that are open stay counted
         relay.observe = plan.access_log.observe
         relay.traces = plan.settings.tracing.endpoint is not None
-        self._doors = {door.key: door for door in plan.doors}
-        self.addresses[:] = [door.address for door in plan.doors]
-        for door in plan.doors:
-            for listening in door.server.sockets if door.server is not None else ():
+        self._listeners = {listener.key: listener for listener in plan.listeners}
+        self.addresses[:] = [listener.address for listener in plan.listeners]
+        for listener in plan.listeners:
+            for listening in listener.server.sockets if listener.server is not None else ():
                 keep_alive(listening, plan.settings.timeouts.tcp_keep_alive_s)
         plan.dialer.opened = relay.dialer.opened
-        if plan.dialer.opened is None and any(isinstance(door.entry, RedirectedEntry) for door in plan.doors):
+        if plan.dialer.opened is None and any(isinstance(listener.rule, RedirectedRule) for listener in plan.listeners):
             plan.dialer.opened = WeakValueDictionary()
         relay.dialer = plan.dialer
         relay.dialer.own_addresses = frozenset(self.addresses) | _sites(plan.settings)
@@ -348,14 +350,14 @@ class RelayServer:
             keep_going(plan.client_files.run, "watching client certificates"), name="client certificates"
         )
         for connection in self._early:
-            if connection.door.key in self._doors:
-                connection.begin(relay, self._doors[connection.door.key])
-        self._early = [each for each in self._early if each.door.key not in self._doors]
+            if connection.listener.key in self._listeners:
+                connection.begin(relay, self._listeners[connection.listener.key])
+        self._early = [each for each in self._early if each.listener.key not in self._listeners]
         if before is plan:
             return
-        for door in before.doors:
-            if door.key not in self._doors:
-                _close(door)
+        for listener in before.listeners:
+            if listener.key not in self._listeners:
+                _close(listener)
         self._redirect(before)
         if earlier is not None:
             earlier.close_idle()
@@ -399,77 +401,77 @@ class RelayServer:
             ConfigurationError: another file that the configuration names cannot be used; everything is as it was.
         """
         plan = self.plan(self._settings, self._plan.tokens)
-        for door in plan.doors:
-            known = self._doors[door.key]
-            door.server, door.address = known.server, known.address
+        for listener in plan.listeners:
+            known = self._listeners[listener.key]
+            listener.server, listener.address = known.server, known.address
         self.use(plan)
 
     def _count_open(self) -> int:
         relay = self.relay
         return len(relay.clients) + len(relay.arrivals) + len(relay.upstreams) + len(relay.splices)
 
-    def _accept(self, opened: Door) -> asyncio.BaseProtocol:
+    def _accept(self, opened: Listener) -> asyncio.BaseProtocol:
         """Return the protocol of a new connection: by the plan in use, or one that waits for the plan with this listener."""
-        door = self._doors.get(opened.key)
-        if door is not None:
-            return door.accept(self.relay)
+        listener = self._listeners.get(opened.key)
+        if listener is not None:
+            return listener.accept(self.relay)
         connection = _EarlyConnection(opened)
         if not opened.is_closed:
             self._early.append(connection)
         return connection
 
-    def _turn_away(self, doors: Sequence[Door]) -> None:
+    def _turn_away(self, listeners: Sequence[Listener]) -> None:
         """Cut what has come in by listeners of a plan that is not to run after all."""
-        for connection in [each for each in self._early if each.door in doors]:
+        for connection in [each for each in self._early if each.listener in listeners]:
             self._early.remove(connection)
             connection.abort()
 
     def _redirect(self, before: Plan) -> None:
         """Give open connections that are for one authority the destination that it has now."""
-        entries = {id(door.entry): self._doors.get(door.key) for door in before.doors}
+        listeners = {id(listener.rule): self._listeners.get(listener.key) for listener in before.listeners}
 
-        def redirect(entry: Entry) -> Entry:
-            door = entries.get(id(entry))
-            if door is not None:
-                return door.entry
-            if not isinstance(entry, FixedEntry):
-                return entry
+        def redirect(rule: DestinationRule) -> DestinationRule:
+            listener = listeners.get(id(rule))
+            if listener is not None:
+                return listener.rule
+            if not isinstance(rule, FixedRule):
+                return rule
             # Not `find` alone: it would pass on without TLS, as to a host that no route names.
-            if self.relay.destinations.route_for(entry.authority) is None:
-                return RemovedEntry(entry.authority, entry.mode)
-            entry.destination = self.relay.destinations.find(entry.authority, entry.destination.default_port)
-            return entry
+            if self.relay.destinations.route_for(rule.authority) is None:
+                return RemovedRule(rule.authority, rule.mode)
+            rule.destination = self.relay.destinations.find(rule.authority, rule.destination.default_port)
+            return rule
 
         # Those that have not come to a request yet, too: it would be the first of any number.
         for client in list(self.relay.clients):
             client.redirect(redirect)
-            if client.seat is not None and not _is_still_taken(client.seat, entries):
+            if client.accepted is not None and not _is_still_accepted(client.accepted, listeners):
                 client.dismiss()
         for beginning in list(self.relay.arrivals):
             beginning.redirect(redirect)
-            if beginning.seat is not None and not _is_still_taken(beginning.seat, entries):
+            if beginning.accepted is not None and not _is_still_accepted(beginning.accepted, listeners):
                 beginning.dismiss()
 
 
-def _is_still_taken(seat: Seat, doors: Mapping[int, Door | None]) -> bool:
-    """Whether the listener that a connection came in by would still take it; notes which listener that is now.
+def _is_still_accepted(accepted: AcceptedConnection, listeners: Mapping[int, Listener | None]) -> bool:
+    """Whether the listener that a connection came in by would still accept it; notes which listener that is now.
 
     Args:
-        seat: of the connection.
-        doors: by the identity of the entry that each listener had before; None: it is gone.
+        accepted: the connection.
+        listeners: by the identity of the rule that each had before; None: it is gone.
     """
-    if id(seat.entry) not in doors:
+    if id(accepted.rule) not in listeners:
         return True  # it came in by none
-    door = doors[id(seat.entry)]
-    if door is None:
+    listener = listeners[id(accepted.rule)]
+    if listener is None:
         return False
-    seat.entry = door.entry
-    return (door.policy or ListenerPolicy()).still_takes(seat.policy, seat.user)
+    accepted.rule = listener.rule
+    return (listener.policy or ListenerPolicy()).still_takes(accepted.policy, accepted.user)
 
 
-def build_entry(
+def build_rule(
     listener: ListenerSettings, destinations: Destinations, clients: Sequence[ClientSettings] = ()
-) -> Entry:
+) -> DestinationRule:
     """Return how requests on a listener name their destination.
 
     Args:
@@ -478,16 +480,16 @@ def build_entry(
         clients: who may use the proxy. A page cannot send a client's password; by everything else a browser passes for one.
     """
     if listener.mode is ListenerMode.TRANSPARENT:
-        return RedirectedEntry(
+        return RedirectedRule(
             refuses_cross_site=not listener.allow_cross_site, takes_http2=listener.http2 is not Http2.OFF
         )
     if listener.upstream is None:
-        return ForwardEntry(takes_http2=listener.http2 is not Http2.OFF)
+        return ForwardRule(takes_http2=listener.http2 is not Http2.OFF)
     authority = parse_origin(listener.upstream)
     host = parse_listen_address(listener.address).host
     own_names = {parse_authority(name.encode(), _HTTP_PORT).host for name in listener.server_names}
     own_names |= {"localhost", "127.0.0.1", "::1"} | ({host} if host else set())
-    return FixedEntry(
+    return FixedRule(
         destinations.find(authority, HTTPS_PORT),
         authority,
         "reverse",
@@ -509,11 +511,11 @@ async def _take_over(
     return await loop.create_server(factory, sock=inherited), (name[0], name[1])
 
 
-def _close(door: Door) -> None:
-    door.is_closed = True
-    if door.server is not None:
-        door.server.close()
-        remove_socket(door.address[0])
+def _close(listener: Listener) -> None:
+    listener.is_closed = True
+    if listener.server is not None:
+        listener.server.close()
+        remove_socket(listener.address[0])
 
 
 def relayed(settings: Settings) -> list[ListenerSettings]:

@@ -32,9 +32,9 @@ from proxy.interception.rsa import RSAKey
 from proxy.operations.access_log import AccessLog
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
+from proxy.relay.accepted_connection import AcceptedConnections
 from proxy.relay.listening import cannot_listen, find_listener_certificates
 from proxy.relay.passwords import PasswordChecker
-from proxy.relay.seats import Seats
 from proxy.relay_server import RelayServer, build_admission, relayed
 from proxy.tasks import guard, keep_going
 from proxy.token_service.service import TokenService
@@ -114,10 +114,11 @@ class Server:
             )
         self._handout_log = self._open_handout_log(settings)
         self._passwords = PasswordChecker()
-        seats = Seats(settings.limits) if self.front is None else self.front.relay.seats
-        self._seats = seats
+        self._accepted_connections = (
+            AcceptedConnections(settings.limits) if self.front is None else self.front.relay.accepted_connections
+        )
         self.token_files = TokenFiles()
-        self.token_service = TokenService(settings, self._observe_handout, seats)
+        self.token_service = TokenService(settings, self._observe_handout, self._accepted_connections)
         self._rsa_key = RSAKey()
         self._making_rsa: set[asyncio.Task[None]] = set()
         self._relay_addresses: list[tuple[str, int]] = []
@@ -158,7 +159,7 @@ class Server:
         _warn_of_descriptors(self._settings)
         token_files = self.token_files.plan(self._settings, self.tokens)
         plan = self.token_service.plan(self._settings, self.tokens, self._admission(self._settings))
-        handing_out = {door.index for door in plan.doors}
+        handing_out = {listener.index for listener in plan.listeners}
         await self.token_service.open(plan, {index: one for index, one in enumerate(inherited) if index in handing_out})
         self.token_service.use(plan)
         if self.front is not None:
@@ -321,7 +322,7 @@ class Server:
         retired, self.tokens = self.tokens, tokens
         if self.front is not None and plan is not None:
             self.front.use(plan)
-        self._seats.limits = settings.limits
+        self._accepted_connections.limits = settings.limits
         self.token_service.use(handout)
         if self.control is not None:
             self._renew_handout_log(before, settings)

@@ -59,14 +59,16 @@ ALSO: Final[Mapping[str, frozenset[str]]] = {
     "token_service": frozenset(
         f"proxy.relay.{name}"
         for name in (
-            "record",
-            "listening",
-            "listener_policy",
-            "known_client",
-            "seats",
-            "admission",
-            "answers",
-            "secure",
+            *(
+                "record",
+                "listening",
+                "listener_policy",
+                "known_client",
+                "accepted_connection",
+                "admission",
+                "answers",
+                "secure",
+            ),
         )
     ),
 }
@@ -80,7 +82,7 @@ FLOORS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("the client's side, HTTP/2", ("http2.client",)),
     ("who, where, may it", ("gate", "original_tunnel")),
     ("one request and its response; CONNECT", ("exchange", "tunnel")),
-    ("how a request names its destination; judged again after a reload", ("entry", "reauthorisation")),
+    ("how a request names its destination; judged again after a reload", ("destination_rule", "reauthorisation")),
     ("what the running configuration makes of requests", ("state",)),
     ("where a request may go", ("destinations",)),
     ("the connections to one upstream, HTTP/2", ("http2.pool",)),
@@ -90,13 +92,16 @@ FLOORS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("heads from bytes and back; frames; pipes joined", ("admission", "head", "http2", "sender", "splice")),
     (
         "the seam, and what all share",
-        ("asked", "chunked", "diagnosis", "listening", "passwords", "recording", "replay", "seats", "shared", "sides"),
+        (
+            *("accepted_connection", "asked", "chunked", "diagnosis", "listening", "passwords", "recording", "replay"),
+            *("shared", "sides"),
+        ),
     ),
     (
         "values, and what knows nothing of the relay",
         (
-            *("abort", "answers", "client_hello", "counters", "handshakes", "known_client", "lanes", "listener_policy"),
-            *("message", "original", "plain_form", "presence", "record", "secure", "tokens"),
+            *("answers", "client_hello", "counters", "handshakes", "known_client", "lanes", "listener_policy"),
+            *("message", "original", "plain_form", "presence", "record", "reset", "secure", "tokens"),
         ),
     ),
 )

@@ -4,7 +4,7 @@
                  reads requests,      one request, reads responses,      resolves, checks,
                  writes responses     its token,   writes requests       connects, ends TLS
                       │               its fate          │
-                      └── entry: how a request names its destination (forward, tunnel, reverse)
+                      └── destination_rule: how a request names its destination (forward, tunnel, reverse)
                                                         └── pool: kept-alive connections of one authority
 
 `Exchange` knows the two connections by the interfaces in `sides` alone, and neither connection knows the other. The order in which

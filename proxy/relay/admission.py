@@ -20,9 +20,9 @@ from proxy.tasks import guard
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from proxy.relay.accepted_connection import AcceptedConnection
     from proxy.relay.message import RequestHead
     from proxy.relay.passwords import PasswordChecker
-    from proxy.relay.seats import Seat
 
 
 class Admission(Usage):
@@ -42,11 +42,11 @@ class Admission(Usage):
         self._known = {client.name: KnownClient(self, client, now) for client in clients}
         self._anyone = None if clients else KnownClient(self, Client(""), now)
 
-    def identify(self, seat: Seat, authorization: bytes | None) -> KnownClient | PasswordClaim:
+    def identify(self, accepted: AcceptedConnection, authorization: bytes | None) -> KnownClient | PasswordClaim:
         """Says who sends a request, or who it would be if the password were right.
 
         Args:
-            seat: of the connection.
+            accepted: the connection.
             authorization: the value of Proxy-Authorization; None without one.
 
         Raises:
@@ -55,38 +55,40 @@ class Admission(Usage):
         """
         if self._anyone is not None:
             return self._anyone
-        if seat.known is not None:
-            known = seat.known = self._current(seat, seat.known)
+        if accepted.known is not None:
+            known = accepted.known = self._current(accepted, accepted.known)
             return known
-        if seat.admission is not self:
-            peer = seat.peer
-            seat.candidates = [client for client in self._clients if client.fits(peer)]
-            seat.admission = self
-        found = recognise(seat.candidates, authorization)
+        if accepted.admission is not self:
+            peer = accepted.peer
+            accepted.candidates = [client for client in self._clients if client.fits(peer)]
+            accepted.admission = self
+        found = recognise(accepted.candidates, authorization)
         if isinstance(found, Client):
             return self._known[found.name]
         if found.client is not None and self.passwords.is_known(found):
             return self._known[found.client.name]
         return found
 
-    async def verify(self, seat: Seat, claim: PasswordClaim) -> KnownClient:
+    async def verify(self, accepted: AcceptedConnection, claim: PasswordClaim) -> KnownClient:
         """Check a password.
 
         Raises:
             ProxyAuthenticationRequired: it is wrong, or the name is.
             TooManyRequests: there were too many wrong ones from there, or there are too many to check.
         """
-        await self.passwords.verify(claim, place(seat.address))
+        await self.passwords.verify(claim, place(accepted.address))
         known = None if claim.client is None else self._known.get(claim.client.name)
         if known is None:
             raise ProxyAuthenticationRequired("No such client is configured.", code="wrong_credentials")
         return known
 
-    def confirm(self, seat: Seat, settled: KnownClient | None, authorization: bytes | None) -> KnownClient:
+    def confirm(
+        self, accepted: AcceptedConnection, settled: KnownClient | None, authorization: bytes | None
+    ) -> KnownClient:
         """Says who somebody is by these clients who was let in by earlier ones.
 
         Args:
-            seat: of the connection.
+            accepted: the connection.
             settled: who it was; None where nobody was asked.
             authorization: what was sent then.
 
@@ -95,15 +97,15 @@ class Admission(Usage):
             ProxyAuthenticationRequired: somebody who has yet to say a password.
         """
         if settled is not None and settled.client.name and self._anyone is None:
-            return self._current(seat, settled)
-        found = self.identify(seat, authorization)
+            return self._current(accepted, settled)
+        found = self.identify(accepted, authorization)
         if isinstance(found, PasswordClaim):
             raise ProxyAuthenticationRequired(
                 "The configured `clients` have changed meanwhile. Send the request again.", code="no_credentials"
             )
         return found
 
-    def _current(self, seat: Seat, settled: KnownClient) -> KnownClient:
+    def _current(self, accepted: AcceptedConnection, settled: KnownClient) -> KnownClient:
         """Return the same client under this configuration, if what it has shown is still what its entry asks for."""
         if settled.admission is self:
             return settled
@@ -112,7 +114,7 @@ class Admission(Usage):
             raise ClientRefused(
                 f"The client {settled.client.name} is no longer among the configured `clients`.", code="unknown_client"
             )
-        if known.client.password not in (None, settled.client.password) or not known.client.fits(seat.peer):
+        if known.client.password not in (None, settled.client.password) or not known.client.fits(accepted.peer):
             raise ClientRefused(
                 f"The entry of the client {settled.client.name} in `clients` has changed since this connection was opened. "
                 "Connect again.",
@@ -125,7 +127,7 @@ class PendingCheck(UnderWay):
     """A request whose sender is being found out.
 
     Args:
-        admission, seat, claim: what is to be checked.
+        admission, accepted, claim: what is to be checked.
         request: the request's head.
         connection: takes the verdict.
 
@@ -136,13 +138,18 @@ class PendingCheck(UnderWay):
     __slots__ = ("_connection", "_task", "request", "request_complete")
 
     def __init__(
-        self, admission: Admission, seat: Seat, claim: PasswordClaim, request: RequestHead, connection: Checked
+        self,
+        admission: Admission,
+        accepted: AcceptedConnection,
+        claim: PasswordClaim,
+        request: RequestHead,
+        connection: Checked,
     ) -> None:
         self._connection = connection
         self.request = request
         self.request_complete = not request.has_content
         self._task: asyncio.Task[None] | None = asyncio.get_running_loop().create_task(
-            guard(lambda: self._check(admission, seat, claim), self._on_task_failed, "a check of a password")
+            guard(lambda: self._check(admission, accepted, claim), self._on_task_failed, "a check of a password")
         )
 
     @property
@@ -170,8 +177,8 @@ class PendingCheck(UnderWay):
             self._task.cancel()
             self._task = None
 
-    async def _check(self, admission: Admission, seat: Seat, claim: PasswordClaim) -> None:
-        verdict = await admission.verify(seat, claim)
+    async def _check(self, admission: Admission, accepted: AcceptedConnection, claim: PasswordClaim) -> None:
+        verdict = await admission.verify(accepted, claim)
         self._task = None
         self._connection.on_checked(self.request, verdict)
 

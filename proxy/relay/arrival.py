@@ -1,7 +1,7 @@
 """A connection before its first request: new on a listener, or what a client sends into an intercepted tunnel. Does I/O.
 
 The first byte and the TLS handshake tell what follows, and `Arrival._open` puts the connection that reads requests in this one's
-place. A client that does not get there takes one seat until `timeouts.head_s`, and no request of it is read.
+place. A client that does not get there counts as one connection until `timeouts.head_s`, and no request of it is read.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ClientRefused, MalformedRequest, ProxyError, ProxyUsageError
 from proxy.policy.access import certificate_names
+from proxy.relay.accepted_connection import descriptor_of, peer_user
 from proxy.relay.answers import format_answer
 from proxy.relay.asked import describe_raw
 from proxy.relay.client import ClientConnection
+from proxy.relay.destination_rule import FixedRule
 from proxy.relay.diagnosis import refuse_other_protocol
-from proxy.relay.entry import FixedEntry
 from proxy.relay.handshakes import name_cause
 from proxy.relay.recording import refused
-from proxy.relay.seats import descriptor_of, peer_user
 from proxy.relay.secure import SecureTransport
 from proxy.relay.versions import has_agreed_on_http2, make_http2_client
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.relay.entry import Entry
+    from proxy.relay.accepted_connection import AcceptedConnection
+    from proxy.relay.destination_rule import DestinationRule
     from proxy.relay.gate import RoutedTunnel
     from proxy.relay.listener_policy import ListenerPolicy
-    from proxy.relay.seats import Seat
     from proxy.relay.sender import Sender
     from proxy.relay.sides import Pipe
     from proxy.relay.state import ContextFetcher, Relay
@@ -39,17 +39,17 @@ if TYPE_CHECKING:
 TLS_HANDSHAKE: Final = 0x16  # RFC 8446 §5.1: ContentType handshake
 
 
-def accept(relay: Relay, entry: Entry, policy: ListenerPolicy | None = None) -> asyncio.Protocol:
+def accept(relay: Relay, rule: DestinationRule, policy: ListenerPolicy | None = None) -> asyncio.Protocol:
     """Return the protocol of a new connection on a listener.
 
     Args:
         relay: the process-wide state.
-        entry: how requests on the listener name their destination.
+        rule: how requests on the listener name their destination.
         policy: what the listener asks of who connects; None: nothing, and nothing can be told.
     """
     if policy is None:
-        return ClientConnection(relay, entry, intercept=intercept)
-    return ListenerArrival(relay, entry, policy)
+        return ClientConnection(relay, rule, intercept=intercept)
+    return ListenerArrival(relay, rule, policy)
 
 
 def intercept(relay: Relay, pipe: Pipe, sender: Sender, tunnel: RoutedTunnel) -> None:
@@ -62,18 +62,20 @@ class Arrival(asyncio.Protocol):
 
     Attributes:
         deadline: monotonic seconds by which the connection must have got to requests.
-        seat: of the connection that the client opened; None until it is open.
+        accepted: the connection that the client opened; None until it is open.
     """
 
-    __slots__ = ("_entry", "_peer", "_relay", "_transport", "deadline", "seat")
+    __slots__ = ("_peer", "_relay", "_rule", "_transport", "accepted", "deadline")
 
     _transport: asyncio.Transport
 
-    def __init__(self, relay: Relay, entry: Entry, peer: str, seat: Seat | None, deadline: float) -> None:
+    def __init__(
+        self, relay: Relay, rule: DestinationRule, peer: str, accepted: AcceptedConnection | None, deadline: float
+    ) -> None:
         self._relay = relay
-        self._entry = entry
+        self._rule = rule
         self._peer = peer
-        self.seat = seat
+        self.accepted = accepted
         self.deadline = deadline
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
@@ -86,9 +88,9 @@ class Arrival(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Do nothing."""
 
-    def redirect(self, change: Callable[[Entry], Entry]) -> None:
-        """Replace the entry by the one that a new configuration has for it."""
-        self._entry = change(self._entry)
+    def redirect(self, change: Callable[[DestinationRule], DestinationRule]) -> None:
+        """Replace the rule by the one that a new configuration has for it."""
+        self._rule = change(self._rule)
 
     def dismiss(self) -> None:
         """End a connection that its listener would not accept any more."""
@@ -120,7 +122,7 @@ class Arrival(asyncio.Protocol):
             self._open_http2(transport)
             return
         self._relay.arrivals.discard(self)
-        connection = ClientConnection(self._relay, self._entry, self.seat, intercept=intercept)
+        connection = ClientConnection(self._relay, self._rule, self.accepted, intercept=intercept)
         transport.set_protocol(connection)
         connection.connection_made(transport)
         connection.peer = self._peer
@@ -128,20 +130,20 @@ class Arrival(asyncio.Protocol):
             connection.data_received(data)
 
     def _open_http2(self, transport: asyncio.Transport) -> None:
-        if not self._entry.takes_http2:
+        if not self._rule.takes_http2:
             self._leave()
             self._record("tls_alert_received", "HTTP_2_ONLY")
             transport.abort()
             return
         self._relay.arrivals.discard(self)
-        connection = make_http2_client(self._relay, self._entry, self.seat, self._peer)
+        connection = make_http2_client(self._relay, self._rule, self.accepted, self._peer)
         transport.set_protocol(connection)
         connection.connection_made(transport)
 
     def _leave(self) -> None:
         self._relay.arrivals.discard(self)
-        if self.seat is not None:
-            self.seat.leave()
+        if self.accepted is not None:
+            self.accepted.leave()
 
     def _record(
         self,
@@ -162,7 +164,7 @@ class Arrival(asyncio.Protocol):
                 refused(
                     ended_at=relay.wall_offset + time.monotonic(),
                     client=self._peer,
-                    mode=self._entry.mode,
+                    mode=self._rule.mode,
                     method=method,
                     authority=authority,
                     target=target,
@@ -180,15 +182,15 @@ class ListenerArrival(Arrival):
 
     __slots__ = ("_policy",)
 
-    def __init__(self, relay: Relay, entry: Entry, policy: ListenerPolicy) -> None:
-        super().__init__(relay, entry, "unix", None, inf)
+    def __init__(self, relay: Relay, rule: DestinationRule, policy: ListenerPolicy) -> None:
+        super().__init__(relay, rule, "unix", None, inf)
         self._policy = policy
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Look at who connects; called again when the TLS handshake is complete."""
         if isinstance(transport, SecureTransport):
-            if self.seat is not None:
-                self.seat.certificate_names = certificate_names(transport.tls.getpeercert())
+            if self.accepted is not None:
+                self.accepted.certificate_names = certificate_names(transport.tls.getpeercert())
             self._open(transport)
             return
         self._transport = transport  # type: ignore[assignment]  # stream transports only
@@ -196,14 +198,14 @@ class ListenerArrival(Arrival):
         peer = transport.get_extra_info("peername")
         address = str(peer[0]) if isinstance(peer, tuple) else "unix"
         self._peer = address
-        seat = self.seat = relay.seats.take(address)
-        seat.entry, seat.policy = self._entry, self._policy
+        accepted = self.accepted = relay.accepted_connections.add(address)
+        accepted.rule, accepted.policy = self._rule, self._policy
         relay.arrivals.add(self)
         self.deadline = relay.now + relay.timeouts.head_s
         try:
-            relay.seats.check(address, descriptor_of(transport))
+            relay.accepted_connections.check(address, descriptor_of(transport))
             if address == "unix":
-                self._check_user(seat)
+                self._check_user(accepted)
         except ProxyError as error:
             self._refuse(error)
             return
@@ -222,9 +224,9 @@ class ListenerArrival(Arrival):
         secure = SecureTransport(self._policy.context, self, self._on_failed_handshake, server_side=True)
         self._begin_tls(secure, data)
 
-    def _check_user(self, seat: Seat) -> None:
+    def _check_user(self, accepted: AcceptedConnection) -> None:
         connected = self._transport.get_extra_info("socket")
-        user = seat.user = peer_user(connected) if connected is not None else None
+        user = accepted.user = peer_user(connected) if connected is not None else None
         if user is not None:
             self._peer = f"unix:{user}"
         if self._policy.users and user not in self._policy.users:
@@ -262,8 +264,10 @@ class InterceptedArrival(Arrival):
 
     __slots__ = ("_fetched", "_fetched_rsa", "_host")
 
-    def __init__(self, relay: Relay, entry: Entry, peer: str, seat: Seat | None, deadline: float) -> None:
-        super().__init__(relay, entry, peer, seat, deadline)
+    def __init__(
+        self, relay: Relay, rule: DestinationRule, peer: str, accepted: AcceptedConnection | None, deadline: float
+    ) -> None:
+        super().__init__(relay, rule, peer, accepted, deadline)
         self._host = ""
         self._fetched = False
         self._fetched_rsa = False
@@ -287,8 +291,8 @@ class InterceptedArrival(Arrival):
             return
         secure = SecureTransport(context, self, self._on_failed_handshake, server_side=True)
         secure.on_no_match = self._fetch_rsa
-        if isinstance(self._entry, FixedEntry):
-            self._entry.tls = secure.tls
+        if isinstance(self._rule, FixedRule):
+            self._rule.tls = secure.tls
         relay.arrivals.add(self)
         self._begin_tls(secure, data)
 
@@ -339,8 +343,8 @@ class TunnelArrival(InterceptedArrival):
     __slots__ = ("_authority", "_client_name", "_route")
 
     def __init__(self, relay: Relay, pipe: Pipe, sender: Sender, tunnel: RoutedTunnel) -> None:
-        entry = FixedEntry(tunnel.destination, tunnel.authority, "connect", takes_http2=tunnel.takes_http2)
-        super().__init__(relay, entry, sender.peer, sender.seat, relay.now + relay.timeouts.head_s)
+        rule = FixedRule(tunnel.destination, tunnel.authority, "connect", takes_http2=tunnel.takes_http2)
+        super().__init__(relay, rule, sender.peer, sender.accepted, relay.now + relay.timeouts.head_s)
         self._transport = pipe.transport
         self._authority = tunnel.authority
         self._route = tunnel.destination.route

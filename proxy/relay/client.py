@@ -19,17 +19,17 @@ from proxy.errors import (
     TargetTooLong,
 )
 from proxy.policy.access import PasswordClaim
-from proxy.relay.abort import abort_visibly
+from proxy.relay.accepted_connection import descriptor_of
 from proxy.relay.admission import PendingCheck
 from proxy.relay.answers import CONNECT_ESTABLISHED, CONNECTION_CLOSE, format_answer
 from proxy.relay.asked import describe_head, describe_raw
 from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
-from proxy.relay.entry import FixedEntry
+from proxy.relay.destination_rule import FixedRule
 from proxy.relay.exchange import Exchange
 from proxy.relay.gate import RoutedTunnel, begin_connect, begin_exchange, identify, record_refusal, take_verdict
 from proxy.relay.head import check_partial_request, format_response_head, parse_request_head
 from proxy.relay.presence import is_gone, watch_presence
-from proxy.relay.seats import descriptor_of
+from proxy.relay.reset import reset_connection
 from proxy.relay.sender import Sender
 from proxy.relay.sides import CHUNKED, UNTIL_CLOSE, ClientSide, Pipe, UnderWay
 from proxy.relay.versions import begins_http2, make_http2_client
@@ -37,10 +37,10 @@ from proxy.relay.versions import begins_http2, make_http2_client
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from proxy.relay.entry import Entry
+    from proxy.relay.accepted_connection import AcceptedConnection
+    from proxy.relay.destination_rule import DestinationRule
     from proxy.relay.known_client import KnownClient
     from proxy.relay.message import RequestHead, ResponseHead
-    from proxy.relay.seats import Seat
     from proxy.relay.state import Relay
 
 # What is being read.
@@ -69,20 +69,20 @@ class ClientConnection(asyncio.Protocol, ClientSide):
 
     Args:
         relay: the process-wide state.
-        entry: how requests on this connection name their destination.
-        seat: of the connection that the client opened; None: this is that connection, and takes one.
+        rule: how requests on this connection name their destination.
+        accepted: the connection that the client opened; None: it is this one, which is counted here.
         intercept: takes over the connection where a CONNECT for a routed host has been answered.
 
     Attributes:
         relay: the process-wide state.
-        entry: how requests on this connection name their destination.
+        rule: how requests on this connection name their destination.
         transport: plain or TLS.
         peer: the client's address, as text.
         exchange: what is under way; None between two requests.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         half_closed: whether the client has ended sending.
         known: which configured client sent the request being served; None where nothing depends on it.
-        seat: of the connection that the client opened; None until it is open.
+        accepted: the connection that the client opened; None until it is open.
     """
 
     __slots__ = (
@@ -99,15 +99,15 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         "_sender",
         "_state",
         "_write_blocked",
+        "accepted",
         "deadline",
         "ends_with_response",
-        "entry",
         "exchange",
         "half_closed",
         "known",
         "peer",
         "relay",
-        "seat",
+        "rule",
         "transport",
     )
 
@@ -116,18 +116,18 @@ class ClientConnection(asyncio.Protocol, ClientSide):
     def __init__(
         self,
         relay: Relay,
-        entry: Entry,
-        seat: Seat | None = None,
+        rule: DestinationRule,
+        accepted: AcceptedConnection | None = None,
         *,
         intercept: Callable[[Relay, Pipe, Sender, RoutedTunnel], None],
     ) -> None:
         self.relay = relay
         self._intercept = intercept
-        self.entry = entry
+        self.rule = rule
         self.peer = ""
         self.exchange: UnderWay | None = None
         self.known: KnownClient | None = None
-        self.seat = seat
+        self.accepted = accepted
         self.deadline = inf
         self.half_closed = False
         self.ends_with_response = False
@@ -157,8 +157,8 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         self.relay.clients.add(self)
         self.relay.counters.client_connections += 1
         self.deadline = self.relay.now + self.relay.timeouts.client_idle_s
-        if self.seat is None:
-            self._take_seat()
+        if self.accepted is None:
+            self._count_connection()
 
     def data_received(self, data: bytes) -> None:
         """Take request bytes."""
@@ -200,8 +200,8 @@ class ClientConnection(asyncio.Protocol, ClientSide):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """Let go of everything: the client is gone."""
         self.relay.clients.discard(self)
-        if self.seat is not None:
-            self.seat.leave()
+        if self.accepted is not None:
+            self.accepted.leave()
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.on_client_lost()
@@ -239,7 +239,9 @@ class ClientConnection(asyncio.Protocol, ClientSide):
                 self._blocked_bytes = waiting
                 self.deadline = self.relay.now + _FLUSH_S
             elif waiting:
-                abort_visibly(self.transport)  # a response that ends with its connection would look complete after FIN
+                reset_connection(
+                    self.transport
+                )  # a response that ends with its connection would look complete after FIN
             else:
                 self.transport.abort()
         elif self._write_blocked:
@@ -272,7 +274,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         exchange, self.exchange = self.exchange, None
         if exchange is not None:
             exchange.on_client_lost()
-        abort_visibly(self.transport)
+        reset_connection(self.transport)
 
     def _check_presence(self, exchange: UnderWay) -> None:
         """Let go of an exchange whose client has not only ended sending, but gone."""
@@ -365,7 +367,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
     def cut(self) -> None:
         """See `ClientSide`."""
         self.exchange = None
-        abort_visibly(self.transport)
+        reset_connection(self.transport)
 
     def hold_request(self, holder: int) -> None:
         """See `ClientSide`."""
@@ -404,13 +406,13 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         self.transport.write(established)
         self.exchange = None
         self.relay.clients.discard(self)
-        on_end = None if self.seat is None else self.seat.leave
+        on_end = None if self.accepted is None else self.accepted.leave
         return Pipe(self.transport, early, on_end, has_ended=self.half_closed)
 
     def leads_to(self, host: str) -> bool:
         """See `ClientSide`."""
-        entry = self.entry
-        return not isinstance(entry, FixedEntry) or entry.authority.host == host
+        rule = self.rule
+        return not isinstance(rule, FixedRule) or rule.authority.host == host
 
     # What a reload, a drain and a tunnel ask for.
 
@@ -419,19 +421,19 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         """Whether this connection takes no further request."""
         return (
             self.relay.draining
-            or (self.seat is not None and self.seat.is_dismissed)
+            or (self.accepted is not None and self.accepted.is_dismissed)
             or (self.half_closed and not self._buffer)
         )
 
-    def redirect(self, change: Callable[[Entry], Entry]) -> None:
-        """Replace the entry by the one that a new configuration has for it."""
-        self.entry = change(self.entry)
+    def redirect(self, change: Callable[[DestinationRule], DestinationRule]) -> None:
+        """Replace the rule by the one that a new configuration has for it."""
+        self.rule = change(self.rule)
         self._sender = None
 
     def dismiss(self) -> None:
         """End the connection, whose listener would not accept it any more: at once, or after the exchange under way."""
-        if self.seat is not None:
-            self.seat.is_dismissed = True
+        if self.accepted is not None:
+            self.accepted.is_dismissed = True
         self.close_if_idle()
 
     def close_if_idle(self) -> None:
@@ -493,7 +495,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         head = parse_request_head(data[:end], target_bytes=limits.target_bytes, field_count=limits.field_count)
         if self.relay.admission is not None:
             self._recognise(None)
-            who = identify(self.relay, self.seat, head)
+            who = identify(self.relay, self.accepted, head)
             if isinstance(who, PasswordClaim):
                 self._check(who, head, data[end:])
                 return b""
@@ -514,7 +516,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
 
     def _connect(self, head: RequestHead, rest: bytes) -> None:
         relay, sender = self.relay, self._sender_of_request()
-        begun = begin_connect(relay, self, sender, self.entry, head)
+        begun = begin_connect(relay, self, sender, self.rule, head)
         self._buffer = rest
         if isinstance(begun, RoutedTunnel):
             pipe = self.hand_over(None)
@@ -526,26 +528,26 @@ class ClientConnection(asyncio.Protocol, ClientSide):
 
     # Who sends it.
 
-    def _take_seat(self) -> None:
-        self.seat = self.relay.seats.take(self.peer)
-        self.seat.entry = self.entry
+    def _count_connection(self) -> None:
+        self.accepted = self.relay.accepted_connections.add(self.peer)
+        self.accepted.rule = self.rule
         descriptor = descriptor_of(self.transport)
         try:
-            self.relay.seats.check(self.peer, descriptor)
+            self.relay.accepted_connections.check(self.peer, descriptor)
         except ProxyError as error:
             self._refuse(error)
-            if self.relay.seats.is_flooded(descriptor):
+            if self.relay.accepted_connections.is_flooded(descriptor):
                 self.transport.abort()
 
     def _check(self, claim: PasswordClaim, head: RequestHead, rest: bytes) -> None:
         """Have a password checked; `on_checked` follows."""
-        admission, seat = self.relay.admission, self.seat
-        if admission is None or seat is None:
+        admission, accepted = self.relay.admission, self.accepted
+        if admission is None or accepted is None:
             return  # nobody asked for a password then
         self._state = _PIPELINED
         self.deadline = inf
         self._buffer = rest
-        self.exchange = PendingCheck(admission, seat, claim, head, self)
+        self.exchange = PendingCheck(admission, accepted, claim, head, self)
 
     def on_checked(self, head: RequestHead, verdict: KnownClient | ProxyError) -> None:
         """Go on with a request whose sender has been found out, or refuse it."""
@@ -553,7 +555,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         self._recognise(verdict if not isinstance(verdict, ProxyError) else None)
         data, self._buffer = self._buffer, b""
         try:
-            who = take_verdict(self.relay, self.seat, head, verdict)
+            who = take_verdict(self.relay, self.accepted, head, verdict)
             if isinstance(who, PasswordClaim):
                 self._check(who, head, data)
                 return
@@ -575,7 +577,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
     def _sender_of_request(self) -> Sender:
         sender = self._sender
         if sender is None:
-            sender = self._sender = Sender(self.peer, self.entry.mode, self.known, self.seat)
+            sender = self._sender = Sender(self.peer, self.rule.mode, self.known, self.accepted)
         return sender
 
     # Content.
@@ -595,7 +597,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         self._buffer = data
 
     def _begin(self, head: RequestHead, rest: bytes) -> bytes:
-        exchange = begin_exchange(self.relay, self, self._sender_of_request(), self.entry, head)
+        exchange = begin_exchange(self.relay, self, self._sender_of_request(), self.rule, head)
         self.exchange = exchange
         self.ends_with_response = not head.keeps_alive
         self._minor = head.minor
@@ -692,11 +694,11 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         if exchange is not None:
             exchange.fail(error)
             return
-        if self.entry.takes_http2 and self._state == _HEAD and begins_http2(raw):
+        if self.rule.takes_http2 and self._state == _HEAD and begins_http2(raw):
             self._give_way(raw)
             return
         asked = describe_raw(raw) if head is None else describe_head(head)
-        record_refusal(self.relay, self._sender_of_request(), self.entry, error, asked, head)
+        record_refusal(self.relay, self._sender_of_request(), self.rule, error, asked, head)
         self.write(format_answer(error, with_content=asked[0] != b"HEAD", close=True))
         self._close(linger=True)
 
@@ -704,7 +706,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         """Let HTTP/2 have the connection, which has begun with its preface."""
         self.relay.clients.discard(self)
         self.relay.counters.client_connections -= 1
-        connection = make_http2_client(self.relay, self.entry, self.seat, self.peer)
+        connection = make_http2_client(self.relay, self.rule, self.accepted, self.peer)
         self.transport.set_protocol(connection)
         connection.connection_made(self.transport)
         connection.data_received(data)

@@ -21,8 +21,8 @@ from proxy.errors import (
 )
 from proxy.policy import probe
 from proxy.policy.authority import Authority, parse_authority
+from proxy.relay.destination_rule import FixedRule, ForwardRule, check_host
 from proxy.relay.destinations import Destination, describe_refusal
-from proxy.relay.entry import FixedEntry, ForwardEntry, check_host
 from proxy.relay.exchange import Exchange
 from proxy.relay.reauthorisation import DISMISSED
 from proxy.relay.recording import note_trace, refused
@@ -30,10 +30,10 @@ from proxy.relay.tunnel import TunnelRequest
 
 if TYPE_CHECKING:
     from proxy.policy.access import PasswordClaim
-    from proxy.relay.entry import Entry
+    from proxy.relay.accepted_connection import AcceptedConnection
+    from proxy.relay.destination_rule import DestinationRule
     from proxy.relay.known_client import KnownClient
     from proxy.relay.message import RequestHead
-    from proxy.relay.seats import Seat
     from proxy.relay.sender import Sender
     from proxy.relay.sides import ClientSide
     from proxy.relay.state import Relay
@@ -54,7 +54,9 @@ class RoutedTunnel:
     takes_http2: bool
 
 
-def identify(relay: Relay, seat: Seat | None, head: RequestHead) -> KnownClient | PasswordClaim | None:
+def identify(
+    relay: Relay, accepted: AcceptedConnection | None, head: RequestHead
+) -> KnownClient | PasswordClaim | None:
     """Return who sends a request, or who it would be if the password were right; None where nothing depends on it.
 
     Raises:
@@ -62,13 +64,13 @@ def identify(relay: Relay, seat: Seat | None, head: RequestHead) -> KnownClient 
         ProxyAuthenticationRequired: nobody yet.
     """
     admission = relay.admission
-    if admission is None or seat is None:
+    if admission is None or accepted is None:
         return None
-    return admission.identify(seat, head.proxy_authorization)
+    return admission.identify(accepted, head.proxy_authorization)
 
 
 def take_verdict(
-    relay: Relay, seat: Seat | None, head: RequestHead, verdict: KnownClient | ProxyError
+    relay: Relay, accepted: AcceptedConnection | None, head: RequestHead, verdict: KnownClient | ProxyError
 ) -> KnownClient | PasswordClaim | None:
     """Return who sends a request whose password has been checked, as `identify` does.
 
@@ -77,30 +79,32 @@ def take_verdict(
     """
     if isinstance(verdict, ProxyError):
         raise verdict
-    if seat is not None and seat.is_dismissed:
+    if accepted is not None and accepted.is_dismissed:
         raise ClientRefused(DISMISSED, code="listener_changed")
     if relay.admission is None:
         return None
     if verdict.admission is not relay.admission:
-        return identify(relay, seat, head)  # what was right by another configuration is checked by this one
+        return identify(relay, accepted, head)  # what was right by another configuration is checked by this one
     return verdict
 
 
-def begin_exchange(relay: Relay, client: ClientSide, sender: Sender, entry: Entry, head: RequestHead) -> Exchange:
+def begin_exchange(
+    relay: Relay, client: ClientSide, sender: Sender, rule: DestinationRule, head: RequestHead
+) -> Exchange:
     """Return the exchange of a request, counted as its sender's and not started.
 
     Args:
         relay: the process-wide state.
         client: gets the response.
         sender: who sent the request.
-        entry: how requests on the connection name their destination.
+        rule: how requests on the connection name their destination.
         head: the request.
 
     Raises:
         ClientError: it is refused.
         Overloaded: there are too many exchanges.
     """
-    destination, target = entry.locate(relay, head)
+    destination, target = rule.locate(relay, head)
     if head.method == b"TRACE" and destination.tokens is not None:
         raise ClientRefused("TRACE is not passed on: the response would show the access token (RFC 9110 §9.3.8).")
     body_bytes = relay.limits.body_bytes
@@ -112,7 +116,7 @@ def begin_exchange(relay: Relay, client: ClientSide, sender: Sender, entry: Entr
 
 
 def begin_connect(
-    relay: Relay, client: ClientSide, sender: Sender, entry: Entry, head: RequestHead
+    relay: Relay, client: ClientSide, sender: Sender, rule: DestinationRule, head: RequestHead
 ) -> TunnelRequest | RoutedTunnel:
     """Decide about CONNECT (RFC 9110 §9.3.6): end the client's TLS here, or pass bytes blind. The arguments are `begin_exchange`'s.
 
@@ -120,7 +124,7 @@ def begin_connect(
         ClientError: it is refused.
         Overloaded: there are too many tunnels or exchanges.
     """
-    if not isinstance(entry, ForwardEntry):
+    if not isinstance(rule, ForwardRule):
         raise ProxyUsageError("CONNECT is for a forward listener; this connection already leads to one upstream.")
     if head.has_content:
         raise MalformedRequest("A CONNECT request has no content (RFC 9110 §9.3.6).")
@@ -130,10 +134,10 @@ def begin_connect(
     if relay.destinations.route_for(authority) is not None:
         relay.counters.intercepts += 1
         destination = relay.destinations.find(authority, authority.port)
-        if sender.known is not None and sender.seat is not None:
+        if sender.known is not None and sender.accepted is not None:
             sender.known.client.check_route(destination.route)
-            sender.seat.known = sender.known
-        return RoutedTunnel(authority, destination, entry.takes_http2)
+            sender.accepted.known = sender.known
+        return RoutedTunnel(authority, destination, rule.takes_http2)
     if not relay.destinations.tunnels_others:
         raise DestinationRefused(describe_refusal(authority))
     if len(relay.splices) >= relay.limits.tunnels:
@@ -146,7 +150,7 @@ def begin_connect(
 def record_refusal(
     relay: Relay,
     sender: Sender,
-    entry: Entry,
+    rule: DestinationRule,
     error: ProxyError,
     asked: tuple[bytes, str, bytes],
     head: RequestHead | None = None,
@@ -156,7 +160,7 @@ def record_refusal(
     Args:
         relay: the process-wide state.
         sender: who sent it.
-        entry: how requests on the connection name their destination.
+        rule: how requests on the connection name their destination.
         error: why.
         asked: method, authority and path, as far as they are known.
         head: the request, where it could be read.
@@ -165,8 +169,8 @@ def record_refusal(
         return
     relay.counters.count_error(error.proxy_status)
     method, authority, target = asked
-    if method and not authority and isinstance(entry, FixedEntry):
-        authority = str(entry.authority)
+    if method and not authority and isinstance(rule, FixedRule):
+        authority = str(rule.authority)
     key = ("", error.status)
     relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
     if relay.observe is not None:
@@ -174,7 +178,7 @@ def record_refusal(
             refused(
                 ended_at=relay.wall_offset + time.monotonic(),
                 client=sender.peer,
-                mode=entry.mode,
+                mode=rule.mode,
                 method=method,
                 authority=authority,
                 target=target,

@@ -77,12 +77,12 @@ def check_sender(relay: Relay, sender: Sender, request: RequestHead, route: str)
     Raises:
         ClientRefused: the client may not use the route, is no longer configured, or its listener would not take it any more.
     """
-    if sender.seat is None:
+    if sender.accepted is None:
         return
-    if sender.seat.is_dismissed:
+    if sender.accepted.is_dismissed:
         raise ClientRefused(DISMISSED, code="listener_changed")
     if relay.admission is not None:
-        relay.admission.confirm(sender.seat, sender.known, request.proxy_authorization).client.check_route(route)
+        relay.admission.confirm(sender.accepted, sender.known, request.proxy_authorization).client.check_route(route)
 
 
 DISMISSED: Final = (

@@ -24,16 +24,16 @@ from proxy.errors import (
 )
 from proxy.policy.access import PasswordClaim
 from proxy.policy.authority import Authority
+from proxy.relay.accepted_connection import descriptor_of
 from proxy.relay.answers import format_answer
 from proxy.relay.arrival import TLS_HANDSHAKE, InterceptedArrival
 from proxy.relay.asked import describe_raw
 from proxy.relay.client_hello import ClientHelloReader
+from proxy.relay.destination_rule import FixedRule, parse_named
 from proxy.relay.destinations import describe_refusal
-from proxy.relay.entry import FixedEntry, parse_named
 from proxy.relay.head import parse_request_head
 from proxy.relay.original import has_ipv6, read_original_destination
 from proxy.relay.original_tunnel import OriginalTunnel
-from proxy.relay.seats import descriptor_of
 from proxy.relay.sides import Pipe
 from proxy.relay.splice import join
 
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from proxy.relay.destination_rule import DestinationRule
     from proxy.relay.destinations import Destination
-    from proxy.relay.entry import Entry
     from proxy.relay.known_client import KnownClient
     from proxy.relay.message import RequestHead
     from proxy.relay.state import Relay
@@ -59,13 +59,13 @@ _LINGER_S: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class RedirectedEntry:
-    """A transparent listener: a connection's own entry is made once it is known what it is for.
+class RedirectedRule:
+    """A transparent listener: a connection's own rule is made once it is known what it is for.
 
     Attributes:
         refuses_cross_site: whether requests of web pages of other sites are refused.
         mode: for the access log.
-        takes_http2: see `Entry`.
+        takes_http2: see `DestinationRule`.
     """
 
     refuses_cross_site: bool = True
@@ -73,7 +73,7 @@ class RedirectedEntry:
     takes_http2: bool = True
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
-        """See `Entry`; no request is read by this one."""
+        """See `DestinationRule`; no request is read by this one."""
         raise NotImplementedError
 
 
@@ -82,7 +82,7 @@ class RedirectedConnection(InterceptedArrival):
 
     Args:
         relay: the process-wide state.
-        entry: the listener's.
+        rule: the listener's.
     """
 
     __slots__ = (
@@ -97,9 +97,9 @@ class RedirectedConnection(InterceptedArrival):
         "_tunnel",
     )
 
-    def __init__(self, relay: Relay, entry: RedirectedEntry) -> None:
-        super().__init__(relay, entry, "", None, inf)
-        self._refuses_cross_site = entry.refuses_cross_site
+    def __init__(self, relay: Relay, rule: RedirectedRule) -> None:
+        super().__init__(relay, rule, "", None, inf)
+        self._refuses_cross_site = rule.refuses_cross_site
         self._begun = False
         self._has_ended = False
         self._is_decided = False
@@ -119,8 +119,8 @@ class RedirectedConnection(InterceptedArrival):
         relay = self._relay
         peer = transport.get_extra_info("peername")
         self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        seat = self.seat = relay.seats.take(self._peer)
-        seat.entry = self._entry
+        accepted = self.accepted = relay.accepted_connections.add(self._peer)
+        accepted.rule = self._rule
         relay.arrivals.add(self)
         self.deadline = relay.now + relay.timeouts.head_s
         connected = transport.get_extra_info("socket")
@@ -128,7 +128,7 @@ class RedirectedConnection(InterceptedArrival):
             found = read_original_destination(connected, is_ipv6=has_ipv6(transport))
             self._original = None if found is None else Authority(*found)
         try:
-            relay.seats.check(self._peer, descriptor_of(transport))
+            relay.accepted_connections.check(self._peer, descriptor_of(transport))
         except ProxyError as error:  # nothing is known of its protocol yet, so there are no words for it
             self._record_error(error)
             self.abort()
@@ -166,12 +166,12 @@ class RedirectedConnection(InterceptedArrival):
             self._tunnel.cancel()
         super().abort()
 
-    def redirect(self, change: Callable[[Entry], Entry]) -> None:
+    def redirect(self, change: Callable[[DestinationRule], DestinationRule]) -> None:
         """Follow a new configuration; a listener of another mode would have read the connection in another way."""
         super().redirect(change)
         if not self._is_decided:
-            if isinstance(self._entry, RedirectedEntry):
-                self._refuses_cross_site = self._entry.refuses_cross_site
+            if isinstance(self._rule, RedirectedRule):
+                self._refuses_cross_site = self._rule.refuses_cross_site
             else:
                 self.abort()
 
@@ -249,19 +249,19 @@ class RedirectedConnection(InterceptedArrival):
         if authority is not None and is_routed:
             destination = destinations.find(authority, authority.port)
             self._is_decided = True
-            entry = FixedEntry(
+            rule = FixedRule(
                 destination,
                 authority,
                 MODE,
                 refuses_cross_site=self._refuses_cross_site,
-                takes_http2=self._entry.takes_http2,
+                takes_http2=self._rule.takes_http2,
             )
             if is_tls:
                 self._relay.counters.intercepts += 1
-                self._entry = entry
+                self._rule = rule
                 self._intercept(authority.host, data)
             else:
-                self._hand_over(entry, data)
+                self._hand_over(rule, data)
             return
         if not destinations.tunnels_others:
             raise describe_unrouted(authority, original)
@@ -300,10 +300,10 @@ class RedirectedConnection(InterceptedArrival):
 
     # What becomes of it.
 
-    def _hand_over(self, entry: Entry, data: bytes) -> None:
+    def _hand_over(self, rule: DestinationRule, data: bytes) -> None:
         """Let requests come."""
         self._is_decided = True
-        self._entry = entry
+        self._rule = rule
         self._open(self._transport, data)
 
     def _pass_on(self, original: Authority, data: bytes) -> None:
@@ -319,9 +319,9 @@ class RedirectedConnection(InterceptedArrival):
     def _enter(self) -> KnownClient | None:
         """Return who the client is; a password cannot be asked for here."""
         admission = self._relay.admission
-        if admission is None or self.seat is None:
+        if admission is None or self.accepted is None:
             return None
-        found = admission.identify(self.seat, None)
+        found = admission.identify(self.accepted, None)
         if isinstance(found, PasswordClaim):
             raise ClientRefused(
                 "This client is known by a password, which no program sends on a redirected connection.",
@@ -336,7 +336,7 @@ class RedirectedConnection(InterceptedArrival):
         self._tunnel = None
         relay.arrivals.discard(self)
         relay.counters.tunnels += 1
-        leave = None if self.seat is None else self.seat.leave
+        leave = None if self.accepted is None else self.accepted.leave
         join(relay, Pipe(self._transport, data, leave, has_ended=self._has_ended), Pipe(upstream), tunnel.on_end)
 
     def fail(self, error: ProxyError) -> None:
@@ -387,7 +387,7 @@ class RedirectedConnection(InterceptedArrival):
         self._record(error.proxy_status, error.code, (method, named, target), status=error.status if self._head else 0)
 
     def _record_failure(self, outcome: str, code: str) -> None:
-        route = self._entry.destination.route if isinstance(self._entry, FixedEntry) else ""
+        route = self._rule.destination.route if isinstance(self._rule, FixedRule) else ""
         self._record(outcome, code, (b"", str(self._authority or ""), b""), route=route)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from proxy.relay.accepted_connection import AcceptedConnection
     from proxy.relay.known_client import KnownClient
-    from proxy.relay.seats import Seat
 
 
 class Sender:
@@ -16,16 +16,16 @@ class Sender:
         peer: the client's address, as text.
         mode: how requests come in, for the access log.
         known: which configured client it is; None where nothing depends on it.
-        seat: of the connection that the client opened.
+        accepted: the connection that the client opened.
     """
 
-    __slots__ = ("known", "mode", "peer", "seat")
+    __slots__ = ("accepted", "known", "mode", "peer")
 
-    def __init__(self, peer: str, mode: str, known: KnownClient | None, seat: Seat | None) -> None:
+    def __init__(self, peer: str, mode: str, known: KnownClient | None, accepted: AcceptedConnection | None) -> None:
         self.peer = peer
         self.mode = mode
         self.known = known
-        self.seat = seat
+        self.accepted = accepted
 
     @property
     def name(self) -> str:

@@ -41,12 +41,12 @@ class Incoming(Watched, Protocol):
     """A connection that a client has opened, or what runs inside one of its tunnels."""
 
     @property
-    def seat(self) -> Any | None:  # noqa: ANN401  # its class is above
-        """The seat of the connection that the client opened; None until it is open."""
+    def accepted(self) -> Any | None:  # noqa: ANN401  # its class is above
+        """The connection that the client opened; None until it is open."""
         ...
 
     def redirect(self, change: Callable[[Any], Any]) -> None:
-        """Replace the entry by the one that a new configuration has for it."""
+        """Replace the rule by the one that a new configuration has for it."""
 
     def dismiss(self) -> None:
         """End a connection that its listener would not accept any more: at once, or after the exchange under way."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from proxy.relay.abort import abort_visibly
+from proxy.relay.reset import reset_connection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -139,8 +139,8 @@ class Splice:
 
     def abort(self) -> None:
         """Cut both sides."""
-        abort_visibly(self.client.transport)
-        abort_visibly(self.upstream.transport)
+        reset_connection(self.client.transport)
+        reset_connection(self.upstream.transport)
         self._finish()
 
     @property

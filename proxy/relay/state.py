@@ -9,7 +9,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from proxy.relay.seats import Seats
+from proxy.relay.accepted_connection import AcceptedConnections
 from proxy.relay.shared import Shared
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Relay(Shared):
     Attributes:
         destinations: where requests may go; replaced as a whole when the configuration changes.
         admission: who may use the proxy; None if everyone may; replaced as a whole when the configuration changes.
-        seats: counts the accepted client connections, whatever runs on them.
+        accepted_connections: those of clients, whatever runs on them.
         traces: whether records hold what spans need.
     """
 
@@ -62,7 +62,7 @@ class Relay(Shared):
         self.fetch_context = fetch_context
         self.observe = observe
         self.admission: Admission | None = None
-        self.seats = Seats(limits)
+        self.accepted_connections = AcceptedConnections(limits)
         self.traces = False
 
     async def drain(self) -> bool:

@@ -12,9 +12,9 @@ from proxy.relay.secure import SecureTransport
 if TYPE_CHECKING:
     import asyncio
 
-    from proxy.relay.entry import Entry
+    from proxy.relay.accepted_connection import AcceptedConnection
+    from proxy.relay.destination_rule import DestinationRule
     from proxy.relay.http2.client import Http2ClientConnection
-    from proxy.relay.seats import Seat
     from proxy.relay.state import Relay
 
 # RFC 9113 §3.4. No request of HTTP/1.1 begins so: "PRI" is reserved for it.
@@ -31,8 +31,10 @@ def begins_http2(data: bytes, least: int = 12) -> bool:
     return len(data) >= least and _PREFACE.startswith(data[: len(_PREFACE)])
 
 
-def make_http2_client(relay: Relay, entry: Entry, seat: Seat | None, peer: str) -> Http2ClientConnection:
+def make_http2_client(
+    relay: Relay, rule: DestinationRule, accepted: AcceptedConnection | None, peer: str
+) -> Http2ClientConnection:
     """Return the protocol of a client's connection that speaks HTTP/2."""
     from proxy.relay.http2.client import Http2ClientConnection  # noqa: PLC0415  # see above
 
-    return Http2ClientConnection(relay, entry, seat, peer)
+    return Http2ClientConnection(relay, rule, accepted, peer)

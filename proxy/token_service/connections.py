@@ -1,6 +1,6 @@
 """aiohttp's HTTP server with the proxy's own limits, deadlines and refusals. Does I/O; imports aiohttp: import it late.
 
-Invariants: every connection has a seat from its first moment to its last; one that sends no whole request in time is closed;
+Invariants: every connection is counted from its first moment to its last; one that sends no whole request in time is closed;
 what is malformed gets an answer in our words.
 """
 
@@ -14,7 +14,7 @@ from aiohttp import web
 
 from proxy.errors import ClientRefused, MalformedRequest, ProxyError
 from proxy.policy.access import certificate_names
-from proxy.relay.seats import descriptor_of, peer_user
+from proxy.relay.accepted_connection import descriptor_of, peer_user
 from proxy.relay.secure import SecureTransport
 from proxy.token_service.answers import refuse_gateway
 
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from proxy.config.settings import LimitSettings, TimeoutSettings
+    from proxy.relay.accepted_connection import AcceptedConnection, AcceptedConnections
     from proxy.relay.listener_policy import ListenerPolicy
-    from proxy.relay.seats import Seat, Seats
     from proxy.token_service.answers import Answer
 
 logger = logging.getLogger("proxy.token_service")
@@ -52,8 +52,8 @@ class Connections(web.Server):
     Args:
         handler: answers a request.
         limits, timeouts: the configuration's.
-        seats: counts connections, those of other listeners too.
-        guard: what the listener asks of who connects; None: nothing.
+        accepted_connections: counts them, those of other listeners too.
+        policy: what the listener asks of who connects; None: nothing.
     """
 
     def __init__(
@@ -62,8 +62,8 @@ class Connections(web.Server):
         *,
         limits: LimitSettings,
         timeouts: TimeoutSettings,
-        seats: Seats,
-        guard: ListenerPolicy | None,
+        accepted_connections: AcceptedConnections,
+        policy: ListenerPolicy | None,
     ) -> None:
         super().__init__(
             handler,
@@ -76,11 +76,11 @@ class Connections(web.Server):
             logger=logger,
         )
         self._timeouts = timeouts
-        self._seats = seats
-        self._guard = guard
-        self._taken: dict[web.RequestHandler, Seat] = {}
+        self._accepted_connections = accepted_connections
+        self._policy = policy
+        self._accepted: dict[web.RequestHandler, AcceptedConnection] = {}
         # Of connections whose TLS handshake has begun, with what ends it, until aiohttp is told of them.
-        self._shaking: dict[web.RequestHandler, tuple[Seat, asyncio.TimerHandle]] = {}
+        self._shaking: dict[web.RequestHandler, tuple[AcceptedConnection, asyncio.TimerHandle]] = {}
         self._refusals: dict[web.RequestHandler, ProxyError] = {}
         self._deadlines: dict[web.RequestHandler, asyncio.TimerHandle] = {}
 
@@ -96,63 +96,63 @@ class Connections(web.Server):
         """
         return self() if context is None else _Handshake(self, context, self._timeouts.head_s)
 
-    def take_seat(self, transport: asyncio.BaseTransport) -> Seat | None:
+    def count(self, transport: asyncio.BaseTransport) -> AcceptedConnection | None:
         """Count a connection; None: there are far too many, so it is cut without a word."""
         peer = transport.get_extra_info("peername")
-        seat = self._seats.take(str(peer[0]) if isinstance(peer, tuple) and peer else "unix")
-        if not self._seats.is_flooded(descriptor_of(transport)):
-            return seat
-        seat.leave()
+        accepted = self._accepted_connections.add(str(peer[0]) if isinstance(peer, tuple) and peer else "unix")
+        if not self._accepted_connections.is_flooded(descriptor_of(transport)):
+            return accepted
+        accepted.leave()
         return None
 
-    def begin_tls(self, seat: Seat, deadline: asyncio.TimerHandle) -> web.RequestHandler:
-        """Return the protocol of a connection that has its seat since before its TLS handshake."""
+    def begin_tls(self, accepted: AcceptedConnection, deadline: asyncio.TimerHandle) -> web.RequestHandler:
+        """Return the protocol of a connection that has been counted before its TLS handshake."""
         handler = self()
-        self._shaking[handler] = seat, deadline
+        self._shaking[handler] = accepted, deadline
         return handler
 
     def give_up(self, handler: web.RequestHandler) -> None:
         """Forget a connection whose handshake has failed."""
-        seat, deadline = self._shaking.pop(handler)
-        seat.leave()
+        accepted, deadline = self._shaking.pop(handler)
+        accepted.leave()
         deadline.cancel()
 
     def connection_made(self, handler: web.RequestHandler, transport: asyncio.Transport) -> None:
-        """Give a new connection its seat, and note why it gets no more than that."""
+        """Count a new connection, and note why it is refused all the same."""
         super().connection_made(handler, transport)
         if isinstance(transport, SecureTransport):
-            seat, deadline = self._shaking.pop(handler)
+            accepted, deadline = self._shaking.pop(handler)
             deadline.cancel()
-            seat.certificate_names = certificate_names(transport.tls.getpeercert())
+            accepted.certificate_names = certificate_names(transport.tls.getpeercert())
         else:
-            taken = self.take_seat(transport)
+            taken = self.count(transport)
             if taken is None:
                 transport.abort()
                 return
-            seat = taken
-        self._taken[handler] = seat
+            accepted = taken
+        self._accepted[handler] = accepted
         try:
-            self._seats.check(seat.address, descriptor_of(transport))
-            if seat.address == "unix":
-                self._check_user(seat, transport)
+            self._accepted_connections.check(accepted.address, descriptor_of(transport))
+            if accepted.address == "unix":
+                self._check_user(accepted, transport)
         except ProxyError as error:
             self._refusals[handler] = error
         self._set_deadline(handler, self._timeouts.head_s)
 
     def connection_lost(self, handler: web.RequestHandler, exc: BaseException | None = None) -> None:
-        """Free the seat."""
+        """Count the connection no more."""
         super().connection_lost(handler, exc)
-        seat = self._taken.pop(handler, None)
-        if seat is not None:
-            seat.leave()
+        accepted = self._accepted.pop(handler, None)
+        if accepted is not None:
+            accepted.leave()
         self._refusals.pop(handler, None)
         deadline = self._deadlines.pop(handler, None)
         if deadline is not None:
             deadline.cancel()
 
-    def seat_of(self, request: web.BaseRequest) -> Seat | None:
-        """Return the seat of a request's connection; None where that has gone meanwhile."""
-        return self._taken.get(request.protocol)
+    def accepted_connection_of(self, request: web.BaseRequest) -> AcceptedConnection | None:
+        """Return the connection that a request came by; None where that has gone meanwhile."""
+        return self._accepted.get(request.protocol)
 
     def refusal_of(self, request: web.BaseRequest) -> ProxyError | None:
         """Return why nothing on a connection is answered otherwise."""
@@ -166,7 +166,7 @@ class Connections(web.Server):
 
     def end(self, request: web.BaseRequest) -> None:
         """Take note that the request is answered: the next one may take its time."""
-        if request.protocol in self._taken:
+        if request.protocol in self._accepted:
             self._set_deadline(request.protocol, self._timeouts.client_idle_s + self._timeouts.head_s)
 
     def _set_deadline(self, handler: web.RequestHandler, after_s: float) -> None:
@@ -175,10 +175,10 @@ class Connections(web.Server):
             earlier.cancel()
         self._deadlines[handler] = asyncio.get_running_loop().call_later(after_s, handler.force_close)
 
-    def _check_user(self, seat: Seat, transport: asyncio.Transport) -> None:
+    def _check_user(self, accepted: AcceptedConnection, transport: asyncio.Transport) -> None:
         connected = transport.get_extra_info("socket")
-        user = seat.user = peer_user(connected) if connected is not None else None
-        if self._guard is not None and self._guard.users and user not in self._guard.users:
+        user = accepted.user = peer_user(connected) if connected is not None else None
+        if self._policy is not None and self._policy.users and user not in self._policy.users:
             raise ClientRefused(
                 f"The user {'unknown' if user is None else user} is not among the listener's `users`.",
                 code="user_not_allowed",
@@ -198,24 +198,24 @@ class _Handshake(asyncio.Protocol):
         self._connections = connections
         self._context = context
         self._within_s = within_s
-        self._seat: Seat | None = None
+        self._accepted: AcceptedConnection | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take a seat, and wait for the client's first bytes."""
+        """Count the connection, and wait for the client's first bytes."""
         self._transport: asyncio.Transport = transport  # type: ignore[assignment]  # stream transports only
-        self._seat = self._connections.take_seat(transport)
-        if self._seat is None:
+        self._accepted = self._connections.count(transport)
+        if self._accepted is None:
             self._transport.abort()
             return
         self._deadline = asyncio.get_running_loop().call_later(self._within_s, self._transport.abort)
 
     def data_received(self, data: bytes) -> None:
-        """Begin the handshake: from here on the seat is the handler's."""
-        if self._seat is None or self._deadline is None:
+        """Begin the handshake: from here on the handler has the connection counted."""
+        if self._accepted is None or self._deadline is None:
             return
-        handler = self._connections.begin_tls(self._seat, self._deadline)
-        self._seat = self._deadline = None
+        handler = self._connections.begin_tls(self._accepted, self._deadline)
+        self._accepted = self._deadline = None
         secure = SecureTransport(
             self._context, handler, lambda _error: self._connections.give_up(handler), server_side=True
         )
@@ -224,11 +224,11 @@ class _Handshake(asyncio.Protocol):
         secure.data_received(data)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """Free the seat of a client that has sent nothing."""
+        """Count a connection no more whose client has sent nothing."""
         if self._deadline is not None:
             self._deadline.cancel()
-        if self._seat is not None:
-            self._seat.leave()
+        if self._accepted is not None:
+            self._accepted.leave()
 
 
 class _Connection(web.RequestHandler):

@@ -43,9 +43,9 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import ListenerSettings, TimeoutSettings
     from proxy.identity.access_token import AccessToken
+    from proxy.relay.accepted_connection import AcceptedConnection
     from proxy.relay.admission import Admission
     from proxy.relay.known_client import KnownClient
-    from proxy.relay.seats import Seat
     from proxy.token_service.answers import Answer
     from proxy.token_service.offers import Offer, Offers
 
@@ -127,12 +127,14 @@ class Handout:
         literals = {configured.host, address[0]} if configured.path is None else {"localhost"}
         self._own_hosts = frozenset(Authority(host, port) for host in {*literals, *self._own_names})
 
-    async def answer(self, request: web.BaseRequest, seat: Seat | None, refusal: ProxyError | None) -> Answer:
+    async def answer(
+        self, request: web.BaseRequest, accepted: AcceptedConnection | None, refusal: ProxyError | None
+    ) -> Answer:
         """Return the answer to a request, and leave its record.
 
         Args:
             request: its head; content is not read.
-            seat: of its connection; None where that has gone.
+            accepted: its connection; None where that has gone.
             refusal: why nothing on this connection is answered; None where it is.
         """
         began_mono = time.monotonic()
@@ -140,11 +142,11 @@ class Handout:
         path = request.rel_url.raw_path
         form = refuse_program if path == TOKEN_PATH and self._listener.token_endpoint else refuse_gateway
         try:
-            if seat is None:
+            if accepted is None:
                 raise IdentityPlatformUnavailable("The client has gone.")
             if refusal is not None:
                 raise refusal
-            answer = await self._decide(request, path, seat, note)
+            answer = await self._decide(request, path, accepted, note)
         except ProxyError as error:
             note.outcome, note.code, note.token = error.proxy_status, error.code, None
             answer = form(error)
@@ -155,23 +157,25 @@ class Handout:
             )
             note.outcome, note.token = failure.proxy_status, None
             answer = form(failure)
-        self._write_down(request, path, seat, note, answer, began_mono)
+        self._write_down(request, path, accepted, note, answer, began_mono)
         return answer
 
-    async def _decide(self, request: web.BaseRequest, path: str, seat: Seat, note: _Note) -> Answer:
+    async def _decide(self, request: web.BaseRequest, path: str, accepted: AcceptedConnection, note: _Note) -> Answer:
         if not request.raw_path.startswith(
             "/"
         ):  # RFC 9112 §3.2.2: such a target counts, and not the Host field beside it
             raise NothingThere(_NOTHING_HERE)
         if self._listener.token_endpoint and path == TOKEN_PATH:
             note.endpoint = "token"
-            return await self._issue(request, seat, note)
+            return await self._issue(request, accepted, note)
         if self._listener.authorize and (path == AUTHORIZE_PATH or path.startswith(f"{AUTHORIZE_PATH}/")):
             note.endpoint = "authorize"
-            return await self._authorize(request, seat, note, is_exact=path == AUTHORIZE_PATH)
+            return await self._authorize(request, accepted, note, is_exact=path == AUTHORIZE_PATH)
         raise NothingThere(_NOTHING_HERE)
 
-    async def _authorize(self, request: web.BaseRequest, seat: Seat, note: _Note, *, is_exact: bool) -> Answer:
+    async def _authorize(
+        self, request: web.BaseRequest, accepted: AcceptedConnection, note: _Note, *, is_exact: bool
+    ) -> Answer:
         if not self._is_out_of_browsers_reach:
             check_own_host(request.headers, self._own_names, self._offers.names)
         authority = find_host(request.headers, request.rel_url.query, is_exact=is_exact)
@@ -179,13 +183,13 @@ class Handout:
         offer = self._offers.for_host(authority)
         if offer is None:
             raise describe_missing_route(authority)
-        known = await self._identify(request, seat, note)
+        known = await self._identify(request, accepted, note)
         token = await self._take(offer, known, note)
         return authorize(token, time.monotonic())
 
-    async def _issue(self, request: web.BaseRequest, seat: Seat, note: _Note) -> Answer:
+    async def _issue(self, request: web.BaseRequest, accepted: AcceptedConnection, note: _Note) -> Answer:
         check_program(request.method, request.headers, self._secret, self._own_hosts, self._default_port)
-        known = await self._identify(request, seat, note)
+        known = await self._identify(request, accepted, note)
         question = read_token_question(request.rel_url.query)
         offer = self._offers.for_resource(question, lambda route: _may_use(known, route))
         if offer is None:
@@ -193,7 +197,9 @@ class Handout:
         token = await self._take(offer, known, note)
         return issue(token, time.monotonic(), time.time(), resource=question.resource, client_id=offer.client_id)
 
-    async def _identify(self, request: web.BaseRequest, seat: Seat, note: _Note) -> KnownClient | None:
+    async def _identify(
+        self, request: web.BaseRequest, accepted: AcceptedConnection, note: _Note
+    ) -> KnownClient | None:
         """Say who asks.
 
         Raises:
@@ -205,9 +211,9 @@ class Handout:
         sent = request.headers.getall("Proxy-Authorization", [])
         credentials = sent[0].encode("utf-8", "surrogateescape") if sent else None
         try:
-            found = admission.identify(seat, credentials)
+            found = admission.identify(accepted, credentials)
             if isinstance(found, PasswordClaim):
-                found = await admission.verify(seat, found)
+                found = await admission.verify(accepted, found)
         except ProxyAuthenticationRequired as error:
             # Not 407: to a gateway that is a fault of the service, and to its clients it would mean them.
             raise ClientRefused(f"{error.detail} {_SAY_PASSWORD}", code=error.code) from None
@@ -256,19 +262,28 @@ class Handout:
             ) from None
 
     def _write_down(
-        self, request: web.BaseRequest, path: str, seat: Seat | None, note: _Note, answer: Answer, began_mono: float
+        self,
+        request: web.BaseRequest,
+        path: str,
+        accepted: AcceptedConnection | None,
+        note: _Note,
+        answer: Answer,
+        began_mono: float,
     ) -> None:
         offer = note.offer
         route = "" if offer is None else offer.route
         key = (note.endpoint, route or _NO_ROUTE, answer.status)
         self._counts[key] = self._counts.get(key, 0) + 1
+        client = "" if accepted is None else accepted.address
+        if accepted is not None and accepted.user is not None:
+            client += f":{accepted.user}"
         now = time.monotonic()
         # Behind /authorize a path is that of the gateway's own client.
         target = AUTHORIZE_PATH if note.endpoint == "authorize" else path
         self._observe(
             ExchangeRecord(
                 ended_at=time.time(),
-                client="" if seat is None else seat.address if seat.user is None else f"{seat.address}:{seat.user}",
+                client=client,
                 mode=_MODE,
                 method=request.method.encode("utf-8", "replace"),
                 authority=note.authority,

@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import ListenerSettings, Settings
     from proxy.identity.sources import TokenSources
+    from proxy.relay.accepted_connection import AcceptedConnections
     from proxy.relay.admission import Admission
     from proxy.relay.listener_policy import ListenerPolicy
     from proxy.relay.record import ExchangeRecord
-    from proxy.relay.seats import Seats
     from proxy.token_service.connections import Connections
     from proxy.token_service.handout import Counts
 
@@ -44,14 +44,14 @@ _ANY: Final = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  # what progra
 
 
 @dataclass(slots=True)
-class Door:
+class Listener:
     """One listener under one configuration.
 
     Attributes:
         index: in the configuration's listeners.
         key: what has to stay the same for the socket to stay open: address, file mode, and which of several such it is.
-        listener: its settings.
-        guard: what it asks of who connects; None: nothing.
+        settings: its settings.
+        policy: what it asks of who connects; None: nothing.
         offers, admission: as for `Handout`.
         listening: the socket; None before it is open.
         server: what accepts on it.
@@ -63,8 +63,8 @@ class Door:
 
     index: int
     key: tuple[str, str, int]
-    listener: ListenerSettings
-    guard: ListenerPolicy | None
+    settings: ListenerSettings
+    policy: ListenerPolicy | None
     offers: Offers
     admission: Admission | None
     listening: socket.socket | None = None
@@ -80,7 +80,7 @@ class Plan:
     """What a configuration means for the token service, built and checked, and not yet in use."""
 
     settings: Settings
-    doors: list[Door] = field(default_factory=list)
+    listeners: list[Listener] = field(default_factory=list)
 
 
 class TokenService:
@@ -89,17 +89,19 @@ class TokenService:
     Args:
         settings: the configuration to begin with.
         observe: takes the records.
-        seats: counts connections.
+        accepted_connections: counts them.
 
     Attributes:
         counts: answers so far.
     """
 
-    def __init__(self, settings: Settings, observe: Callable[[ExchangeRecord], None], seats: Seats) -> None:
+    def __init__(
+        self, settings: Settings, observe: Callable[[ExchangeRecord], None], accepted_connections: AcceptedConnections
+    ) -> None:
         self._observe = observe
-        self._seats = seats
+        self._accepted_connections = accepted_connections
         self._plan = Plan(settings)
-        self._doors: dict[tuple[str, str, int], Door] = {}
+        self._listeners: dict[tuple[str, str, int], Listener] = {}
         self._secret = secrets.token_hex(_SECRET_BYTES)
         self._ending: set[asyncio.Task[None]] = set()
         self._is_ending = False
@@ -108,7 +110,7 @@ class TokenService:
     @property
     def addresses(self) -> dict[int, tuple[str, int]]:
         """The bound address of each listener, by its index in the configuration."""
-        return {door.index: door.address for door in self._plan.doors}
+        return {listener.index: listener.address for listener in self._plan.listeners}
 
     def plan(self, settings: Settings, tokens: TokenSources, admission: Admission | None) -> Plan:
         """Build what a configuration means, without changing anything.
@@ -124,8 +126,8 @@ class TokenService:
             offers = offers or Offers(settings, tokens)
             spoken = listener.model_copy(update={"http2": Http2.OFF})  # aiohttp speaks HTTP/1.1 alone
             kind = (listener.address, listener.socket_mode)
-            key = (*kind, sum(door.key[:2] == kind for door in plan.doors))  # port 0 may be there more than once
-            plan.doors.append(Door(index, key, listener, build_listener_policy(spoken), offers, admission))
+            key = (*kind, sum(other.key[:2] == kind for other in plan.listeners))  # port 0 may be there more than once
+            plan.listeners.append(Listener(index, key, listener, build_listener_policy(spoken), offers, admission))
         return plan
 
     async def open(self, plan: Plan, inherited: Mapping[int, socket.socket] | None = None) -> None:
@@ -139,53 +141,55 @@ class TokenService:
             ConfigurationError: an address cannot be bound, or a secret cannot be written; nothing has changed then.
         """
         try:
-            for door in plan.doors:
-                known = self._doors.get(door.key)
-                taken = (inherited or {}).get(door.index)
+            for listener in plan.listeners:
+                known = self._listeners.get(listener.key)
+                taken = (inherited or {}).get(listener.index)
                 if known is not None:
-                    door.listening, door.address = known.listening, known.address
+                    listener.listening, listener.address = known.listening, known.address
                 elif taken is not None:
-                    door.listening = taken
+                    listener.listening = taken
                 else:
-                    door.listening = _listen(door.listener)
-                if known is None and door.listening is not None:
-                    door.address = _address_of(door.listening)
-                self._prepare(plan, door)
-                await self._serve(door, known)
-                if door.listener.token_endpoint:
-                    write_header(*self._header(plan.settings, door))
-                    door.has_header = True
+                    listener.listening = _listen(listener.settings)
+                if known is None and listener.listening is not None:
+                    listener.address = _address_of(listener.listening)
+                self._prepare(plan, listener)
+                await self._serve(listener, known)
+                if listener.settings.token_endpoint:
+                    write_header(*self._header(plan.settings, listener))
+                    listener.has_header = True
         except BaseException:
             self.close_new(plan)
             raise
 
     def close_new(self, plan: Plan) -> None:
         """Close what was opened for a plan that is not to run after all."""
-        for door in plan.doors:
-            known = self._doors.get(door.key)
-            if door.server is not None and (known is None or known.server is not door.server):
-                door.server.close()
+        for listener in plan.listeners:
+            known = self._listeners.get(listener.key)
+            if listener.server is not None and (known is None or known.server is not listener.server):
+                listener.server.close()
             if known is None:
-                _close(door)
-                self._forget_header(plan.settings, door)
+                _close(listener)
+                self._forget_header(plan.settings, listener)
 
     def use(self, plan: Plan) -> None:
         """Goes over to a plan whose listeners are open. Nothing here can fail."""
         before, self._plan = self._plan, plan
-        self._doors = {door.key: door for door in plan.doors}
-        kept = {self._header(plan.settings, door)[0] for door in plan.doors if door.listener.token_endpoint}
-        for door in plan.doors:
-            if door.listening is not None and door.listening.family != socket.AF_UNIX:
-                keep_alive(door.listening, plan.settings.timeouts.tcp_keep_alive_s)
-        for door in before.doors:
-            successor = self._doors.get(door.key)
-            if door.server is not None and (successor is None or successor.server is not door.server):
-                door.server.close()
+        self._listeners = {listener.key: listener for listener in plan.listeners}
+        kept = {
+            self._header(plan.settings, listener)[0] for listener in plan.listeners if listener.settings.token_endpoint
+        }
+        for listener in plan.listeners:
+            if listener.listening is not None and listener.listening.family != socket.AF_UNIX:
+                keep_alive(listener.listening, plan.settings.timeouts.tcp_keep_alive_s)
+        for listener in before.listeners:
+            successor = self._listeners.get(listener.key)
+            if listener.server is not None and (successor is None or successor.server is not listener.server):
+                listener.server.close()
             if successor is None:
-                _close(door)
-            if door.listener.token_endpoint and self._header(before.settings, door)[0] not in kept:
-                self._forget_header(before.settings, door)
-            self._end(door, before.settings.timeouts.drain_s)
+                _close(listener)
+            if listener.settings.token_endpoint and self._header(before.settings, listener)[0] not in kept:
+                self._forget_header(before.settings, listener)
+            self._end(listener, before.settings.timeouts.drain_s)
 
     def announce_end(self) -> None:
         """Has each answer from now on tell the gateway to use another connection; new ones are accepted all the same."""
@@ -193,30 +197,30 @@ class TokenService:
 
     async def stop(self) -> None:
         """Stop accepting, let requests finish, close everything."""
-        for door in self._plan.doors:
-            if door.server is not None:
-                door.server.close()
-            _close(door)
-            self._forget_header(self._plan.settings, door)
-            self._end(door, self._plan.settings.timeouts.drain_s)
+        for listener in self._plan.listeners:
+            if listener.server is not None:
+                listener.server.close()
+            _close(listener)
+            self._forget_header(self._plan.settings, listener)
+            self._end(listener, self._plan.settings.timeouts.drain_s)
         await asyncio.gather(*self._ending, return_exceptions=True)
 
     def cut(self) -> None:
         """End what is left of a drain."""
-        for door in self._plan.doors:
-            for connection in door.connections.connections if door.connections is not None else ():
+        for listener in self._plan.listeners:
+            for connection in listener.connections.connections if listener.connections is not None else ():
                 connection.force_close()
 
-    def _prepare(self, plan: Plan, door: Door) -> None:
+    def _prepare(self, plan: Plan, listener: Listener) -> None:
         # A fifth of a second to import, and few proxies have such a listener.
         import_aiohttp()
         from proxy.token_service.connections import Connections, to_response  # noqa: PLC0415
 
-        handout = door.handout = Handout(
-            door.listener,
-            door.address,
-            offers=door.offers,
-            admission=door.admission,
+        handout = listener.handout = Handout(
+            listener.settings,
+            listener.address,
+            offers=listener.offers,
+            admission=listener.admission,
             secret=self._secret,
             timeouts=plan.settings.timeouts,
             observe=self._observe,
@@ -227,60 +231,60 @@ class TokenService:
             connections.begin(request)
             try:
                 refusal = connections.refusal_of(request)
-                answer = await handout.answer(request, connections.seat_of(request), refusal)
+                answer = await handout.answer(request, connections.accepted_connection_of(request), refusal)
             finally:
                 connections.end(request)
             # A sub-request for a WebSocket asks for an upgrade, and behind that no other request could be told from its bytes.
             close = refusal is not None or handout.is_retired or self._is_ending or "Upgrade" in request.headers
             return to_response(answer, close=close)
 
-        connections = door.connections = Connections(
+        connections = listener.connections = Connections(
             respond,
             limits=plan.settings.limits,
             timeouts=plan.settings.timeouts,
-            seats=self._seats,
-            guard=door.guard,
+            accepted_connections=self._accepted_connections,
+            policy=listener.policy,
         )
 
-    async def _serve(self, door: Door, known: Door | None) -> None:
+    async def _serve(self, listener: Listener, known: Listener | None) -> None:
         """Accept connections, where an earlier plan does not do that already."""
         if known is not None:
-            door.server = known.server
+            listener.server = known.server
             return
         loop = asyncio.get_running_loop()
-        listening = door.listening
+        listening = listener.listening
         assert listening is not None  # noqa: S101  # opened by the caller
         open_server = loop.create_unix_server if listening.family == socket.AF_UNIX else loop.create_server
-        factory = functools.partial(self._accept, door)
-        door.server = await open_server(factory, sock=listening.dup(), backlog=_BACKLOG)
+        factory = functools.partial(self._accept, listener)
+        listener.server = await open_server(factory, sock=listening.dup(), backlog=_BACKLOG)
 
-    def _accept(self, opened: Door) -> asyncio.BaseProtocol:
+    def _accept(self, opened: Listener) -> asyncio.BaseProtocol:
         """Return the protocol of a new connection: by the plan in use, TLS included, or by the one that opens the listener."""
-        door = self._doors.get(opened.key, opened)
-        assert door.connections is not None  # noqa: S101  # there are some from `_prepare` on
-        return door.connections.accept(None if door.guard is None else door.guard.context)
+        listener = self._listeners.get(opened.key, opened)
+        assert listener.connections is not None  # noqa: S101  # there are some from `_prepare` on
+        return listener.connections.accept(None if listener.policy is None else listener.policy.context)
 
-    def _end(self, door: Door, within_s: float) -> None:
-        """Let the connections of a door finish what they are doing, and close them."""
-        if door.handout is not None:
-            door.handout.is_retired = True
-        if door.connections is not None:
-            door.connections.pre_shutdown()
-            task = asyncio.create_task(door.connections.shutdown(within_s), name="identity listener")
+    def _end(self, listener: Listener, within_s: float) -> None:
+        """Let the connections of a listener finish what they are doing, and close them."""
+        if listener.handout is not None:
+            listener.handout.is_retired = True
+        if listener.connections is not None:
+            listener.connections.pre_shutdown()
+            task = asyncio.create_task(listener.connections.shutdown(within_s), name="identity listener")
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 
-    def _header(self, settings: Settings, door: Door) -> tuple[Path, IdentityHeader]:
-        host, port = door.address
-        scheme = "http" if door.listener.tls is None else "https"
+    def _header(self, settings: Settings, listener: Listener) -> tuple[Path, IdentityHeader]:
+        host, port = listener.address
+        scheme = "http" if listener.settings.tls is None else "https"
         host = _ANY.get(host, host)
         literal = f"[{host}]" if ":" in host and not host.startswith("unix:") else host
         endpoint = f"{scheme}://{literal}:{port}{TOKEN_PATH}" if port else host
-        return header_file(settings.state_directory, door.listener.address), IdentityHeader(endpoint, self._secret)
+        return header_file(settings.state_directory, listener.settings.address), IdentityHeader(endpoint, self._secret)
 
-    def _forget_header(self, settings: Settings, door: Door) -> None:
-        if door.has_header:  # otherwise it is another proxy's, which has the address already
-            remove_header(header_file(settings.state_directory, door.listener.address))
+    def _forget_header(self, settings: Settings, listener: Listener) -> None:
+        if listener.has_header:  # otherwise it is another proxy's, which has the address already
+            remove_header(header_file(settings.state_directory, listener.settings.address))
 
 
 def _listen(listener: ListenerSettings) -> socket.socket:
@@ -309,7 +313,7 @@ def _address_of(listening: socket.socket) -> tuple[str, int]:
     return (f"unix:{name}", 0) if isinstance(name, str) else (name[0], name[1])
 
 
-def _close(door: Door) -> None:
-    if door.listening is not None:
-        door.listening.close()
-        remove_socket(door.address[0])
+def _close(listener: Listener) -> None:
+    if listener.listening is not None:
+        listener.listening.close()
+        remove_socket(listener.address[0])

@@ -343,11 +343,11 @@ def test_connections_count_before_their_handshake(place: Place, start_proxy: Sta
             silent.enter_context(closing(socket.create_connection((host, int(port)), PATIENCE_S))) for _ in range(40)
         ]
         cut, _, _ = select.select(held, [], [], PATIENCE_S)
-        assert cut, "a connection that nobody has a seat for is kept"
+        assert cut, "a connection that nobody has a accepted for is kept"
         for connection in cut:
             with suppress(ConnectionError):
                 assert connection.recv(1) == b""
-    # Those that never began their handshake have given their seats back.
+    # Those that never began their handshake are counted no more.
     context = ssl.create_default_context(cadata=ca.cert_pem.bytes().decode())
     ask = f"GET /authorize?host={place.api_authority} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n".encode()
     give_up_at = time.monotonic() + PATIENCE_S

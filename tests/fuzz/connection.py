@@ -20,13 +20,13 @@ from proxy.interception.contexts import ServerContexts
 from proxy.policy.authority import Authority
 from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.arrival import accept
+from proxy.relay.destination_rule import FixedRule, ForwardRule
 from proxy.relay.destinations import Destinations, Route
-from proxy.relay.entry import FixedEntry, ForwardEntry
-from proxy.relay.redirected import RedirectedConnection, RedirectedEntry
+from proxy.relay.redirected import RedirectedConnection, RedirectedRule
 from proxy.relay.state import Relay
 
 if TYPE_CHECKING:
-    from proxy.relay.entry import Entry
+    from proxy.relay.destination_rule import DestinationRule
     from proxy.relay.tokens import Source
 
 _HOST: Final = "api.example.test"
@@ -117,7 +117,7 @@ class RedirectedSocket:
 
 
 @cache
-def _stage() -> tuple[asyncio.AbstractEventLoop, Relay, tuple[Entry, Entry]]:
+def _stage() -> tuple[asyncio.AbstractEventLoop, Relay, tuple[DestinationRule, DestinationRule]]:
     loop = asyncio.new_event_loop()
     contexts = ServerContexts(issue([_HOST], datetime.now(UTC), reason="created for fuzzing"), [_HOST])
     relay = Relay(LimitSettings(), TimeoutSettings(), contexts.context_for, None)
@@ -131,10 +131,8 @@ def _stage() -> tuple[asyncio.AbstractEventLoop, Relay, tuple[Entry, Entry]]:
     )
     relay.destinations = Destinations(relay, RouteTable([(parse_host_pattern(_HOST), 0)]), [route], None)
     authority = Authority(_HOST, 443)
-    fixed = FixedEntry(
-        relay.destinations.find(authority, 443), authority, "reverse", own_names=frozenset({"localhost"})
-    )
-    return loop, relay, (ForwardEntry(), fixed)
+    fixed = FixedRule(relay.destinations.find(authority, 443), authority, "reverse", own_names=frozenset({"localhost"}))
+    return loop, relay, (ForwardRule(), fixed)
 
 
 def client_connection(data: bytes) -> None:
@@ -166,7 +164,7 @@ def client_connection(data: bytes) -> None:
         relay.tick(time.monotonic())
 
     loop.run_until_complete(talk())
-    assert relay.seats.taken == 0
+    assert relay.accepted_connections.count == 0
     assert not relay.clients
     assert not relay.arrivals
     _assert_sound(bytes(ear.written), is_tunnel=kind == 2)
@@ -183,7 +181,7 @@ def redirected_connection(data: bytes) -> None:
     ear = Ear(sockname=("127.0.0.1", 8085), socket=RedirectedSocket(port))
 
     async def talk() -> None:
-        connection = RedirectedConnection(relay, RedirectedEntry())
+        connection = RedirectedConnection(relay, RedirectedRule())
         ear.set_protocol(connection)
         connection.connection_made(ear)
         for at in range(2, len(data), step):
@@ -197,7 +195,7 @@ def redirected_connection(data: bytes) -> None:
         relay.tick(time.monotonic())
 
     loop.run_until_complete(talk())
-    assert relay.seats.taken == 0
+    assert relay.accepted_connections.count == 0
     assert not relay.clients
     assert not relay.arrivals
     _assert_sound(bytes(ear.written), is_tunnel=True)

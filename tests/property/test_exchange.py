@@ -26,11 +26,11 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.policy.authority import Authority
+from proxy.relay.accepted_connection import AcceptedConnections
 from proxy.relay.admission import Admission
 from proxy.relay.destinations import Destination
 from proxy.relay.gate import begin_exchange
 from proxy.relay.head import parse_request_head, parse_response_head
-from proxy.relay.seats import Seats
 from proxy.relay.sender import Sender
 from proxy.relay.sides import (
     CHUNKED,
@@ -372,7 +372,7 @@ class Exchanges(RuleBasedStateMachine):
                 pool=cast("UpstreamPool", self.pool),
             )
         )
-        self.seats = Seats(self.relay.limits)
+        self.accepted_connections = AcceptedConnections(self.relay.limits)
 
     @initialize(has_token=sampled_from([True, True, False]), idle=integers(0, 3), replaces=_MOSTLY)
     def start(self, has_token: bool, idle: int, replaces: bool) -> None:
@@ -408,9 +408,9 @@ class Exchanges(RuleBasedStateMachine):
         )
 
         def act() -> None:
-            seat = self.seats.take("127.0.0.1")
-            known = cast("KnownClient", self.admission.identify(seat, None))
-            sender = Sender("127.0.0.1", "reverse", known, seat)
+            accepted = self.accepted_connections.add("127.0.0.1")
+            known = cast("KnownClient", self.admission.identify(accepted, None))
+            sender = Sender("127.0.0.1", "reverse", known, accepted)
             client.exchange = begin_exchange(self.relay, client, sender, self.entry, head)
             client.exchange.request_complete = not has_content
             client.exchange.start()

@@ -37,7 +37,7 @@ ATTACKS: Final = {
 
 @dataclass
 class Report:
-    """What an ordinary client met with, and the most seats that were taken.
+    """What an ordinary client met with, and the most connections that were counted.
 
     Attributes:
         waits_s: for each request, how long its answer took.
@@ -46,7 +46,7 @@ class Report:
 
     waits_s: list[float]
     refused: int = 0
-    most_seats: int = 0
+    most_connections: int = 0
 
     def faults(self, left: int) -> Iterable[str]:
         """What must not be."""
@@ -69,7 +69,7 @@ async def go_on(boundary: Boundary, report: Report) -> None:
         head = await peer.read_until()
         report.waits_s.append(time.monotonic() - began)
         report.refused += status(head) != 200
-        report.most_seats = max(report.most_seats, boundary.server.relay.seats.taken)
+        report.most_connections = max(report.most_connections, boundary.server.relay.accepted_connections.count)
         peer.transport.abort()
         await asyncio.sleep(0.1)
 
@@ -115,7 +115,7 @@ async def attack(program: str, options: list[str], trust: Trust, directory: Path
         await asyncio.sleep(TIMEOUT_S + 4)
         tasks[0].cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        return report, boundary.server.relay.seats.taken
+        return report, boundary.server.relay.accepted_connections.count
 
 
 def main() -> int:
@@ -132,7 +132,7 @@ def main() -> int:
         faults = list(report.faults(left))
         failed += bool(faults)
         slowest_ms = max(report.waits_s, default=0) * 1000
-        words = f"{report.most_seats} connections at most; {len(report.waits_s)} ordinary requests, the slowest {slowest_ms:.0f} ms"
+        words = f"{report.most_connections} connections, {len(report.waits_s)} ordinary requests, at most {slowest_ms:.0f} ms"
         sys.stderr.write("; ".join([f"{name}: {words}", *(f"FAULT: {fault}" for fault in faults)]) + "\n")
     return 1 if failed else 0
 

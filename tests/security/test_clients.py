@@ -285,7 +285,9 @@ async def test_a_client_that_leaves_during_the_check_leaves_nothing_behind(tmp_p
             peer.send(get("/", credentials()))
             await asyncio.sleep(0)
             peer.cut()
-        await eventually(lambda: not boundary.server.relay.seats.taken and not boundary.server.relay.clients)
+        await eventually(
+            lambda: not boundary.server.relay.accepted_connections.count and not boundary.server.relay.clients
+        )
         assert status(await boundary.ask(get("/", credentials()))) == 200
 
 
@@ -329,7 +331,7 @@ async def test_without_a_certificate_of_the_right_ca_no_request_is_read(tmp_path
             head = b""
         assert head == b""
         assert boundary.upstream.opened == 0
-        await eventually(lambda: bool(boundary.records) and not boundary.server.relay.seats.taken)
+        await eventually(lambda: bool(boundary.records) and not boundary.server.relay.accepted_connections.count)
         assert [record.outcome for record in boundary.records] == ["tls_alert_received"]
 
 
@@ -351,11 +353,11 @@ async def test_a_handshake_that_does_not_get_on_is_given_up(tmp_path: Path, trus
         silent, slow = await boundary.connect(), await boundary.connect()
         slow.send(b"\x16\x03\x01")
         relay = boundary.server.relay
-        await eventually(lambda: relay.seats.taken == 2)
+        await eventually(lambda: relay.accepted_connections.count == 2)
         relay.tick(relay.now + relay.timeouts.head_s + 1)
         await silent.until(lambda peer: peer.lost)
         await slow.until(lambda peer: peer.lost)
-        await eventually(lambda: not relay.seats.taken)
+        await eventually(lambda: not relay.accepted_connections.count)
 
 
 @pytest.mark.asyncio

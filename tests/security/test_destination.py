@@ -32,8 +32,8 @@ from proxy.interception.contexts import ServerContexts
 from proxy.policy.destinations import check_destination
 from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.arrival import accept
+from proxy.relay.destination_rule import FixedRule, ForwardRule
 from proxy.relay.destinations import Destinations, Route
-from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.state import Relay
 from tests.security.names import LoopLookup, NamedLoop
 from tests.wire.rig import FixedTokens, create_token
@@ -202,7 +202,7 @@ class World:
             relay, table, routes, lambda address, port: check_destination(address, port, loopback, ports)
         )
         authority_a = parse_host_pattern(patterns[0]).authority
-        reverse = FixedEntry(
+        reverse = FixedRule(
             relay.destinations.find(authority_a, authority_a.port),
             authority_a,
             "reverse",
@@ -210,8 +210,8 @@ class World:
         )
         loop = asyncio.get_running_loop()
         self.ports = []
-        for entry in (ForwardEntry(), reverse):
-            server = await loop.create_server(functools.partial(accept, relay, entry), HERE, 0)
+        for destination_rule in (ForwardRule(), reverse):
+            server = await loop.create_server(functools.partial(accept, relay, destination_rule), HERE, 0)
             self.servers.append(server)
             self.ports.append(server.sockets[0].getsockname()[1])
         self.lying = ssl.create_default_context()

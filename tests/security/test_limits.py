@@ -13,11 +13,11 @@ from proxy.config.settings import LimitSettings
 from proxy.errors import Overloaded, ProxyAuthenticationRequired, TooManyRequests
 from proxy.policy.access import Client, PasswordClaim, address_block
 from proxy.policy.passwords import parse_password_hash
+from proxy.relay.accepted_connection import AcceptedConnections
 from proxy.relay.admission import Admission
 from proxy.relay.arrival import accept
-from proxy.relay.entry import ForwardEntry
+from proxy.relay.destination_rule import ForwardRule
 from proxy.relay.passwords import PasswordChecker
-from proxy.relay.seats import Seats
 from tests.fuzz.connection import Ear
 from tests.security.boundary import HOST, eventually, get, light_hash, running, status
 
@@ -130,7 +130,7 @@ async def test_a_head_that_comes_in_drops_gets_no_more_time_for_each(tmp_path: P
 async def test_connections_over_the_limit_get_503_and_those_within_go_on(tmp_path: Path, trust: Trust) -> None:
     async with running(tmp_path, trust, limits={"connections": 3}) as boundary:
         within = [await boundary.connect() for _ in range(3)]
-        await eventually(lambda: boundary.server.relay.seats.taken == 3)
+        await eventually(lambda: boundary.server.relay.accepted_connections.count == 3)
         over = await boundary.connect()
         answer = await over.read_to_end()
         assert status(answer) == 503
@@ -140,7 +140,7 @@ async def test_connections_over_the_limit_get_503_and_those_within_go_on(tmp_pat
         assert status(await boundary.answer(within[0])) == 200
         over.cut()
         within[1].cut()
-        await eventually(lambda: boundary.server.relay.seats.taken == 2)
+        await eventually(lambda: boundary.server.relay.accepted_connections.count == 2)
         assert status(await boundary.ask(get())) == 200
 
 
@@ -149,7 +149,7 @@ async def test_a_flood_of_connections_is_cut_without_words(tmp_path: Path, trust
     async with running(tmp_path, trust, limits={"connections": 10}) as boundary:
         peers = [await boundary.connect() for _ in range(40)]
         await eventually(lambda: sum(peer.lost for peer in peers) >= 25)
-        assert boundary.server.relay.seats.taken <= 13
+        assert boundary.server.relay.accepted_connections.count <= 13
 
 
 @pytest.mark.asyncio
@@ -169,7 +169,7 @@ async def test_tunnels_count_as_connections_for_as_long_as_they_last(tmp_path: P
                 assert status(await tunnel.read_until()) == 200
             assert status(await (await boundary.connect()).read_to_end()) == 503
             tunnels[0].cut()
-            await eventually(lambda: boundary.server.relay.seats.taken == 1)
+            await eventually(lambda: boundary.server.relay.accepted_connections.count == 1)
             assert status(await boundary.ask(get())) == 200
 
 
@@ -183,7 +183,7 @@ async def test_intercepted_tunnels_count_whether_anything_happens_in_them_or_not
         assert status(await (await boundary.connect()).read_to_end()) == 503
         relay = boundary.server.relay
         relay.tick(relay.now + relay.timeouts.head_s + 1)
-        await eventually(lambda: relay.seats.taken == 0)
+        await eventually(lambda: relay.accepted_connections.count == 0)
 
 
 @pytest.mark.asyncio
@@ -281,7 +281,7 @@ async def test_connections_of_one_client_over_the_limit_get_429(tmp_path: Path, 
     async with running(tmp_path, trust, limits={"connections_per_client": 2}) as boundary:
         answers = []
         for address in ("192.0.2.1", "192.0.2.1", "192.0.2.2", "192.0.2.1"):
-            connection = accept(boundary.server.relay, ForwardEntry())
+            connection = accept(boundary.server.relay, ForwardRule())
             transport = FakeTransport(address)
             connection.connection_made(cast("asyncio.BaseTransport", transport))
             answers.append(transport.written)
@@ -290,19 +290,19 @@ async def test_connections_of_one_client_over_the_limit_get_429(tmp_path: Path, 
         boundary.server.relay.clients.clear()
 
 
-def test_seats_are_counted_by_address_and_given_back_once() -> None:
-    seats = Seats(LimitSettings(connections=4, connections_per_client=2))
-    taken = [seats.take("192.0.2.1") for _ in range(3)]
+def test_connections_are_counted_by_address_and_given_back_once() -> None:
+    accepted_connections = AcceptedConnections(LimitSettings(connections=4, connections_per_client=2))
+    taken = [accepted_connections.add("192.0.2.1") for _ in range(3)]
     with pytest.raises(TooManyRequests):
-        seats.check("192.0.2.1", -1)
+        accepted_connections.check("192.0.2.1", -1)
     taken[0].leave()
     taken[0].leave()
-    seats.check("192.0.2.1", -1)
-    assert seats.taken == 2
+    accepted_connections.check("192.0.2.1", -1)
+    assert accepted_connections.count == 2
     for _ in range(3):
-        seats.take("192.0.2.9")
+        accepted_connections.add("192.0.2.9")
     with pytest.raises(Overloaded):
-        seats.check("192.0.2.1", -1)
+        accepted_connections.check("192.0.2.1", -1)
 
 
 @pytest.mark.parametrize(
@@ -316,14 +316,14 @@ def test_seats_are_counted_by_address_and_given_back_once() -> None:
     ],
 )
 def test_a_network_of_ipv6_counts_as_one_client(address: str, other: str, counted_together: bool) -> None:
-    seats = Seats(LimitSettings(connections_per_client=1))
-    first = seats.take(address)
-    seats.take(other)
+    accepted_connections = AcceptedConnections(LimitSettings(connections_per_client=1))
+    first = accepted_connections.add(address)
+    accepted_connections.add(other)
     if counted_together:
         with pytest.raises(TooManyRequests):
-            seats.check(other, -1)
+            accepted_connections.check(other, -1)
     first.leave()
-    seats.check(other, -1)
+    accepted_connections.check(other, -1)
     assert address_block(address) == address_block(other) or not counted_together
 
 
@@ -331,14 +331,14 @@ def test_a_network_of_ipv6_counts_as_one_client(address: str, other: str, counte
 async def test_guesses_from_a_network_of_ipv6_are_counted_together() -> None:
     passwords = PasswordChecker()
     admission = Admission([Client("batch", password=parse_password_hash(light_hash("right")))], None, passwords)
-    seats = Seats(LimitSettings())
+    accepted_connections = AcceptedConnections(LimitSettings())
     try:
         for number in range(12):
-            seat = seats.take(f"2001:db8:1:2::{number + 1:x}")
-            claim = admission.identify(seat, b"Basic " + base64.b64encode(b"batch:wrong"))
+            accepted = accepted_connections.add(f"2001:db8:1:2::{number + 1:x}")
+            claim = admission.identify(accepted, b"Basic " + base64.b64encode(b"batch:wrong"))
             assert isinstance(claim, PasswordClaim)
             with pytest.raises(ProxyAuthenticationRequired if number < 10 else TooManyRequests):
-                await admission.verify(seat, claim)
+                await admission.verify(accepted, claim)
     finally:
         passwords.close()
 
@@ -348,14 +348,14 @@ async def test_guesses_from_every_address_of_this_machine_are_counted_together()
     """G9: whoever is on a machine has all of 127.0.0.0/8."""
     passwords = PasswordChecker()
     admission = Admission([Client("batch", password=parse_password_hash(light_hash("right")))], None, passwords)
-    seats = Seats(LimitSettings())
+    accepted_connections = AcceptedConnections(LimitSettings())
     try:
         for number, address in enumerate(["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.2", "unix"] * 3):
-            seat = seats.take(address)
-            claim = admission.identify(seat, b"Basic " + base64.b64encode(b"batch:wrong"))
+            accepted = accepted_connections.add(address)
+            claim = admission.identify(accepted, b"Basic " + base64.b64encode(b"batch:wrong"))
             assert isinstance(claim, PasswordClaim)
             with pytest.raises(ProxyAuthenticationRequired if number < 10 else TooManyRequests):
-                await admission.verify(seat, claim)
+                await admission.verify(accepted, claim)
     finally:
         passwords.close()
 
@@ -367,15 +367,15 @@ async def test_an_unknown_name_costs_what_a_known_one_costs() -> None:
     for name in ("batch", "nobody"):
         passwords = PasswordChecker()
         admission = Admission([Client("batch", password=stored)], None, passwords)
-        seat = Seats(LimitSettings()).take("192.0.2.1")
+        accepted = AcceptedConnections(LimitSettings()).add("192.0.2.1")
         try:
             for number in range(10):
-                claim = admission.identify(seat, b"Basic " + base64.b64encode(f"{name}:wrong {number}".encode()))
+                claim = admission.identify(accepted, b"Basic " + base64.b64encode(f"{name}:wrong {number}".encode()))
                 assert isinstance(claim, PasswordClaim)
                 decoy = passwords._decoy_like(claim.like)
                 assert (decoy.log_n, decoy.block, decoy.parallel) == (stored.log_n, stored.block, stored.parallel)
                 with pytest.raises(ProxyAuthenticationRequired):
-                    await admission.verify(seat, claim)
+                    await admission.verify(accepted, claim)
             assert passwords.checks == 10
         finally:
             passwords.close()
@@ -383,10 +383,10 @@ async def test_an_unknown_name_costs_what_a_known_one_costs() -> None:
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.3.2.1", "::1", "unix", "::ffff:127.0.0.1"])
 def test_clients_of_this_machine_share_addresses_and_are_not_counted_by_them(address: str) -> None:
-    seats = Seats(LimitSettings(connections_per_client=1))
+    accepted_connections = AcceptedConnections(LimitSettings(connections_per_client=1))
     for _ in range(5):
-        seats.take(address)
-    seats.check(address, -1)
+        accepted_connections.add(address)
+    accepted_connections.check(address, -1)
 
 
 @pytest.mark.timeout(30)
@@ -394,7 +394,7 @@ def test_clients_of_this_machine_share_addresses_and_are_not_counted_by_them(add
 async def test_a_head_that_comes_byte_by_byte_costs_no_more_than_its_bytes(tmp_path: Path, trust: Trust) -> None:
     """Looked at whole with each byte it takes minutes, in which nobody else is served."""
     async with running(tmp_path, trust) as boundary:
-        connection = accept(boundary.server.relay, ForwardEntry())
+        connection = accept(boundary.server.relay, ForwardRule())
         ear = Ear()
         ear.set_protocol(connection)
         connection.connection_made(ear)
@@ -413,7 +413,7 @@ async def test_a_head_that_comes_byte_by_byte_costs_no_more_than_its_bytes(tmp_p
 @pytest.mark.asyncio
 async def test_empty_lines_before_a_request_cost_no_more_than_their_bytes(tmp_path: Path, trust: Trust) -> None:
     async with running(tmp_path, trust) as boundary:
-        connection = accept(boundary.server.relay, ForwardEntry())
+        connection = accept(boundary.server.relay, ForwardRule())
         ear = Ear()
         ear.set_protocol(connection)
         connection.connection_made(ear)

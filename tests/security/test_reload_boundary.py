@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proxy.relay.entry import FixedEntry
+from proxy.relay.destination_rule import FixedRule
 from tests.security.boundary import ANSWER, HOST, OTHER_HOST, ListenerCertificates, eventually, running, status
 
 if TYPE_CHECKING:
@@ -96,8 +96,8 @@ async def test_a_connection_in_its_handshake_follows_its_listener(tmp_path: Path
         await eventually(lambda: bool(boundary.server.relay.arrivals))
         changed = without_the_route(boundary) | {"listeners": [listener | {"upstream": f"https://{OTHER_HOST}"}]}
         await boundary.reload(**changed)
-        entries = [door._entry for door in boundary.server.relay.arrivals]
-        assert [entry.destination.authority.host for entry in entries if isinstance(entry, FixedEntry)] == [OTHER_HOST]
+        rules = [arrival._rule for arrival in boundary.server.relay.arrivals]
+        assert [rule.destination.authority.host for rule in rules if isinstance(rule, FixedRule)] == [OTHER_HOST]
         peer.transport.abort()
 
 
@@ -105,7 +105,7 @@ async def opened(boundary: Boundary, **changes: object) -> tuple[Plan, tuple[str
     """A plan whose new listener is open and not in use yet, and that listener's address."""
     plan = boundary.plan(listeners=[{"address": "127.0.0.1:0"}, {"address": "[::1]:0"}], **changes)
     await boundary.server.open(plan)
-    return plan, plan.doors[1].address
+    return plan, plan.listeners[1].address
 
 
 @pytest.mark.asyncio

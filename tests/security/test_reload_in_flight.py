@@ -137,7 +137,7 @@ async def test_a_tunnel_whose_client_leaves_while_it_is_dialled_anew_leaves_noth
         await boundary.reload(limits={"head_bytes": 30_000})
         peer.cut()
         relay = boundary.server.relay
-        await eventually(lambda: not relay.seats.taken and not relay.clients)
+        await eventually(lambda: not relay.accepted_connections.count and not relay.clients)
         proxy.may_answer.set()
         await asyncio.sleep(0.05)
         assert not relay.splices
@@ -396,7 +396,7 @@ async def test_a_connection_with_a_certificate_of_a_ca_that_is_gone_is_closed(
         head = await busy.read_until()
         assert (status(head), b"Connection: close" in head) == (200, True)
         assert await busy.read_to_end() == b"ok", "the second request is not answered"
-        await eventually(lambda: not boundary.server.relay.seats.taken)
+        await eventually(lambda: not boundary.server.relay.accepted_connections.count)
 
 
 @pytest.mark.asyncio
@@ -426,7 +426,7 @@ async def test_a_handshake_by_a_ca_that_is_gone_leads_nowhere(tmp_path: Path, tr
         another_ca(tmp_path)
         await boundary.reload()
         await peer.until(lambda one: one.lost)
-        await eventually(lambda: not boundary.server.relay.seats.taken)
+        await eventually(lambda: not boundary.server.relay.accepted_connections.count)
 
 
 @pytest.mark.asyncio

@@ -49,7 +49,7 @@ async def soak(options: argparse.Namespace, seed: int, journal: Journal) -> Figu
     """Soaks; returns what was measured. What was wrong is in the journal."""
     with tempfile.TemporaryDirectory() as directory:
         async with set_up(Path(directory), journal, options.processes) as stage:
-            crowd = Crowd(stage.doors, journal, Weather(), seed, tuple(map(Way, options.ways)))
+            crowd = Crowd(stage.listeners, journal, Weather(), seed, tuple(map(Way, options.ways)))
             figures = await _load(stage, crowd, options)
             if options.memory:
                 _compare(figures.warm, figures.end, journal)

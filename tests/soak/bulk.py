@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Iterator
 
-    from tests.soak.connection import Doors
+    from tests.soak.connection import Listeners
     from tests.soak.stage import Stage
 
 BLOCK: Final = os.urandom(1 << 20)
@@ -155,21 +155,21 @@ def read_head(connected: socket.socket) -> tuple[bytes, bytes]:
     return head, rest
 
 
-def connect(doors: Doors, way: Way) -> tuple[socket.socket, str]:
+def connect(listeners: Listeners, way: Way) -> tuple[socket.socket, str]:
     """Returns a client's connection, and what its request targets begin with. Blocks."""
-    port = doors.reverse if way is Way.REVERSE else doors.forward
+    port = listeners.reverse if way is Way.REVERSE else listeners.forward
     connected = socket.create_connection(("127.0.0.1", port), _PATIENCE_S)
     if way is not Way.CONNECT:
         return connected, f"http://{HOST}" if way is Way.FORWARD else ""
     connected.sendall(f"CONNECT {HOST}:443 HTTP/1.1\r\nHost: {HOST}:443\r\n\r\n".encode())
     read_head(connected)
-    return doors.context.wrap_socket(connected, server_hostname=HOST), ""
+    return listeners.context.wrap_socket(connected, server_hostname=HOST), ""
 
 
-def transfer_once(doors: Doors, server: Server, way: Way, direction: str, total: int) -> Transfer:
+def transfer_once(listeners: Listeners, server: Server, way: Way, direction: str, total: int) -> Transfer:
     """Sends one body. Blocks until it has arrived."""
     transfer = server.transfer = Transfer(total)
-    connected, prefix = connect(doors, way)
+    connected, prefix = connect(listeners, way)
     with connected:
         if direction == "down":
             connected.sendall(f"GET {prefix}/bulk HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
@@ -189,12 +189,12 @@ async def measure_transfers(stage: Stage, server: Server, total: int) -> list[st
     for way in _WAYS:
         for direction in ("down", "up"):
             # The first bytes bring what each connection needs at least; growth with the body's length is what counts.
-            await asyncio.to_thread(transfer_once, stage.doors, server, way, direction, 64 * len(BLOCK))
+            await asyncio.to_thread(transfer_once, stage.listeners, server, way, direction, 64 * len(BLOCK))
             before = measure(process_id).memory_bytes
             watch = PeakWatch(process_id, 0.2)
             looking = asyncio.create_task(watch.run())
             began = time.monotonic()
-            transfer = await asyncio.to_thread(transfer_once, stage.doors, server, way, direction, total)
+            transfer = await asyncio.to_thread(transfer_once, stage.listeners, server, way, direction, total)
             took_s = time.monotonic() - began
             looking.cancel()
             grown = watch.peak_bytes - before

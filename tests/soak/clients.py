@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 from typing import TYPE_CHECKING, Final
 
-from tests.soak.connection import Connection, Doors, NotOpened, Way, end_connection, open_connection
+from tests.soak.connection import Connection, Listeners, NotOpened, Way, end_connection, open_connection
 from tests.soak.echo import server_ends, talk
 from tests.soak.journal import Journal, Ticket, Weather
 from tests.soak.judgement import Verdict, judge, judge_partial
@@ -34,7 +34,7 @@ class Crowd:
     """All the clients.
 
     Args:
-        doors: where the proxy is.
+        listeners: where the proxy is.
         journal, weather: what is taken down, and what excuses what.
         seed: of everything that is left to chance.
         ways: those that clients take; empty for all.
@@ -43,7 +43,7 @@ class Crowd:
         stopping: whether no further session is to begin.
     """
 
-    doors: Doors
+    listeners: Listeners
     journal: Journal
     weather: Weather
     seed: int
@@ -65,7 +65,7 @@ class Client:
 
     def __init__(self, crowd: Crowd, name: str) -> None:
         self.crowd = crowd
-        self.doors, self.journal, self.weather = crowd.doors, crowd.journal, crowd.weather
+        self.listeners, self.journal, self.weather = crowd.listeners, crowd.journal, crowd.weather
         self._chance = random.Random(name)
         self._names = (f"{name}-{number}" for number in count(1))
 
@@ -82,7 +82,7 @@ class Client:
 
     async def _session(self, chance: random.Random, way: Way) -> None:
         try:
-            connection = await open_connection(self.doors, way, chance.choice(self.doors.hosts))
+            connection = await open_connection(self.listeners, way, chance.choice(self.listeners.hosts))
         except (NotOpened, OSError, EOFError) as error:
             self.journal.violate(f"{way}: no connection: {error!r}")
             return

@@ -34,7 +34,7 @@ class NotOpened(Exception):  # noqa: N818  # an outcome, to be judged by who ask
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
+class Listeners:
     """Where the proxy is, and what is behind it.
 
     Attributes:
@@ -94,11 +94,11 @@ def end_connection(writer: asyncio.StreamWriter, ending: Ending) -> None:
     transport.abort()
 
 
-async def open_connection(doors: Doors, way: Way, host: str) -> Connection:
+async def open_connection(listeners: Listeners, way: Way, host: str) -> Connection:
     """Opens a connection.
 
     Args:
-        doors: where to.
+        listeners: where to.
         way: how.
         host: one of the routed names; for the ways that have no choice it is ignored.
 
@@ -106,15 +106,15 @@ async def open_connection(doors: Doors, way: Way, host: str) -> Connection:
         NotOpened: the proxy refused the tunnel.
         OSError: the connection broke.
     """
-    port = doors.reverse if way is Way.REVERSE else doors.forward
+    port = listeners.reverse if way is Way.REVERSE else listeners.forward
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     if way is Way.FORWARD:
         return Connection(way, host, f"http://{host}", reader, writer)
     if way is Way.REVERSE:
-        return Connection(way, doors.reverse_host, "", reader, writer)
+        return Connection(way, listeners.reverse_host, "", reader, writer)
     if way is Way.PLAIN:
-        return Connection(way, doors.plain, f"http://{doors.plain}", reader, writer)
-    authority = doors.echo if way is Way.TUNNEL else f"{host}:443"
+        return Connection(way, listeners.plain, f"http://{listeners.plain}", reader, writer)
+    authority = listeners.echo if way is Way.TUNNEL else f"{host}:443"
     writer.write(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
     head = await reader.readuntil(b"\r\n\r\n")
     if not head.startswith(_ACCEPTED):
@@ -122,7 +122,7 @@ async def open_connection(doors: Doors, way: Way, host: str) -> Connection:
         raise NotOpened(head)
     if way is Way.TUNNEL:
         return Connection(way, authority, "", reader, writer)
-    secure_reader, secure_writer = await _secure(writer, doors.context, host)
+    secure_reader, secure_writer = await _secure(writer, listeners.context, host)
     return Connection(way, host, "", secure_reader, secure_writer, writer)
 
 

@@ -69,7 +69,7 @@ def expect(statuses: list[int], wanted: int) -> None:
 
 async def many_requests(stage: Stage, first: int, count: int) -> None:
     """All through one connection."""
-    connection = await open_connection(stage.doors, Way.CONNECT, HOST)
+    connection = await open_connection(stage.listeners, Way.CONNECT, HOST)
     for start in range(first, first + count, _AT_ONCE):
         expect(await ask(connection, [f"/{number}" for number in range(start, start + _AT_ONCE)]), 200)
     connection.end(Ending.CLOSE)
@@ -77,10 +77,10 @@ async def many_requests(stage: Stage, first: int, count: int) -> None:
 
 async def many_connections(stage: Stage, first: int, count: int) -> None:
     """Each with one request, and TLS in every second."""
-    doors = stage.doors
+    listeners = stage.listeners
 
     async def one(number: int) -> None:
-        connection = await open_connection(doors, Way.CONNECT if number % 2 else Way.FORWARD, HOST)
+        connection = await open_connection(listeners, Way.CONNECT if number % 2 else Way.FORWARD, HOST)
         expect(await ask(connection, [f"{connection.prefix}/{number}"]), 200)
         connection.end(Ending.RESET if number % 3 else Ending.CLOSE)
 
@@ -91,7 +91,7 @@ async def many_hosts(stage: Stage, first: int, count: int) -> None:
     """Each below a route's wildcard, intercepted with a certificate of its own."""
 
     async def one(number: int) -> None:
-        connection = await open_connection(stage.doors, Way.CONNECT, f"h{number}.{WILDCARD[2:]}")
+        connection = await open_connection(stage.listeners, Way.CONNECT, f"h{number}.{WILDCARD[2:]}")
         expect(await ask(connection, ["/"]), 200)
         connection.end(Ending.CLOSE)
 
@@ -102,7 +102,7 @@ async def many_refused_names(stage: Stage, first: int, count: int) -> None:
     """Each the authority of an https URL that no route names: refused, which ends the connection."""
 
     async def one(number: int) -> None:
-        connection = await open_connection(stage.doors, Way.FORWARD, HOST)
+        connection = await open_connection(stage.listeners, Way.FORWARD, HOST)
         expect(await ask(connection, [f"https://nonsense-{number}.example.test:{number % 60_000 + 1}/"]), 403)
         connection.end(Ending.CLOSE)
 
@@ -111,8 +111,8 @@ async def many_refused_names(stage: Stage, first: int, count: int) -> None:
 
 async def many_unreachable_names(stage: Stage, first: int, count: int) -> None:
     """Each an address to which plain http may be passed on, and at which nobody listens."""
-    port = stage.doors.plain.partition(":")[2]
-    connection = await open_connection(stage.doors, Way.FORWARD, HOST)
+    port = stage.listeners.plain.partition(":")[2]
+    connection = await open_connection(stage.listeners, Way.FORWARD, HOST)
     for start in range(first, first + count, _AT_ONCE):
         numbers = range(start, start + _AT_ONCE)
         targets = [f"http://127.{n >> 16 & 255}.{n >> 8 & 255}.{n & 255}:{port}/" for n in numbers]
@@ -126,7 +126,7 @@ async def many_refused_tunnels(stage: Stage, first: int, count: int) -> None:
     async def one(number: int) -> None:
         with contextlib.suppress(NotOpened):
             await open_connection(
-                stage.doors, Way.CONNECT, f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
+                stage.listeners, Way.CONNECT, f"10.{number >> 16 & 255}.{number >> 8 & 255}.{number & 255}"
             )
             raise AssertionError("the tunnel was opened")
 

@@ -12,7 +12,7 @@ import trustme
 
 from proxy.sandbox import Sandbox
 from tests.end_to_end.programs import Place, ProxyProgram, configuration
-from tests.soak.connection import Doors
+from tests.soak.connection import Listeners
 from tests.soak.echo import serve_echo
 from tests.soak.upstream import Upstream
 
@@ -66,13 +66,13 @@ class Stage:
 
     Attributes:
         settings: the proxy's configuration.
-        doors: for its clients.
+        listeners: for its clients.
     """
 
     sandbox: Sandbox
     proxy: ProxyProgram
     settings: Configuration
-    doors: Doors
+    listeners: Listeners
 
 
 @contextlib.asynccontextmanager
@@ -126,7 +126,7 @@ async def set_up(
         )
         proxy = await asyncio.to_thread(ProxyProgram, settings, directory / "proxy", directory, "proxy")
         try:
-            doors = Doors(
+            listeners = Listeners(
                 forward=int(proxy.address("forward").rpartition(":")[2]),
                 reverse=int(proxy.address("reverse").rpartition(":")[2]),
                 hosts=(HOST, HOST, *(f"n{number}.{WILDCARD[2:]}" for number in range(_NAMES_BELOW_WILDCARD))),
@@ -135,6 +135,6 @@ async def set_up(
                 echo=f"127.0.0.1:{echo_port}",
                 context=ssl.create_default_context(cafile=str(proxy.ca_file)),
             )
-            yield Stage(sandbox, proxy, settings, doors)
+            yield Stage(sandbox, proxy, settings, listeners)
         finally:
             await asyncio.to_thread(proxy.stop)

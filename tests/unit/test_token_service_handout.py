@@ -12,7 +12,7 @@ from yarl import URL
 
 from proxy.config.settings import ListenerMode, ListenerSettings, TimeoutSettings
 from proxy.identity.access_token import create_access_token
-from proxy.relay.seats import Seat
+from proxy.relay.accepted_connection import AcceptedConnection
 from proxy.token_service.handout import Handout
 from proxy.token_service.offers import Offer
 
@@ -73,8 +73,8 @@ class Stage:
         )
 
     def ask(self) -> asyncio.Task[Answer]:
-        seat = Seat(cast("Any", None), "127.0.0.1")
-        return asyncio.create_task(self.handout.answer(cast("Any", Request()), seat, None))
+        accepted = AcceptedConnection(cast("Any", None), "127.0.0.1")
+        return asyncio.create_task(self.handout.answer(cast("Any", Request()), accepted, None))
 
     def give(self, life_s: float) -> None:
         now = time.monotonic()

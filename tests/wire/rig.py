@@ -26,8 +26,8 @@ from proxy.interception.contexts import ServerContexts
 from proxy.policy.authority import Authority, parse_authority
 from proxy.policy.routing import RouteTable, parse_host_pattern
 from proxy.relay.arrival import accept
+from proxy.relay.destination_rule import FixedRule, ForwardRule
 from proxy.relay.destinations import Destinations, Route
-from proxy.relay.entry import FixedEntry, ForwardEntry
 from proxy.relay.state import Relay
 
 if TYPE_CHECKING:
@@ -345,7 +345,7 @@ class Rig:
     tokens: FixedTokens = field(default_factory=FixedTokens)
     records: list[ExchangeRecord] = field(default_factory=list)
     relay: Relay = field(init=False)
-    reverse: FixedEntry = field(init=False)
+    reverse: FixedRule = field(init=False)
     ports: dict[str, int] = field(default_factory=dict)
     _servers: list[asyncio.Server] = field(default_factory=list)
     _clients: list[Peer] = field(default_factory=list)
@@ -355,15 +355,15 @@ class Rig:
         self.relay = Relay(self.limits, self.timeouts, self.trust.contexts.context_for, self.records.append)
         self.relay.destinations = self.destinations(self.upstream.port)
         authority = parse_authority(HOST.encode(), 443)
-        self.reverse = FixedEntry(
+        self.reverse = FixedRule(
             self.relay.destinations.find(authority, 443),
             authority,
             "reverse",
             own_names=frozenset({"127.0.0.1", "localhost"}),
         )
         loop = asyncio.get_running_loop()
-        for mode, entry in (("forward", ForwardEntry()), ("reverse", self.reverse)):
-            server = await loop.create_server(functools.partial(accept, self.relay, entry), "127.0.0.1", 0)
+        for mode, rule in (("forward", ForwardRule()), ("reverse", self.reverse)):
+            server = await loop.create_server(functools.partial(accept, self.relay, rule), "127.0.0.1", 0)
             self._servers.append(server)
             for kind in (socket.SO_SNDBUF, socket.SO_RCVBUF):
                 server.sockets[0].setsockopt(socket.SOL_SOCKET, kind, KERNEL_BYTES)

@@ -11,7 +11,7 @@ from proxy.policy.access import Client
 from proxy.policy.passwords import parse_password_hash
 from proxy.relay.admission import Admission
 from proxy.relay.arrival import accept
-from proxy.relay.entry import ForwardEntry
+from proxy.relay.destination_rule import ForwardRule
 from proxy.relay.listener_policy import ListenerPolicy
 from proxy.relay.passwords import PasswordChecker
 from tests.security.boundary import light_hash
@@ -159,8 +159,8 @@ def test_a_head_that_stops_says_what_it_asked_for(uv_wire: Wire) -> None:
 @pytest.mark.parametrize("said", [b"", b"Proxy-Authorization: Basic d29ya2VyOndyb25n\r\n"], ids=["nothing", "wrong"])
 def test_a_client_that_is_not_known_is_told_so_without_content_for_head(uv_wire: Wire, said: bytes) -> None:
     async def work(rig: Rig) -> None:
-        entry = Client("worker", password=parse_password_hash(light_hash("right")))
-        rig.relay.admission = Admission([entry], None, PasswordChecker())
+        rule = Client("worker", password=parse_password_hash(light_hash("right")))
+        rig.relay.admission = Admission([rule], None, PasswordChecker())
         try:
             client = await rig.client("forward")
             client.send(b"HEAD %b/a?q HTTP/1.1\r\nHost: x\r\n%b\r\n" % (API.encode(), said))
@@ -179,7 +179,7 @@ def test_a_port_that_takes_tls_only_answers_head_without_content(uv_wire: Wire) 
     async def work(rig: Rig) -> None:
         policy = ListenerPolicy(context=rig.trust.upstream_context)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: accept(rig.relay, ForwardEntry(), policy), "127.0.0.1", 0)
+        server = await loop.create_server(lambda: accept(rig.relay, ForwardRule(), policy), "127.0.0.1", 0)
         try:
             _, client = await loop.create_connection(Peer, *server.sockets[0].getsockname())
             client.send(b"HEAD %b/a HTTP/1.1\r\nHost: x\r\n\r\n" % API.encode())

@@ -21,7 +21,7 @@ from proxy.errors import (
 from proxy.policy.access import PasswordClaim
 from proxy.relay.admission import PendingCheck
 from proxy.relay.asked import describe_head
-from proxy.relay.entry import FixedEntry, ForwardEntry
+from proxy.relay.destination_rule import FixedRule, ForwardRule
 from proxy.relay.exchange import Exchange
 from proxy.relay.gate import begin_exchange, identify, record_refusal, take_verdict
 from proxy.relay.http2.connection import Connection
@@ -44,14 +44,14 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
+    from proxy.relay.accepted_connection import AcceptedConnection
+    from proxy.relay.destination_rule import DestinationRule
     from proxy.relay.destinations import Destination
-    from proxy.relay.entry import Entry
     from proxy.relay.http2.fields import RequestFields, ResponseFields
     from proxy.relay.http2.static_table import Field
     from proxy.relay.http2.streams import Stream
     from proxy.relay.known_client import KnownClient
     from proxy.relay.message import ResponseHead
-    from proxy.relay.seats import Seat
     from proxy.relay.state import Relay
 
 # RFC 9113 §3.4 lets a server wait for the preface as long as it likes; it is 60 bytes with SETTINGS.
@@ -61,27 +61,27 @@ _LEAVE_S: Final = 1.0
 _FLUSH_S: Final = 30.0
 
 
-class GrpcEntry:
+class GrpcRule:
     """How a call of gRPC names its destination: as all requests on its connection, but to be reached over HTTP/2."""
 
-    __slots__ = ("_entry",)
+    __slots__ = ("_rule",)
 
-    def __init__(self, entry: Entry) -> None:
-        self._entry = entry
+    def __init__(self, rule: DestinationRule) -> None:
+        self._rule = rule
 
     @property
     def mode(self) -> str:
-        """See `Entry`."""
-        return self._entry.mode
+        """See `DestinationRule`."""
+        return self._rule.mode
 
     @property
     def takes_http2(self) -> bool:
-        """See `Entry`."""
+        """See `DestinationRule`."""
         return True
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
-        """See `Entry`."""
-        destination, target = self._entry.locate(relay, head)
+        """See `DestinationRule`."""
+        destination, target = self._rule.locate(relay, head)
         return relay.destinations.over_http2(destination), target
 
 
@@ -156,9 +156,9 @@ class ClientStream(ClientSide):
                 )
             if head.method == b"CONNECT":
                 raise ProxyUsageError("CONNECT is taken over HTTP/1.1, not over HTTP/2.")
-            if owner.seat is not None and owner.seat.is_dismissed:
+            if owner.accepted is not None and owner.accepted.is_dismissed:
                 raise ClientRefused(DISMISSED, code="listener_changed")
-            self._go_on(identify(relay, owner.seat, head))
+            self._go_on(identify(relay, owner.accepted, head))
         except ProxyError as error:
             self.refuse(error)
 
@@ -166,7 +166,7 @@ class ClientStream(ClientSide):
         """Go on with a request whose sender has been found out, or refuse it."""
         self.exchange = None
         try:
-            self._go_on(take_verdict(self._owner.relay, self._owner.seat, head, verdict))
+            self._go_on(take_verdict(self._owner.relay, self._owner.accepted, head, verdict))
         except ProxyError as error:
             self.refuse(error)
         self._owner.flush_soon()
@@ -176,12 +176,12 @@ class ClientStream(ClientSide):
         owner, head = self._owner, self.request
         relay = owner.relay
         if isinstance(found, PasswordClaim):
-            if owner.seat is not None and relay.admission is not None:
-                self.exchange = PendingCheck(relay.admission, owner.seat, found, head, self)
+            if owner.accepted is not None and relay.admission is not None:
+                self.exchange = PendingCheck(relay.admission, owner.accepted, found, head, self)
             return
         self._sender = owner.sender(found)
-        entry: Entry = GrpcEntry(owner.entry) if is_grpc(head) else owner.entry
-        exchange = begin_exchange(relay, self, self._sender, entry, head)
+        rule: DestinationRule = GrpcRule(owner.rule) if is_grpc(head) else owner.rule
+        exchange = begin_exchange(relay, self, self._sender, rule, head)
         self.exchange = exchange
         early, self._early = self._early, []
         trailers = self._early_trailers
@@ -355,7 +355,7 @@ class ClientStream(ClientSide):
         """Answer a request that cannot be passed on."""
         owner = self._owner
         sender = owner.sender(None) if self._sender is None else self._sender
-        record_refusal(owner.relay, sender, owner.entry, error, describe_head(self.request), self.request)
+        record_refusal(owner.relay, sender, owner.rule, error, describe_head(self.request), self.request)
         self.answer(error, request_complete=self._early_trailers is not None)
 
     def finish(self, *, request_complete: bool) -> None:  # noqa: ARG002  # the trait's
@@ -400,8 +400,8 @@ class ClientStream(ClientSide):
 
     def leads_to(self, host: str) -> bool:
         """See `ClientSide`."""
-        entry = self._owner.entry
-        return not isinstance(entry, FixedEntry) or entry.authority.host == host
+        rule = self._owner.rule
+        return not isinstance(rule, FixedRule) or rule.authority.host == host
 
 
 class Http2ClientConnection(FramedConnection):
@@ -409,10 +409,10 @@ class Http2ClientConnection(FramedConnection):
 
     Attributes:
         relay: the process-wide state.
-        entry: how requests on this connection name their destination.
+        rule: how requests on this connection name their destination.
         peer: the client's address, as text.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
-        seat: of the connection that the client opened.
+        accepted: the connection that the client opened.
     """
 
     __slots__ = (
@@ -422,18 +422,18 @@ class Http2ClientConnection(FramedConnection):
         "_preface_due",
         "_sender",
         "_was_busy",
+        "accepted",
         "deadline",
-        "entry",
         "peer",
         "relay",
-        "seat",
+        "rule",
     )
 
-    def __init__(self, relay: Relay, entry: Entry, seat: Seat | None, peer: str) -> None:
+    def __init__(self, relay: Relay, rule: DestinationRule, accepted: AcceptedConnection | None, peer: str) -> None:
         FramedConnection.__init__(self)
         self.relay = relay
-        self.entry = entry
-        self.seat = seat
+        self.rule = rule
+        self.accepted = accepted
         self.peer = peer
         limits = relay.limits
         self._sender: Sender | None = None
@@ -472,8 +472,8 @@ class Http2ClientConnection(FramedConnection):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """Let go of everything: the client is gone."""
         self.relay.clients.discard(self)
-        if self.seat is not None:
-            self.seat.leave()
+        if self.accepted is not None:
+            self.accepted.leave()
         self._let_go()
 
     def pause_writing(self) -> None:
@@ -537,15 +537,15 @@ class Http2ClientConnection(FramedConnection):
 
     # What a reload and a drain ask for.
 
-    def redirect(self, change: Callable[[Entry], Entry]) -> None:
-        """Replace the entry by the one that a new configuration has for it."""
-        self.entry = change(self.entry)
+    def redirect(self, change: Callable[[DestinationRule], DestinationRule]) -> None:
+        """Replace the rule by the one that a new configuration has for it."""
+        self.rule = change(self.rule)
         self._sender = None
 
     def dismiss(self) -> None:
         """End the connection, whose listener would not accept it any more, after the exchanges under way."""
-        if self.seat is not None:
-            self.seat.is_dismissed = True
+        if self.accepted is not None:
+            self.accepted.is_dismissed = True
         self.close_if_idle()
 
     def close_if_idle(self) -> None:
@@ -568,7 +568,7 @@ class Http2ClientConnection(FramedConnection):
         if self.relay.ending and not self._is_announced:
             self.close_if_idle()
         head = make_request_head(request, ends)
-        if isinstance(self.entry, ForwardEntry) and request.scheme:
+        if isinstance(self.rule, ForwardRule) and request.scheme:
             # A proxy's client of HTTP/1.1 would say all of it in the request line (RFC 9112 §3.2.2).
             path = b"" if request.path == b"*" else request.path
             head.target = b"%b://%b%b" % (request.scheme, request.authority, path)
@@ -634,5 +634,5 @@ class Http2ClientConnection(FramedConnection):
         """Return who sends a request; those of one client share it."""
         sender = self._sender
         if sender is None or sender.known is not known:
-            sender = self._sender = Sender(self.peer, self.entry.mode, known, self.seat)
+            sender = self._sender = Sender(self.peer, self.rule.mode, known, self.accepted)
         return sender

@@ -28,7 +28,7 @@ _DEFAULT_PORTS: Final = {b"http": 80, b"https": 443}
 _PAGE_FIELDS: Final = frozenset((b"sec-fetch-site", b"origin"))
 
 
-class Entry(Protocol):
+class DestinationRule(Protocol):
     """What a connection knows about the destinations of its requests."""
 
     @property
@@ -51,14 +51,14 @@ class Entry(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class ForwardEntry:
+class ForwardRule:
     """A forward listener: the absolute-form target alone names the destination, whatever Host says (RFC 9112 §3.2.2)."""
 
     mode: str = "forward"
     takes_http2: bool = True
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
-        """See `Entry`."""
+        """See `DestinationRule`."""
         scheme, raw, path = split_absolute_form(head)
         destination = relay.destinations.for_target(scheme, raw)
         if head.host is not None and head.host != raw:
@@ -67,7 +67,7 @@ class ForwardEntry:
 
 
 @dataclass(slots=True)
-class FixedEntry:
+class FixedRule:
     """A reverse listener, or the inside of a tunnel: every request is for one authority.
 
     Attributes:
@@ -79,7 +79,7 @@ class FixedEntry:
         accepts_any_host: whether Host is the listener's, which nobody can know, and is replaced unseen.
         refuses_cross_site: whether requests of web pages of other sites are refused.
         tls: the client's TLS inside the tunnel, which knows the SNI; None for plain HTTP.
-        takes_http2: see `Entry`.
+        takes_http2: see `DestinationRule`.
     """
 
     destination: Destination
@@ -94,7 +94,7 @@ class FixedEntry:
     _name_checked: bool = False
 
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
-        """See `Entry`."""
+        """See `DestinationRule`."""
         target = head.target
         if not self._name_checked:
             self._check_requested_name()

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 
 
-def abort_visibly(transport: asyncio.Transport) -> None:
+def reset_connection(transport: asyncio.Transport) -> None:
     """Close with RST instead of FIN.
 
     A response that is delimited by the connection's end (RFC 9112 §6.3) would look complete after a FIN.

@@ -1,7 +1,7 @@
 """One accepted connection from its first moment to its last, and how many there are. Does no I/O but to ask who is there.
 
-A `Seat` stays the same whatever protocol runs on the connection: a client connection, the end of a tunnel, a splice. Each
-of them tells it when the connection is gone.
+An `AcceptedConnection` stays the same whatever protocol runs on it: a client connection, the end of a tunnel, a splice. Each of
+them tells it when the connection is gone.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _UCRED: Final = struct.Struct("3i")
 _REFUSED_WITH_WORDS: Final = 1.1
 
 
-class Seat:
+class AcceptedConnection:
     """One accepted connection.
 
     Attributes:
@@ -38,41 +38,41 @@ class Seat:
         known: who it is, once that is settled for all that follows, as CONNECT does.
         candidates: the configured clients that fit the connection; None before they are needed.
         admission: by which that was judged.
-        entry: that of the listener it came in by; None until it is open.
+        rule: that of the listener it came in by; None until it is open.
         policy: what that listener asked of it; None: nothing.
         is_dismissed: whether that listener would not take it any more, so that no further request is read.
     """
 
     __slots__ = (
-        "_seats",
+        "_accepted_connections",
         "address",
         "admission",
         "candidates",
         "certificate_names",
-        "entry",
         "is_dismissed",
         "known",
         "policy",
+        "rule",
         "user",
     )
 
-    def __init__(self, seats: Seats, address: str) -> None:
-        self._seats: Seats | None = seats
+    def __init__(self, accepted_connections: AcceptedConnections, address: str) -> None:
+        self._accepted_connections: AcceptedConnections | None = accepted_connections
         self.address = address
         self.user: int | None = None
         self.certificate_names: frozenset[str] = frozenset()
         self.known: KnownClient | None = None
         self.candidates: list[Client] = []
         self.admission: Usage | None = None
-        self.entry: object | None = None
+        self.rule: object | None = None
         self.policy: ListenerPolicy | None = None
         self.is_dismissed = False
 
     def leave(self) -> None:
         """Take note that the connection is closed; more often than once is no harm."""
-        seats, self._seats = self._seats, None
-        if seats is not None:
-            seats.free(self.address)
+        accepted_connections, self._accepted_connections = self._accepted_connections, None
+        if accepted_connections is not None:
+            accepted_connections.remove(self.address)
 
     @property
     def peer(self) -> Peer:
@@ -80,12 +80,12 @@ class Seat:
         return Peer(parse_peer_address(self.address), self.user, self.certificate_names)
 
 
-class Seats:
+class AcceptedConnections:
     """How many connections there are, in total and by address; of IPv6, by /64.
 
     Attributes:
         limits: what is judged by; a reload sets others, and who has been counted stays so.
-        taken: open connections.
+        count: how many are open.
     """
 
     def __init__(self, limits: LimitSettings) -> None:
@@ -94,19 +94,19 @@ class Seats:
         self._first_reserved: float = inf if limit is None else limit - reserve(limit)
         self._words_end: float = inf if limit is None else limit - reserve(limit) // 2
         self._by_block: dict[str, int] = {}
-        self.taken = 0
+        self.count = 0
 
-    def take(self, address: str) -> Seat:
+    def add(self, address: str) -> AcceptedConnection:
         """Count one connection; whether there is room for it is for `check` to say."""
-        self.taken += 1
+        self.count += 1
         if not is_this_machine(address):
             block = address_block(address)
             self._by_block[block] = self._by_block.get(block, 0) + 1
-        return Seat(self, address)
+        return AcceptedConnection(self, address)
 
-    def free(self, address: str) -> None:
+    def remove(self, address: str) -> None:
         """Count one connection less."""
-        self.taken -= 1
+        self.count -= 1
         block = address_block(address)
         left = self._by_block.get(block, 0) - 1
         if left > 0:
@@ -128,7 +128,7 @@ class Seats:
         limits = self.limits
         if descriptor >= self._first_reserved:
             raise report_exhausted()
-        if self.taken > limits.connections:
+        if self.count > limits.connections:
             raise Overloaded(f"The proxy has {limits.connections} connections (limits.connections).", retry_after_s=1)
         block = address_block(address)
         if self._by_block.get(block, 0) > limits.connections_per_client:
@@ -139,7 +139,7 @@ class Seats:
 
     def is_flooded(self, descriptor: int) -> bool:
         """Whether there are so many that even saying so costs too much; the descriptor is the newest connection's."""
-        return self.taken > self.limits.connections * _REFUSED_WITH_WORDS + 1 or descriptor >= self._words_end
+        return self.count > self.limits.connections * _REFUSED_WITH_WORDS + 1 or descriptor >= self._words_end
 
 
 def descriptor_of(transport: asyncio.BaseTransport) -> int:
