@@ -52,10 +52,11 @@ if TYPE_CHECKING:
     from proxy.interception.signing import Authority
     from proxy.operations.admin import AdminSite
     from proxy.operations.metrics import CertificateExpiry
-    from proxy.operations.overview import RouteSummary
+    from proxy.operations.overview import ClientSummary, RouteSummary
     from proxy.operations.own_errors import ErrorCount
     from proxy.operations.server_metrics import ServerFigures
     from proxy.operations.snapshot import WorkerSnapshot
+    from proxy.operations.usage import Usage
     from proxy.relay.admission import Admission
     from proxy.relay.record import ExchangeRecord
     from proxy.workers.control import Control
@@ -495,6 +496,8 @@ class Server:
                 routes=self._summarise_routes,
                 tail=self._tail,
                 errors=self._errors,
+                usage=self._usage,
+                clients=self._summarise_clients,
             )
         )
         extras: list[AutoConfig | Quit] = [AutoConfig(lambda: self._hosts, self._forward_addresses)]
@@ -547,7 +550,13 @@ class Server:
                 for one in self._client_certificates.look()
             ),
             *(
-                CertificateExpiry("listener", address, "", certificate.not_valid_after_utc.timestamp())
+                CertificateExpiry(
+                    "listener",
+                    address,
+                    "",
+                    certificate.not_valid_after_utc.timestamp(),
+                    certificate.not_valid_before_utc.timestamp(),
+                )
                 for address, certificate in self._listener_certificates.items()
             ),
         ]
@@ -567,10 +576,22 @@ class Server:
             for route in self._settings.routes
         ]
 
+    def _summarise_clients(self) -> list[ClientSummary]:
+        from proxy.operations.overview import summarise_client  # noqa: PLC0415  # see `_open_admin`
+
+        return [summarise_client(client) for client in self._settings.clients]
+
     def _tail(self, after: int) -> tuple[int, list[ExchangeRecord]]:
         if self.front is not None:
             return self.front.access_log.tail(after)
         return self.control.recent.tail(after) if self.control is not None else (0, [])
+
+    def _usage(self) -> Usage:
+        from proxy.operations.usage import Usage  # noqa: PLC0415  # see `_open_admin`
+
+        if self.front is not None:
+            return self.front.access_log.usage()
+        return self.control.recent.usage() if self.control is not None else Usage()
 
     def _errors(self) -> list[ErrorCount]:
         if self.front is not None:

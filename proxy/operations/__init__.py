@@ -10,6 +10,11 @@ metrics.py       snapshots as Prometheus metrics
 admission.py     who may read the admin site
 admin.py         the admin site: probes and metrics over HTTP                              (does I/O)
 history.py       the last minutes in samples, for charts
+causes.py        whose fault a failed exchange is
+usage.py         how long each route's exchanges take, why they fail, who uses which identity
+route_window.py  what each route did in the last minutes
+token_history.py the last lives of each token, for a timeline
+problems.py      what is wrong now, and the next step
 overview.py      what the page shows, as JSON
 page.py, static/ the page to look at: files, state, server-sent events                     (does I/O)
 """

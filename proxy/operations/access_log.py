@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, Final
 from proxy.operations.log_lines import JsonFormat, LineFormat, TextFormat
 from proxy.operations.log_output import LogOutput
 from proxy.operations.own_errors import ErrorTally
+from proxy.operations.usage import UsageTally
 
 if TYPE_CHECKING:
     from proxy.config.settings import AccessLogSettings, TracingSettings
     from proxy.operations.own_errors import ErrorCount
     from proxy.operations.tracing import Tracing
+    from proxy.operations.usage import Usage
     from proxy.relay.record import ExchangeRecord
 
 logger = logging.getLogger("proxy.operations")
@@ -92,6 +94,7 @@ class AccessLog:
         self._observed = 0
         self._recent: deque[ExchangeRecord] = deque(maxlen=_RECENT)
         self._errors = ErrorTally()
+        self._usage = UsageTally()
         self._memory_lock = threading.Lock()
         self._reopen = False
         endpoint = None if tracing is None else tracing.endpoint
@@ -128,6 +131,11 @@ class AccessLog:
         """Return the kinds of errors that this proxy answered with, the one that came last at the end."""
         with self._memory_lock:
             return self._errors.counts()
+
+    def usage(self) -> Usage:
+        """Return how long each route's exchanges take, why they fail, and who uses which identity."""
+        with self._memory_lock:
+            return self._usage.snapshot()
 
     def statistics(self) -> AccessLogStatistics:
         """Return a snapshot."""
@@ -199,6 +207,7 @@ class AccessLog:
             self._observed += len(records)
             self._recent.extend(records)
             self._errors.add(records)
+            self._usage.add(records)
 
 
 def _start_tracing(endpoint: str) -> Tracing:

@@ -90,12 +90,14 @@ class CertificateExpiry(NamedTuple):
         name: of the credential, or of the route that shows the certificate; empty for the CA.
         proof: which of the credential's proofs, or the client certificate's subject; empty for the CA.
         not_after_at: Unix seconds.
+        not_before_at: when it begins to be valid, Unix seconds; None where that is not known.
     """
 
     kind: str
     name: str
     proof: str
     not_after_at: float
+    not_before_at: float | None = None
 
 
 class MetricsCollector(Collector):
@@ -270,7 +272,13 @@ class _Collected(Collector):
 def credential_certificates(statistics: IdentityStatistics) -> list[CertificateExpiry]:
     """Return the certificates of all credentials, as far as their ends are known."""
     return [
-        CertificateExpiry("credential", name, proof, not_after.timestamp())
+        CertificateExpiry(
+            "credential",
+            name,
+            proof,
+            not_after.timestamp(),
+            credential.starts[proof].timestamp() if proof in credential.starts else None,
+        )
         for name, credential in statistics.credentials.items()
         for proof, not_after in credential.expirations.items()
     ]
@@ -279,8 +287,8 @@ def credential_certificates(statistics: IdentityStatistics) -> list[CertificateE
 def _certificate_metric(certificates: Iterable[CertificateExpiry]) -> Metric:
     meaning = "When the certificate ends, in Unix time; less time() and divided by 86400, the days left."
     family = _gauge("certificate_expiry_timestamp_seconds", meaning, "kind", "name", "proof")
-    for kind, name, proof, not_after_at in certificates:
-        family.add_metric((kind, name, proof), not_after_at)
+    for one in certificates:
+        family.add_metric((one.kind, one.name, one.proof), one.not_after_at)
     return family
 
 

@@ -24,6 +24,7 @@ from proxy.errors import (
 from proxy.explanations.codes import OAUTH_CODES
 from proxy.explanations.lookup import advise
 from proxy.identity.aadsts import explain, parse_code
+from proxy.operations.causes import all_kinds, blame
 from proxy.operations.log_lines import escape, escape_text
 
 if TYPE_CHECKING:
@@ -102,6 +103,18 @@ def explain_code(code: str) -> dict[str, Json]:
     return {"cause": None, "fix": None} if found is None else {"cause": found.cause, "fix": found.fix}
 
 
+def describe_failure(record: ExchangeRecord) -> dict[str, Json]:
+    """Return whose fault it is, and where the proxy itself answered, what it means; nothing of what did not fail."""
+    by = blame(record)
+    if by is None:
+        return {}
+    described: dict[str, Json] = {"by": by}
+    if is_own_error(record):
+        entry = _describe(record, 1)
+        described |= {name: entry[name] for name in ("title", "cause", "fix")}
+    return described
+
+
 def _describe(record: ExchangeRecord, count: int) -> dict[str, Json]:
     number = parse_code(record.code)
     advice = (explain(number) if number is not None else None) or advise(record.status, record.outcome, record.code)
@@ -114,6 +127,7 @@ def _describe(record: ExchangeRecord, count: int) -> dict[str, Json]:
         "status": record.status,
         "error": record.outcome,
         "code": record.code,
+        "by": blame(record),
         "client": record.client,
         "method": escape(record.method),
         "what": escape_text(record.authority) + escape(record.target),
@@ -126,7 +140,7 @@ def _describe(record: ExchangeRecord, count: int) -> dict[str, Json]:
 def find_title(record: ExchangeRecord) -> str:
     """Return the title of what the client was answered, as the README's table has it; empty where it was answered nothing."""
     kinds = [
-        kind for kind in _all_kinds(ProxyError) if (kind.status, kind.proxy_status) == (record.status, record.outcome)
+        kind for kind in all_kinds(ProxyError) if (kind.status, kind.proxy_status) == (record.status, record.outcome)
     ]
     if not kinds:
         return ""
@@ -134,11 +148,3 @@ def find_title(record: ExchangeRecord) -> str:
         if kind in kinds and (not code or re.fullmatch(code, record.code)):
             return kind.title
     return kinds[0].title
-
-
-def _all_kinds(kind: type[ProxyError]) -> list[type[ProxyError]]:
-    """Return a class and all below it, the more general ones first."""
-    found = [kind]
-    for one in found:
-        found.extend(one.__subclasses__())
-    return found

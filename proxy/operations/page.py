@@ -1,6 +1,6 @@
 """The page to look at: static files, its state as JSON, and a live tail as server-sent events. Does I/O on the event loop.
 
-    /             the page; /page.css, /page.js and /icon.svg are its parts
+    /             the page; /page.css, /page.js with the modules beside it, and /icon.svg are its parts
     /api/state    everything it shows, once
     /api/events   the same every two seconds, and exchanges as they end (text/event-stream)
 
@@ -25,7 +25,11 @@ from proxy.operations.history import SAMPLE_S, History
 from proxy.operations.log_lines import JsonFormat
 from proxy.operations.metrics import credential_certificates
 from proxy.operations.overview import Overview, describe_overview
+from proxy.operations.own_errors import describe_failure
+from proxy.operations.route_window import RouteWindow
 from proxy.operations.snapshot import sum_snapshots
+from proxy.operations.token_history import TokenHistory
+from proxy.operations.usage import Usage
 from proxy.tasks import keep_going
 
 if TYPE_CHECKING:
@@ -33,19 +37,30 @@ if TYPE_CHECKING:
 
     from proxy.identity.sources import IdentityStatistics
     from proxy.operations.metrics import CertificateExpiry
-    from proxy.operations.overview import RouteSummary
-    from proxy.operations.own_errors import ErrorCount
+    from proxy.operations.overview import ClientSummary, RouteSummary
+    from proxy.operations.own_errors import ErrorCount, Json
     from proxy.operations.snapshot import WorkerSnapshot
-    from proxy.relay.record import ExchangeRecord
+    from proxy.relay.record import ExchangeRecord, TraceNote
 
 _TAIL_S: Final = 0.5
 _STREAMS: Final = 16
 # A page that has just been opened begins with this many; the rest of what is remembered would only scroll by.
 _FIRST_EXCHANGES: Final = 50
+# The first one is what the page begins with; it imports the others.
+_SCRIPTS: Final = (
+    "page.js",
+    "charts.js",
+    "dom.js",
+    "exchanges.js",
+    "people.js",
+    "problems.js",
+    "routes.js",
+    "tokens.js",
+)
 _MEDIA_TYPES: Final = {
     "index.html": "text/html; charset=utf-8",
     "page.css": "text/css; charset=utf-8",
-    "page.js": "text/javascript; charset=utf-8",
+    **dict.fromkeys(_SCRIPTS, "text/javascript; charset=utf-8"),
     "icon.svg": "image/svg+xml",
 }
 _PAGE_FIELDS: Final = {
@@ -68,6 +83,8 @@ class PageSources:
         routes: those of the configuration.
         tail: as `AccessLog.tail`.
         errors: as `AccessLog.errors`.
+        usage: as `AccessLog.usage`.
+        clients: those of the configuration.
     """
 
     readiness: Callable[[], tuple[bool, Sequence[str]]]
@@ -77,6 +94,8 @@ class PageSources:
     routes: Callable[[], Sequence[RouteSummary]]
     tail: Callable[[int], tuple[int, list[ExchangeRecord]]]
     errors: Callable[[], Sequence[ErrorCount]]
+    usage: Callable[[], Usage] = Usage
+    clients: Callable[[], Sequence[ClientSummary]] = tuple
 
 
 class Page:
@@ -85,6 +104,8 @@ class Page:
     def __init__(self, sources: PageSources) -> None:
         self._sources = sources
         self._history = History()
+        self._window = RouteWindow()
+        self._lifelines = TokenHistory()
         self._started_at = time.time()
         self._format = JsonFormat()
         self._streams = 0
@@ -115,7 +136,11 @@ class Page:
 
     async def _sample(self) -> None:
         while True:
-            self._history.add(sum_snapshots(self._sources.workers()), time.time(), time.monotonic())
+            total = sum_snapshots(self._sources.workers())
+            now, now_mono = time.time(), time.monotonic()
+            self._history.add(total, now, now_mono)
+            self._window.add(total, self._sources.usage(), now_mono)
+            self._lifelines.add(self._sources.identity().sources, now)
             await asyncio.sleep(SAMPLE_S)
 
     def _file_handler(self, name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
@@ -159,6 +184,10 @@ class Page:
 
     def _format_exchanges(self, records: list[ExchangeRecord]) -> str:
         lines = self._format.format(records).splitlines()
+        for index, record in enumerate(records):
+            more = _describe_steps(record.trace) | describe_failure(record)
+            if more:
+                lines[index] = f"{lines[index][:-1]},{json.dumps(more, separators=(',', ':'))[1:]}"
         return f"event: exchanges\ndata: [{','.join(lines)}]\n\n"
 
     def _format_state(self) -> str:
@@ -178,5 +207,28 @@ class Page:
             routes=sources.routes(),
             samples=self._history.samples,
             errors=sources.errors(),
+            clients=sources.clients(),
+            client_uses=sources.usage().clients,
+            activity=self._window.activity(),
+            lifelines=self._lifelines,
         )
         return json.dumps(describe_overview(overview), separators=(",", ":"))
+
+
+def _describe_steps(trace: TraceNote | None) -> dict[str, Json]:
+    """Return when the steps of an exchange were, where they were noted: in milliseconds from the request's head."""
+    if trace is None:
+        return {}
+    return {
+        "steps": {
+            "name": _describe_wait(trace.name_wait),
+            "token": _describe_wait(trace.token_wait),
+            "sent_ms": None if trace.sent_after_s is None else round(trace.sent_after_s * 1000, 2),
+            "sends": trace.sends,
+        }
+    }
+
+
+def _describe_wait(wait: tuple[float, float] | None) -> Json:
+    """Return when it began, and how long it was."""
+    return None if wait is None else [round(wait[0] * 1000, 2), round(wait[1] * 1000, 2)]

@@ -19,6 +19,7 @@ from proxy.identity.credential import Target
 from proxy.interception.rsa import RSAKey
 from proxy.operations.own_errors import ErrorTally
 from proxy.operations.snapshot import WorkerSnapshot, parse_snapshot, sum_snapshots
+from proxy.operations.usage import UsageTally
 from proxy.tasks import guard, keep_going
 from proxy.workers.channel import Channel
 from proxy.workers.messages import (
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
     from proxy.identity.sources import TokenSources
     from proxy.interception.leaf import Leaf as LeafCertificate
     from proxy.operations.own_errors import ErrorCount
+    from proxy.operations.usage import Usage
     from proxy.relay.record import ExchangeRecord
 
 logger = logging.getLogger("proxy.workers")
@@ -125,12 +127,14 @@ class RecentExchanges:
         self._count = 0
         self._recent: deque[ExchangeRecord] = deque(maxlen=_RECENT)
         self._errors = ErrorTally()
+        self._usage = UsageTally()
 
-    def add(self, records: Sequence[ExchangeRecord]) -> None:
-        """Remembers some more."""
+    def add(self, records: Sequence[ExchangeRecord], stands_for: int = 0) -> None:
+        """Remember some more: the newest of so many."""
         self._count += len(records)
         self._recent.extend(records)
         self._errors.add(records)
+        self._usage.add(records, stands_for)
 
     def tail(self, after: int) -> tuple[int, list[ExchangeRecord]]:
         """See `proxy.operations.access_log.AccessLog.tail`."""
@@ -140,6 +144,10 @@ class RecentExchanges:
     def errors(self) -> list[ErrorCount]:
         """See `proxy.operations.access_log.AccessLog.errors`."""
         return self._errors.counts()
+
+    def usage(self) -> Usage:
+        """See `proxy.operations.access_log.AccessLog.usage`."""
+        return self._usage.snapshot()
 
 
 class RelayProcess:
@@ -409,8 +417,9 @@ class Control:
             case Started():
                 process.started.set()
             case Figures():
+                before = process.snapshot.access_log.observed
                 process.snapshot = parse_snapshot(message.snapshot.encode())
-                self.recent.add(message.records)
+                self.recent.add(message.records, process.snapshot.access_log.observed - before)
             case Want() if message.source < len(self._sources):
                 self._spawn(self._give_token(process, self._sources[message.source], message.request))
             case Stale() if message.source < len(self._sources):

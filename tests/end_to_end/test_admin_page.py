@@ -2,135 +2,85 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
-from proxy.config.settings import AccessLogSettings
-from proxy.identity.credential import CredentialStatistics
-from proxy.identity.lifetime import refresh_after_s
-from proxy.identity.source import SourceStatistics
-from proxy.identity.sources import IdentityStatistics
-from proxy.operations.access_log import AccessLog
-from proxy.operations.admin import AdminSite
-from proxy.operations.metrics import CertificateExpiry, MetricsCollector
 from proxy.operations.overview import RouteSummary
-from proxy.operations.page import Page, PageSources
-from proxy.operations.snapshot import HistogramSnapshot, WorkerSnapshot
-from proxy.relay.counters import Histogram
-from proxy.relay.record import ExchangeRecord
-from tests.end_to_end.chromium import PROGRAM, Tab, browser_tab
+from proxy.relay.record import TraceNote
+from tests.end_to_end.chromium import PROGRAM, browser_tab
+from tests.end_to_end.npm_packages import install_packages
+from tests.end_to_end.page_scenes import HOST, SCENES, TIMEOUT, Scene, healthy, served, watched
 from tests.ports import free_port
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
+    from tests.end_to_end.chromium import Tab
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="Chromium is not installed")
 
-BAR = "document.querySelector('#tokens .bar')"
-WIDTH = f"parseFloat({BAR}.firstChild.style.width)"
-HOSTILE = b"/<img/src=x/onerror=document.title='owned'>"
+NOW: Final = "document.querySelector('#tokens .now')"
+POSITION: Final = f"parseFloat({NOW}?.style.left)"
+HOSTILE: Final = b"/<img/src=x/onerror=document.title='owned'>"
+# Name, width, height.
+SIZES: Final = (("phone", 390, 844), ("desktop", 1280, 900))
+STORY: Final = "document.querySelector('#exchanges .story')"
 
 
-@dataclass
-class Proxy:
-    """What the page looks at; the tests move it."""
-
-    log: AccessLog = field(default_factory=lambda: AccessLog(AccessLogSettings(enabled=False)))
-    statuses: dict[int, int] = field(default_factory=dict)
-    durations: Histogram = field(default_factory=Histogram)
-    obtained_at: float = field(default_factory=time.time)
-    life_s: float = 20.0
-    ready: bool = True
-    reasons: list[str] = field(default_factory=list)
-
-    def exchange(self, target: bytes, status: int = 200, outcome: str = "ok", code: str = "") -> None:
-        self.statuses[status] = self.statuses.get(status, 0) + 1
-        self.durations.observe(0.012)
-        self.log.observe(
-            ExchangeRecord(
-                time.time(), "127.0.0.1", "forward", b"GET", "contoso.azure-api.net:443", target, status, 0, 9, 0.012, 0.01,
-                "contoso.azure-api.net", 1.0, True, outcome, code,
-            )
-        )  # fmt: skip
-
-    def readiness(self) -> tuple[bool, list[str]]:
-        return self.ready, self.reasons
-
-    def workers(self) -> list[WorkerSnapshot]:
-        duration = HistogramSnapshot(tuple(self.durations.buckets), self.durations.total)
-        exchanges = {"contoso.azure-api.net": dict(self.statuses)}
-        return [WorkerSnapshot(exchanges=exchanges, duration=duration, open_client_connections=3)]
-
-    def identity(self) -> IdentityStatistics:
-        age_s = time.time() - self.obtained_at
-        ends = datetime.now(UTC) + timedelta(days=12, hours=1)
-        credential = CredentialStatistics({("ok", ""): 1}, 0.0, 0.0, "certificate 0A", {"certificate 0A": ends})
-        source = SourceStatistics(
-            "orders-client", "api://orders/.default", True, True, age_s, self.life_s - age_s, 1, 0, 0, "",
-            refresh_in_s=refresh_after_s(self.life_s, None, 0.5) - age_s,
-        )  # fmt: skip
-        return IdentityStatistics({"orders-client": credential}, (source,))
-
-
-@asynccontextmanager
-async def watched(proxy: Proxy, **look: object) -> AsyncIterator[Tab]:
-    """The page, open in a tab, connected; at the end it must have had nothing to complain about."""
-    sources = PageSources(
-        readiness=proxy.readiness,
-        workers=proxy.workers,
-        identity=proxy.identity,
-        certificates=lambda: [CertificateExpiry("interception_ca", "", "", time.time() + 86_400 * 400)],
-        routes=lambda: [RouteSummary("contoso.azure-api.net", ("contoso.azure-api.net",), "orders-client", "api://x")],
-        tail=proxy.log.tail,
-        errors=proxy.log.errors,
-    )
-    collector = MetricsCollector(proxy.workers, proxy.identity)
-    site = AdminSite("127.0.0.1", 0, sources.readiness, collector, page=Page(sources))
-    host, port = await site.start()
-    try:
-        async with browser_tab() as tab:
-            await tab.open(f"http://{host}:{port}/", **look)  # type: ignore[arg-type]  # widths and a scheme
-            await tab.until("document.querySelector('#ready')?.textContent === 'ready'")
-            yield tab
-            assert tab.complaints == []
-            assert {url.partition(f"//{host}:{port}/")[0] for url in tab.requested} == {"http:"}
-    finally:
-        await site.close()
-        proxy.log.close()
+def text_of(selector: str) -> str:
+    """An expression for what an element says."""
+    return f"document.querySelector({selector!r}).innerText"
 
 
 @pytest.mark.asyncio
-async def test_the_first_line_says_which_token_is_missing_since_when_and_why() -> None:
-    """F7, A4: whether the proxy is ready all the same or not."""
-    proxy = Proxy()
-    async with watched(proxy) as tab:
-        proxy.reasons = ["no valid access token for orders.example since 2026-06-01 12:00:00 UTC: It has expired."]
-        await tab.until(f"document.querySelector('#ready').textContent === 'ready: {proxy.reasons[0]}'")
-        assert await tab.evaluate("document.querySelector('#ready').className") == "pill "
-        proxy.ready = False
-        await tab.until(f"document.querySelector('#ready').textContent === 'not ready: {proxy.reasons[0]}'")
-        assert await tab.evaluate("document.querySelector('#ready').className") == "pill bad"
+async def test_what_is_wrong_comes_first_with_the_next_step_and_the_code() -> None:
+    """F7, A4: also while other routes are served. Nobody is told of what is well."""
+    scene = Scene()
+    async with watched(scene) as tab:
+        assert await tab.until(f"{text_of('#verdict')}.startsWith('Nothing is wrong.')")
+        first = "document.querySelector('main > section').id"
+        assert await tab.evaluate(first) == "verdict"
+
+        scene.obtained_at, scene.failing = None, "AADSTS700027"
+        await tab.until("document.querySelectorAll('#problems li').length === 1")
+        said = await tab.evaluate(text_of("#problems li"))
+        assert f"Requests to {HOST} fail, because orders-client has no access token: " in said
+        assert "Next:" in said
+        assert "az ad app credential" in said
+        assert "identity platform" in said
+        assert "apim-auth-proxy explain AADSTS700027" in said
+        assert await tab.evaluate("document.querySelector('#ready').textContent") == "ready"
+        # Whoever cannot see the page is told as well.
+        assert "has no access token" in await tab.evaluate(text_of("#announcement[role=status]"))
+
+        scene.ready, scene.reasons = False, ["no relay process is running; the log says why", TIMEOUT]
+        await tab.until("document.querySelector('#ready').className === 'pill bad'")
+        said = await tab.evaluate(text_of("#verdict"))
+        assert "2 things are wrong" in said
+        assert "no relay process is running" in said
 
 
 @pytest.mark.asyncio
 async def test_the_page_shows_what_happens() -> None:
-    proxy = Proxy()
-    async with watched(proxy) as tab:
+    scene = Scene()
+    async with watched(scene) as tab:
         for number in range(20):
-            proxy.exchange(b"/orders/%d" % number)
-        proxy.exchange(b"/refused", 502, "proxy_configuration_error", "AADSTS700027")
+            scene.exchange(b"/orders/%d" % number)
+        scene.exchange(b"/refused", 502, "proxy_configuration_error", "AADSTS700027")
         await tab.until("document.querySelector('#exchanges').textContent.includes('/orders/19')")
         await tab.until("document.querySelectorAll('#rate-chart rect').length >= 2")
         await tab.until("document.querySelectorAll('#latency-chart polyline').length >= 3")
+        await tab.until("document.querySelector('#routes td').innerText === '21'")
+        await tab.evaluate("document.querySelector('#routes summary').click()")
         assert "2xx 20" in await tab.evaluate("document.querySelector('#routes').innerText")
-        assert "12 days left" in await tab.evaluate("document.querySelector('#certificates').innerText")
-        assert "Interception CA" in await tab.evaluate("document.querySelector('#certificates').innerText")
+        assert "identity platform 1" in await tab.evaluate("document.querySelector('#routes').innerText")
+        certificates = await tab.evaluate("document.querySelector('#certificates').innerText")
+        assert "300 days left" in certificates
+        assert "Interception CA" in certificates
+        assert "Listener 10.0.0.1:8443" in certificates
+        await tab.evaluate("document.querySelector('#errors summary').click()")
         errors = await tab.evaluate("document.querySelector('#errors').innerText")
         assert "502 The identity platform refused the proxy's credential" in errors
         assert "az ad app credential" in errors
@@ -139,51 +89,151 @@ async def test_the_page_shows_what_happens() -> None:
 
 @pytest.mark.asyncio
 async def test_what_a_client_asks_for_stays_text() -> None:
-    proxy = Proxy()
-    proxy.exchange(HOSTILE, 502, "<b>bold</b>", "<i>")
-    async with watched(proxy) as tab:
+    scene = Scene()
+    scene.exchange(HOSTILE, 502, "<b>bold</b>", "<i>")
+    async with watched(scene) as tab:
         await tab.until(f"document.querySelector('#exchanges').innerText.includes({HOSTILE.decode()!r})")
-        await tab.until("document.querySelector('#errors').innerText.includes('<b>bold</b>')")
-        assert await tab.evaluate("document.querySelectorAll('main img, main b:not(.bar b)').length") == 0
+        await tab.until("document.querySelector('#errors').textContent.includes('<b>bold</b>')")
+        assert (
+            await tab.evaluate("document.querySelectorAll('main img, main i:not(.lane i, .life i, .track i)').length")
+            == 0
+        )
+        bold = await tab.evaluate("[...document.querySelectorAll('main b')].map(one => one.textContent)")
+        assert set(bold) <= {"Next: "}
         assert await tab.evaluate("document.title") == "apim-auth-proxy"
 
 
 @pytest.mark.asyncio
-async def test_a_tokens_bar_moves_through_refresh_and_begins_again() -> None:
-    """A life of 200 seconds: refreshed after about 140; here it is renewed late, so that the bar is seen to turn."""
-    proxy = Proxy(life_s=200.0)
-    bar, width = BAR, WIDTH
-    async with watched(proxy) as tab:
-        early = await tab.until(width)
-        assert "refresh in about" in await tab.evaluate(f"{bar}.ariaLabel")
-        await tab.until(f"{width} > {early}")
-        proxy.obtained_at -= 150
-        await tab.until(f"{bar}.classList.contains('stale')")
-        assert "refresh due" in await tab.evaluate(f"{bar}.ariaLabel")
-        proxy.obtained_at = time.time()
-        await tab.until(f"!{bar}.classList.contains('stale') && {width} < 30")
+async def test_a_tokens_timeline_moves_through_its_refresh() -> None:
+    """A life of 200 seconds: refreshed after about 140; here it is renewed late, so that the states are seen to turn."""
+    scene = Scene(life_s=200.0)
+    pill = "document.querySelector('#tokens .pill').textContent"
+    async with watched(scene) as tab:
+        early = await tab.until(POSITION)
+        assert await tab.evaluate(pill) == "fresh"
+        label = await tab.evaluate("document.querySelector('#tokens .lane[role=img]').ariaLabel")
+        assert all(name in label for name in ("Obtained", "Refresh", "Usable until"))
+        await tab.until(f"{POSITION} > {early}")
+        assert scene.obtained_at is not None
+        scene.obtained_at -= 150
+        await tab.until(f"{pill} === 'refresh due'")
+        scene.failing = "endpoint_timeout"
+        await tab.until(f"{pill} === 'cannot be renewed'")
+        await tab.until(f"{text_of('#problems')}.includes('requests go on with the one at hand')")
+        scene.obtained_at, scene.failing = time.time(), ""
+        await tab.until(f"{pill} === 'fresh'")
+        # The one before it stays on the line.
+        await tab.until("document.querySelectorAll('#tokens .lane .past').length >= 1")
+        scene.obtained_at, scene.failing = None, "endpoint_timeout"
+        await tab.until(f"{pill} === 'no token'")
+        await tab.until("document.querySelectorAll('#tokens .lane .gap').length === 1")
+
+
+@pytest.mark.asyncio
+async def test_a_request_tells_its_own_story() -> None:
+    """With each step's time where tracing notes them, and whose fault it was where it failed."""
+    scene = Scene()
+    async with watched(scene) as tab:
+        scene.exchange(
+            b"/slow", trace=TraceNote(b"", b"", (0.005, 0.08), 0.1, 1, "orders-client", (0.0, 0.004)), duration_s=0.5
+        )
+        scene.exchange(b"/refused", 502, "proxy_configuration_error", "AADSTS700027")
+        scene.exchange(b"/plain", duration_s=0.25)
+
+        async def tell(path: str) -> str:
+            row = f"[...document.querySelectorAll('#exchanges button')].find(one => one.textContent.includes({path!r}))"
+            await tab.until(f"{row} !== undefined")
+            await tab.evaluate(f"{row}.click()")
+            said = await tab.evaluate(f"{STORY}.innerText.replaceAll('\\n', ' ').replaceAll('\\t', ' ')")
+            await tab.evaluate(f"{row}.click()")
+            assert isinstance(said, str)
+            return said
+
+        said = await tell("/slow")
+        for step in (
+            "Name 4.0 ms looked up",
+            "Token 80 ms waited for",
+            "Connection, TLS 15 ms",
+            "Upstream 400 ms",
+            "Content 0.0 ms",
+        ):
+            assert step in said
+        assert "Identity orders-client" in said
+        said = await tell("/refused")
+        assert "The identity platform refused the proxy's credential." in said
+        assert "az ad app credential" in said
+        assert "apim-auth-proxy explain AADSTS700027" in said
+        said = await tell("/plain")
+        assert "Token \N{EN DASH} at hand" in said
+        assert "Connection, TLS \N{EN DASH} kept from an earlier request" in said
+        assert "Upstream 200 ms" in said
+        assert "Everything else 50 ms" in said
+        assert "tracing.endpoint" in said
+
+
+@pytest.mark.asyncio
+async def test_a_story_that_is_read_stands_still() -> None:
+    scene = Scene()
+    scene.exchange(b"/first")
+    async with watched(scene) as tab:
+        await tab.until("document.querySelector('#exchanges button') !== null")
+        await tab.evaluate("document.querySelector('#exchanges button').click()")
+        scene.exchange(b"/meanwhile")
+        await tab.until("document.querySelector('#routes td').innerText === '1'")
+        assert "/meanwhile" not in await tab.evaluate("document.querySelector('#exchanges').textContent")
+        await tab.evaluate("document.querySelector('#exchanges button').click()")
+        await tab.until("document.querySelector('#exchanges').textContent.includes('/meanwhile')")
 
 
 @pytest.mark.asyncio
 async def test_the_keyboard_is_enough() -> None:
-    proxy = Proxy()
-    proxy.exchange(b"/first")
-    async with watched(proxy) as tab:
-        await tab.until("document.querySelector('#exchanges').textContent.includes('/first')")
-        focus = "document.activeElement.id || document.activeElement.className"
+    scene = Scene(
+        routes=[RouteSummary(f"{name}.example", (f"{name}.example",), "orders-client", "s") for name in "abcd"]
+    )
+    scene.exchange(b"/first", route="a.example")
+    scene.exchange(b"/second", route="b.example")
+    async with watched(scene) as tab:
+        await tab.until("document.querySelectorAll('#exchanges button').length === 2")
+        await tab.until("document.querySelectorAll('#routes tr').length === 4")
+        focus = "document.activeElement.id || document.activeElement.className || document.activeElement.localName"
         order = []
-        for _ in range(5):
+        for _ in range(11):
             await tab.press("Tab")
             order.append(await tab.evaluate(focus))
-        assert order == ["skip", "pause", "failures-only", "filter", "exchanges"]
+        routes = ["routes-filter", "routes-sort", *["summary"] * 4]
+        assert order == ["skip", *routes, "pause", "failures-only", "filter", "exchange"]
         assert await tab.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+
+        # Among the requests the arrows lead, the first keys of the row stay in the focus, and Enter tells the story.
+        await tab.press("ArrowDown")
+        assert "/first" in await tab.evaluate("document.activeElement.textContent")
+        await tab.press("Enter", "\r")
+        assert await tab.evaluate("document.activeElement.getAttribute('aria-expanded')") == "true"
+        assert await tab.evaluate(f"document.activeElement.parentElement.contains({STORY})")
+        await tab.press("Enter", "\r")
+        assert await tab.evaluate(f"{STORY} === null")
+        await tab.press("Home")
+        assert "/second" in await tab.evaluate("document.activeElement.textContent")
+
+        # What the figures make anew keeps the focus, and stays open.
+        await tab.evaluate("document.querySelector('#routes summary').focus()")
+        await tab.press("Enter", "\r")
+        assert await tab.evaluate("document.activeElement.parentElement.open")
+        scene.exchange(b"/third", route="a.example")
+        await tab.until("[...document.querySelectorAll('#routes td')].some(one => one.innerText === '1')")
+        assert (
+            await tab.evaluate("document.activeElement.parentElement.open && document.activeElement.localName")
+            == "summary"
+        )
 
         await tab.evaluate("document.querySelector('#pause').focus()")
         await tab.press(" ", " ")
         assert await tab.evaluate("document.querySelector('#pause').getAttribute('aria-pressed')") == "true"
-        proxy.exchange(b"/while-paused")
+        scene.exchange(b"/while-paused", route="c.example")
         # The figures come after the exchanges that they count.
-        await tab.until("document.querySelector('#routes').innerText.includes('2xx 2')")
+        await tab.until(
+            "[...document.querySelectorAll('#routes td')].filter(one => one.innerText === '1').length === 2"
+        )
         assert "/while-paused" not in await tab.evaluate("document.querySelector('#exchanges').textContent")
         await tab.press("Enter", "\r")
         await tab.until("document.querySelector('#exchanges').textContent.includes('/while-paused')")
@@ -191,19 +241,56 @@ async def test_the_keyboard_is_enough() -> None:
         await tab.evaluate("document.querySelector('#filter').focus()")
         for letter in "first":
             await tab.press(letter, letter)
-        await tab.until("!document.querySelector('#exchanges').textContent.includes('/while-paused')")
-        assert "/first" in await tab.evaluate("document.querySelector('#exchanges').textContent")
+        shown = "[...document.querySelectorAll('#exchanges li:not([hidden])')].map(one => one.textContent)"
+        await tab.until(f"{shown}.length === 1")
+        assert "/first" in (await tab.evaluate(shown))[0]
+
+
+@pytest.mark.asyncio
+async def test_fifty_routes_can_be_read_found_and_sorted() -> None:
+    async with watched(SCENES["fifty"]()) as tab:
+        rows = "[...document.querySelectorAll('#routes tr')].map(row => row.innerText)"
+        await tab.until(f"{rows}.length === 10 && {rows}[0].includes('gateway 2')")
+        first = (await tab.evaluate(rows))[0]
+        assert first.startswith("service-00")
+        assert "API 1" in first
+        assert await tab.evaluate(text_of("#routes-all")) == "Show all 50 routes"
+        await tab.evaluate("document.querySelector('#routes-all').click()")
+        assert len(await tab.evaluate(rows)) == 50
+        assert await tab.evaluate("document.querySelector('#routes-all').getAttribute('aria-expanded')") == "true"
+        await tab.evaluate("document.querySelector('#routes-filter').focus()")
+        for letter in "service-31":
+            await tab.press(letter, letter)
+        (only,) = await tab.evaluate(rows)
+        assert only.startswith("service-31")
+        await tab.evaluate(
+            "document.querySelector('#routes-filter').value = '', document.querySelector('#routes-sort').value = 'name',"
+            "document.querySelector('#routes-sort').dispatchEvent(new Event('change'))"
+        )
+        assert [row[:10] for row in await tab.evaluate(rows)] == [f"service-{number:02d}" for number in range(50)]
+
+
+@pytest.mark.asyncio
+async def test_the_page_says_who_uses_which_identity() -> None:
+    async with watched(healthy()) as tab:
+        rows = "[...document.querySelectorAll('#clients tr')].map(row => row.innerText.replaceAll('\\n', ' '))"
+        await tab.until(f"{rows}.some(row => row.includes('30'))")
+        billing, nightly, stranger = await tab.evaluate(rows)
+        assert f"known by 10.1.0.0/16, password · may use {HOST}" in billing
+        assert "orders-client" in billing
+        assert "not a configured client" in stranger
+        assert "none yet" in nightly
 
 
 @pytest.mark.asyncio
 async def test_failures_can_be_seen_alone() -> None:
-    proxy = Proxy()
-    proxy.exchange(b"/good")
-    proxy.exchange(b"/bad", 404)
-    async with watched(proxy) as tab:
+    scene = Scene()
+    scene.exchange(b"/good")
+    scene.exchange(b"/bad", 404)
+    async with watched(scene) as tab:
         await tab.until("document.querySelector('#exchanges').textContent.includes('/good')")
         await tab.evaluate("document.querySelector('#failures-only').click()")
-        shown = await tab.evaluate("document.querySelector('#exchanges').textContent")
+        shown = await tab.evaluate("document.querySelector('#exchanges').innerText")
         assert "/bad" in shown
         assert "/good" not in shown
 
@@ -211,9 +298,9 @@ async def test_failures_can_be_seen_alone() -> None:
 @pytest.mark.asyncio
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_a_phone_shows_it_all_without_scrolling_sideways(scheme: str) -> None:
-    proxy = Proxy()
-    proxy.exchange(b"/" + b"a-very-long-path-without-a-break" * 10)
-    async with watched(proxy, width=360, height=740, scheme=scheme) as tab:
+    scene = Scene()
+    scene.exchange(b"/" + b"a-very-long-path-without-a-break" * 10)
+    async with watched(scene, width=360, height=740, scheme=scheme) as tab:
         await tab.until("document.querySelector('#exchanges').textContent.includes('very-long')")
         assert await tab.evaluate("document.documentElement.scrollWidth") == 360
         assert await tab.evaluate("document.querySelector('#exchanges').scrollWidth <= 360")
@@ -224,21 +311,11 @@ async def test_a_phone_shows_it_all_without_scrolling_sideways(scheme: str) -> N
 
 @pytest.mark.asyncio
 async def test_a_proxy_that_has_gone_is_said_and_noticed_when_it_is_back() -> None:
-    proxy = Proxy()
-    sources = PageSources(
-        readiness=lambda: (True, ()),
-        workers=proxy.workers,
-        identity=proxy.identity,
-        certificates=list,
-        routes=list,
-        tail=proxy.log.tail,
-        errors=proxy.log.errors,
-    )
-    collector = MetricsCollector(proxy.workers, proxy.identity)
+    scene = Scene()
     # Not port 0, which somebody else might get in between.
-    first = AdminSite("127.0.0.1", free_port(), sources.readiness, collector, page=Page(sources))
+    first = scene.site(free_port())
     host, port = await first.start()
-    second = AdminSite(host, port, sources.readiness, collector, page=Page(sources))
+    second = scene.site(port)
     try:
         async with browser_tab() as tab:
             await tab.open(f"http://{host}:{port}/")
@@ -251,4 +328,33 @@ async def test_a_proxy_that_has_gone_is_said_and_noticed_when_it_is_back() -> No
     finally:
         await first.close()
         await second.close()
-        proxy.log.close()
+        scene.log.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("name", SCENES)
+async def test_axe_finds_nothing(name: str, pytestconfig: pytest.Config) -> None:
+    """Roles, names, contrast, order of headings, targets: on a phone and a desktop, light and dark, with everything open."""
+    packages = await asyncio.to_thread(install_packages, pytestconfig, ("axe-core@4.10.3",))
+    axe = (packages / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
+    async with served(SCENES[name]()) as url, browser_tab() as tab:
+        for _, width, height in SIZES:
+            await tab.open(url, width=width, height=height)
+            await tab.until("document.querySelectorAll('#exchanges button').length > 20")
+            await tab.until("document.querySelectorAll('#routes td .counts, #routes td .none').length > 0")
+            await tab.evaluate(
+                "document.querySelectorAll('main details').forEach(one => { one.open = true });"
+                "document.querySelectorAll('#exchanges li:nth-child(-n+3) > button').forEach(one => one.click())"
+            )
+            await tab.evaluate(axe)
+            for scheme in ("light", "dark"):
+                await tab.prefer(scheme)
+                assert await find_violations(tab, colours_only=scheme == "dark") == [], f"{width} pixels, {scheme}"
+                assert await tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+async def find_violations(tab: Tab, *, colours_only: bool) -> list[Any]:
+    """What axe has to say against the page."""
+    options = {"resultTypes": ["violations"]} | ({"runOnly": ["color-contrast"]} if colours_only else {})
+    found = await tab.evaluate(f"axe.run({json.dumps(options)}).then(done => JSON.stringify(done.violations))")
+    return [(one["id"], one["help"], [node["html"] for node in one["nodes"]][:3]) for one in json.loads(found)]

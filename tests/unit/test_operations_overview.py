@@ -137,8 +137,9 @@ def test_a_token_shows_its_times_and_never_itself() -> None:
     assert token["refresh_in_s"] == 1610
     assert set(token) == {
         "credential", "target", "usable", "age_s", "refresh_in_s", "expires_in_s", "failures", "rejections", "code",
-        "cause", "fix",
+        "cause", "fix", "detail", "without_s", "retry_in_s", "usable_for_s", "proof", "lives", "outages",
     }  # fmt: skip
+    assert token["usable_for_s"] == 3495, "less the flight margin"
 
 
 def test_a_token_that_cannot_be_had_is_explained() -> None:
