@@ -93,8 +93,8 @@ FLOORS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     (
         "the seam, and what all share",
         (
-            *("accepted_connection", "asked", "chunked", "diagnosis", "listening", "passwords", "recording", "replay"),
-            *("shared", "sides"),
+            *("accepted_connection", "asked", "chunked", "diagnosis", "field_lines", "listening", "passwords"),
+            *("recording", "replay", "shared", "sides"),
         ),
     ),
     (

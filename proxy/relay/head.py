@@ -19,6 +19,7 @@ import httptools
 
 from proxy.errors import FieldsTooLarge, MalformedRequest, TargetTooLong, UpstreamProtocolError
 from proxy.relay.diagnosis import diagnose_head, refuse_request
+from proxy.relay.field_lines import read_fields
 from proxy.relay.message import (
     BARE_LINE_END,
     HOP_BY_HOP,
@@ -32,6 +33,8 @@ from proxy.relay.message import (
 )
 from proxy.relay.plain_form import write_plainly
 
+# Interpreted, llhttp is quicker.
+_IS_COMPILED: Final = not hasattr(read_fields, "__code__")
 _ONE: Final = 0x31
 _REQUEST_START: Final = b"POST / HTTP/1.1\r\n"
 _RESPONSE_START: Final = b"HTTP/1.1 200 \r\n"
@@ -66,12 +69,13 @@ def parse_request_head(raw: bytes, *, target_bytes: int, field_count: int) -> Re
         )
     rest = raw[match.end() :]
     head = RequestHead(method, target, 1 if minor == b"1" else 0, rest[:-2])
-    try:
-        httptools.HttpRequestParser(head).feed_data(_REQUEST_START + rest)
-    except httptools.HttpParserUpgrade:
-        pass  # llhttp stops where an upgrade would begin: at the end of the head, which is all it was given
-    except httptools.HttpParserError:
-        raise refuse_request(raw) from None
+    if not (_IS_COMPILED and read_fields(head)):
+        try:
+            httptools.HttpRequestParser(head).feed_data(_REQUEST_START + rest)
+        except httptools.HttpParserUpgrade:
+            pass  # llhttp stops where an upgrade would begin: at the end of the head, which is all it was given
+        except httptools.HttpParserError:
+            raise refuse_request(raw) from None
     names = head.names
     if len(names) > field_count:
         raise FieldsTooLarge(f"The request has {len(names)} fields; the limit is {field_count} (limits.field_count).")
@@ -136,7 +140,8 @@ def _read_response_head(start: tuple[int, int, bytes], rest: bytes) -> ResponseH
     """
     status, minor, status_line = start
     head = ResponseHead(status, status_line, minor, rest[:-2])
-    httptools.HttpResponseParser(head).feed_data(_RESPONSE_START + rest)
+    if not (_IS_COMPILED and read_fields(head)):
+        httptools.HttpResponseParser(head).feed_data(_RESPONSE_START + rest)
     special = RESPONSE_SPECIAL.intersection(head.names)
     if special:
         head.take_special(special)

@@ -91,6 +91,11 @@ class Head:
         """Take the name of a field that llhttp has accepted; its line is in `fields`."""
         self.names.append(name.lower())
 
+    def take_fields(self, names: list[bytes], lines: list[bytes]) -> None:
+        """Take all fields, one line for each of the names."""
+        self.names = names
+        self._lines = lines
+
     @property
     def lines(self) -> list[bytes]:
         """The field lines as sent, without CRLF, one for each of `names`."""

@@ -43,6 +43,18 @@ SEEDS: Final[dict[str, tuple[bytes, ...]]] = {
         b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
         b"HTTP/1.1 204 None\r\nContent-Length: 5\r\n\r\n",
     ),
+    "field_lines": (
+        b"Host: api.example.test\r\nAccept: */*\r\nConnection: keep-alive\r\n",
+        b"Content-Length: 5\r\nX: \x80\xff\t \r\n",
+        b"Content-Length: 5\r\nContent-Length: 5\r\n",
+        b"Content-Length: 18446744073709551615\r\nContent-Length :+5\r\n",
+        b"Transfer-Encoding: chunked\r\nTrailer: X\r\n",
+        b"Transfer-Encoding: gzip, chunked\t\r\nContent-Length: 0\r\n",
+        b"Connection: Upgrade, close\r\nUpgrade: h2c\r\nProxy-Connection: keep-alive\r\n",
+        b"X: a\r\n b\r\n",
+        b"X : a\r\n:b\r\n",
+        b"X: a\rb\r\nY: c\nd\r\nZ: \x00\x7f\r\n",
+    ),
     "chunked_body": (
         b"5\r\nhello\r\n0\r\n\r\n",
         b"5;a=b\r\nhello\r\n3\r\n\r\n\r\r\n0\r\nX-T: 1\r\n\r\nGET /",

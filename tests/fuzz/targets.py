@@ -12,6 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+import httptools
+
 from proxy.config.loading import load_settings
 from proxy.errors import (
     ConfigurationError,
@@ -26,8 +28,9 @@ from proxy.policy.access import parse_basic
 from proxy.policy.authority import parse_authority
 from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
 from proxy.relay.client_hello import ClientHelloReader
+from proxy.relay.field_lines import read_fields
 from proxy.relay.head import format_request_head, format_response_head, parse_request_head, parse_response_head
-from proxy.relay.message import HOP_BY_HOP
+from proxy.relay.message import HOP_BY_HOP, Head
 from tests.fuzz.connection import client_connection, redirected_connection
 from tests.fuzz.http2 import http2_connection, http2_upstream
 
@@ -102,6 +105,31 @@ def response_head(data: bytes) -> None:
         assert [value for name, value in fields if name == b"connection"] == [b"close"]
         _assert_one_framing(fields)
         assert chunked or not any(name == b"transfer-encoding" for name, _ in fields)
+
+
+def judge_by_llhttp(fields: bytes, *, request: bool) -> list[bytes] | None:
+    """The names of field lines as llhttp reads them, in lower case; None: it refuses them."""
+    head = Head(1, fields)
+    try:
+        if request:
+            httptools.HttpRequestParser(head).feed_data(b"POST / HTTP/1.1\r\n" + fields + b"\r\n")
+        else:
+            httptools.HttpResponseParser(head).feed_data(b"HTTP/1.1 200 \r\n" + fields + b"\r\n")
+    except httptools.HttpParserUpgrade:
+        return head.names if request else None
+    except httptools.HttpParserError:
+        return None
+    return head.names
+
+
+def field_lines(data: bytes) -> None:
+    """Field lines that are read without llhttp are read as llhttp reads them, in requests and in responses."""
+    end = data.find(b"\r\n\r\n")
+    head = Head(1, data if end < 0 else data[: end + 2])
+    if read_fields(head):
+        for request in (True, False):
+            assert judge_by_llhttp(head.fields, request=request) == head.names, head.fields
+        assert b"".join(line + b"\r\n" for line in head.lines) == head.fields
 
 
 def chunked_body(data: bytes) -> None:
@@ -220,6 +248,7 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
     for one in (
         request_head,
         response_head,
+        field_lines,
         chunked_body,
         authority,
         configuration,
