@@ -206,7 +206,7 @@ kustomize: $(VENV)/.runtime ## Make the Kustomize base from the chart
 	@$(BIN)/python -m tests.deploy.kustomize_base
 
 .PHONY: screenshots
-screenshots: $(VENV)/.test ## Take the README's pictures of the admin site's page again (Chromium; four minutes)
+screenshots: $(VENV)/.test ## Take the pictures of the admin site's page again (Chromium; seven minutes)
 	@$(BIN)/python -m tests.screenshots
 
 .PHONY: recording

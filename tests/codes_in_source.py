@@ -29,6 +29,8 @@ PASSED_ON: Final = {
     "distrust.code": "found by the same way in proxy/dialing/distrust.py",
     "source.failure_code": "likewise, of a token",
     "failing.code": "likewise",
+    "first.code": "likewise",
+    "first.failure_code": "likewise",
     "error.proxy_status": "the error tree, which has a test of its own",
     "members.get('error')": "OAuth errors, which the token endpoint sends",
     "_outcome(error)": "a label of one metric",

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Final
 
@@ -99,3 +100,14 @@ def test_the_changelog_has_the_version_and_each_entry_once() -> None:
     unreleased = text.partition(f"## [{__version__}]")[0]
     headings = re.findall(r"^### .*$", unreleased, re.MULTILINE)
     assert len(headings) == len(set(headings))
+
+
+def test_the_projects_home_is_written_the_same_everywhere() -> None:
+    """A placeholder as long as there is none: who replaces it finds every place."""
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        urls = tomllib.load(file)["project"]["urls"]
+    home = urls["Repository"]
+    owner = home.split("/")[-2]
+    assert all(url.startswith(home) for url in urls.values())
+    owners = (ROOT / ".github" / "CODEOWNERS").read_text(encoding="utf-8")
+    assert set(re.findall(r"@([\w-]+)/", owners)) == {owner}

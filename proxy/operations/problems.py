@@ -5,6 +5,7 @@ Only what lasts, or came in the last five minutes, is a problem; what has passed
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -46,6 +47,7 @@ class Problem:
     """Something to do something about.
 
     Attributes:
+        key: the same for as long as it is the same problem, whatever figures its sentence has; no two have the same.
         severity: ``bad``: requests fail; ``warn``: they will, or some do; ``note``: worth knowing.
         what: one sentence.
         step: what to do next, commands in backquotes.
@@ -55,6 +57,7 @@ class Problem:
         since_at, until_at: Unix seconds; since when it is so, and when it gets worse.
     """
 
+    key: str
     severity: str
     what: str
     step: str
@@ -70,6 +73,7 @@ def describe_problems(overview: Overview) -> list[Json]:
     found = sorted(list_problems(overview), key=lambda one: _ORDER.index(one.severity))
     return [
         {
+            "key": one.key,
             "severity": one.severity,
             "what": one.what,
             "step": one.step,
@@ -86,39 +90,45 @@ def describe_problems(overview: Overview) -> list[Json]:
 def list_problems(overview: Overview) -> Iterator[Problem]:
     """Yield what is wrong, in no particular order."""
     failing = overview.identity.failing
-    for one in failing:
-        yield _without_token(one, overview.routes, overview.at)
+    yield from _without_tokens(failing, overview.routes, overview.at)
     yield from _other_reasons(overview)
     yield from _stale_tokens(overview)
     for certificate in overview.certificates:
         yield from _ending(certificate, overview.at)
     yield from _own_errors(overview)
-    for route, activity in overview.activity.items():
-        yield from _failing_route(route, activity)
+    yield from _failing_routes(overview.activity)
     yield from _small_things(overview)
 
 
-def _without_token(failing: Failing, routes: Iterable[RouteSummary], at: float) -> Problem:
-    hosts = [
-        host
-        for route in routes
-        if (route.credential, route.target) == (failing.credential, str(failing.target))
-        for host in route.hosts
-    ]
-    explained = explain_code(failing.code)
-    cause = explained["cause"]
-    why = f": {_lower(str(cause))}" if cause else f": {_lower(failing.reason)}" if failing.reason else "."
-    what = f"Requests to {_name_some(hosts)} fail" if hosts else f"Credential {failing.credential} has no access token"
-    because = f", because {failing.credential} has no access token" if hosts else ""
-    return Problem(
-        BAD,
-        f"{what}{because}{_first_sentence(why)}",
-        str(explained["fix"] or _TRY_ONLINE),
-        detail=failing.reason if cause else "",
-        explain=failing.code,
-        by=Cause.IDENTITY,
-        since_at=at - failing.for_s,
-    )
+def _without_tokens(failing: Iterable[Failing], routes: Sequence[RouteSummary], at: float) -> Iterator[Problem]:
+    """Yield one problem for each reason: an outage of the platform is one, however many tokens are missing for it."""
+    groups: dict[tuple[str, str], list[Failing]] = {}
+    for one in failing:
+        groups.setdefault((one.code, why_missing(one)), []).append(one)
+    for (_, why), members in groups.items():
+        first = members[0]
+        wanted = {(one.credential, str(one.target)) for one in members}
+        hosts = [host for route in routes if (route.credential, route.target) in wanted for host in route.hosts]
+        names = list(dict.fromkeys(one.credential for one in members))
+        missing = f"{name_some(names, 'credentials')} {'has' if len(names) == 1 else 'have'} no access token"
+        what = f"Requests to {name_some(hosts, 'hosts')} fail, because {missing}" if hosts else f"Credential {missing}"
+        explained = explain_code(first.code)
+        yield Problem(
+            f"token {first.code} {why}",
+            BAD,
+            f"{what}: {why}" if why else f"{what}.",
+            str(explained["fix"] or _TRY_ONLINE),
+            detail=first.reason if _lower(first.reason) != why else "",
+            explain=first.code,
+            by=Cause.IDENTITY,
+            since_at=at - max(one.for_s for one in members),
+        )
+
+
+def why_missing(failing: Failing) -> str:
+    """Return why there is no token, as the second half of a sentence: in our words for an AADSTS code, else as it was said."""
+    cause = explain_code(failing.code)["cause"] if failing.code.startswith("AADSTS") else None
+    return _lower(_first_sentence(str(cause or failing.reason)))
 
 
 def _other_reasons(overview: Overview) -> Iterator[Problem]:
@@ -130,30 +140,34 @@ def _other_reasons(overview: Overview) -> Iterator[Problem]:
             continue
         if reason == "draining":
             step = "Nothing: requests in flight have `timeouts.drain_s` to end, and then the process does."
-            yield Problem(WARN, "The proxy is stopping and takes no new work.", step)
+            yield Problem(reason, WARN, "The proxy is stopping and takes no new work.", step)
         else:
-            yield Problem(severity, reason, f"Look at the proxy's log. {_TRY_ONLINE}")
+            yield Problem(reason, severity, reason, f"Look at the proxy's log. {_TRY_ONLINE}")
 
 
 def _stale_tokens(overview: Overview) -> Iterator[Problem]:
-    """Yield the tokens that cannot be renewed but are still good."""
+    """Yield the tokens that cannot be renewed but are still good, those that fail alike together."""
     failing = {(one.credential, str(one.target)) for one in overview.identity.failing}
+    groups: dict[str, list[SourceStatistics]] = {}
     for source in overview.identity.sources:
         if source.usable and source.failures and (source.credential, source.target) not in failing:
-            yield _not_renewed(source, overview.at)
-
-
-def _not_renewed(source: SourceStatistics, at: float) -> Problem:
-    explained = explain_code(source.failure_code)
-    return Problem(
-        WARN,
-        f"The access token of {source.credential} cannot be renewed; requests go on with the one at hand.",
-        str(explained["fix"] or _TRY_ONLINE),
-        detail=source.failure_detail or str(explained["cause"] or ""),
-        explain=source.failure_code,
-        by=Cause.IDENTITY,
-        until_at=None if source.expires_in_s is None else at + source.expires_in_s,
-    )
+            groups.setdefault(source.failure_code, []).append(source)
+    for members in groups.values():
+        first = members[0]
+        explained = explain_code(first.failure_code)
+        names = list(dict.fromkeys(one.credential for one in members))
+        what = f"The access token{'s' if len(members) > 1 else ''} of {name_some(names, 'credentials')}"
+        ends = [one.expires_in_s for one in members if one.expires_in_s is not None]
+        yield Problem(
+            f"renewal {first.failure_code}",
+            WARN,
+            f"{what} cannot be renewed; requests go on with what is at hand.",
+            str(explained["fix"] or _TRY_ONLINE),
+            detail=first.failure_detail or str(explained["cause"] or ""),
+            explain=first.failure_code,
+            by=Cause.IDENTITY,
+            until_at=overview.at + min(ends) if ends else None,
+        )
 
 
 def _ending(certificate: CertificateExpiry, at: float) -> Iterator[Problem]:
@@ -174,6 +188,7 @@ def _ending(certificate: CertificateExpiry, at: float) -> Iterator[Problem]:
     when = "has ended." if days < 0 else f"ends in {int(days)} days." if days >= 2 else "ends within two days."
     own = "Make another with `apim-auth-proxy cert new`, upload it to the application, and name it beside the old one."
     yield Problem(
+        f"certificate {certificate.kind} {certificate.name} {certificate.proof}",
         BAD if days < _AT_ONCE_DAYS else WARN,
         f"{what} {when}",
         steps.get(certificate.kind, own),
@@ -191,11 +206,12 @@ def _own_errors(overview: Overview) -> Iterator[Problem]:
         if by == Cause.IDENTITY and (told or not entry["fix"]):
             continue
         count = entry["count"]
-        times = "once" if count == 1 else f"{count} times since the start"
+        times = "once" if count == 1 else f"{count:,} times since the start"
         host = str(entry["what"]).partition("/")[0].removesuffix(":443")
         about = f" for {host}" if host else ""
         status = f" ({entry['status']})" if entry["status"] else ""
         yield Problem(
+            f"error {entry['status']} {entry['error']} {entry['code']}",
             NOTE if by == Cause.CLIENT else WARN,
             f"{entry['title']}{status}{about}, {times}.",
             str(entry["fix"] or _TRY_ONLINE),
@@ -206,23 +222,37 @@ def _own_errors(overview: Overview) -> Iterator[Problem]:
         )
 
 
-def _failing_route(route: str, activity: RouteActivity) -> Iterator[Problem]:
-    """Yield what gateway and API answered, where it is much of a route's traffic."""
-    for cause, severity in ((Cause.GATEWAY, WARN), (Cause.API, WARN)):
-        wanted = _statuses_of(cause, activity.statuses)
-        count = sum(wanted.values())
-        if count < _FEWEST_FAILURES or count < activity.count * _SHARE:
-            continue
-        who = "The gateway refused" if cause == Cause.GATEWAY else "The API failed"
-        often = ", ".join(f"{number} with {status}" for status, number in sorted(wanted.items()))
-        worst = max(wanted, key=lambda status: wanted[status])
-        yield Problem(
-            severity,
-            f"{who} {count} of {activity.count} requests to {route} in the last five minutes: {often}.",
-            _STEPS.get(worst, _STEPS[500]),
-            explain=str(worst) if worst in _STEPS else "",
-            by=cause,
-        )
+def _failing_routes(activity: Mapping[str, RouteActivity]) -> Iterator[Problem]:
+    """Yield what gateways and APIs answered, where it is much of a route's traffic; many routes are told together."""
+    for cause in (Cause.GATEWAY, Cause.API):
+        failing = {}
+        for route, one in activity.items():
+            statuses = _statuses_of(cause, one.statuses)
+            if sum(statuses.values()) >= max(_FEWEST_FAILURES, one.count * _SHARE):
+                failing[route] = statuses
+        groups = [[route] for route in failing] if len(failing) <= _NAMED else [list(failing)]
+        for routes in groups:
+            yield _failing_route(cause, routes, [failing[route] for route in routes], activity)
+
+
+def _failing_route(
+    cause: Cause, routes: Sequence[str], statuses: Iterable[Mapping[int, int]], activity: Mapping[str, RouteActivity]
+) -> Problem:
+    counts: Counter[int] = Counter()
+    for one in statuses:
+        counts.update(one)
+    who = "The gateway refused" if cause == Cause.GATEWAY else "The API failed"
+    all_of_them = sum(activity[route].count for route in routes)
+    often = ", ".join(f"{number:,} with {status}" for status, number in sorted(counts.items()))
+    worst, _ = counts.most_common(1)[0]
+    return Problem(
+        f"{cause} {' '.join(routes) if len(routes) == 1 else ''}",
+        WARN,
+        f"{who} {counts.total():,} of {all_of_them:,} requests to {name_some(routes, 'routes')} in the last five minutes: {often}.",
+        _STEPS.get(worst, _STEPS[500]),
+        explain=str(worst) if worst in _STEPS else "",
+        by=cause,
+    )
 
 
 _STEPS: Final[Mapping[int, str]] = {
@@ -244,6 +274,7 @@ def _small_things(overview: Overview) -> Iterator[Problem]:
     sharing = overview.identity.sharing
     if sharing is not None and not sharing.is_shared:
         yield Problem(
+            "sharing",
             WARN,
             f"Each replica asks for tokens of its own: the token cache {sharing.reason}.",
             "No request fails for it. Look after the server in `token_cache.url`; the proxy returns to it by itself.",
@@ -252,16 +283,18 @@ def _small_things(overview: Overview) -> Iterator[Problem]:
     lost = overview.total.access_log.dropped + overview.total.access_log.lost
     if lost:
         yield Problem(
+            "lost lines",
             NOTE,
             f"{lost} lines of the access log were lost, because they came faster than they could be written.",
             "Write the log to a faster disk, or switch it off: `access_log.enabled: false`.",
         )
 
 
-def _name_some(hosts: Sequence[str]) -> str:
-    if len(hosts) <= _NAMED:
-        return " and ".join([", ".join(hosts[:-1]), hosts[-1]] if len(hosts) > 1 else hosts)
-    return f"{', '.join(hosts[: _NAMED - 1])} and {len(hosts) - _NAMED + 1} other hosts"
+def name_some(names: Sequence[str], what: str) -> str:
+    """Return some of the names, and how many more there are of what."""
+    if len(names) <= _NAMED:
+        return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+    return f"{', '.join(names[: _NAMED - 1])} and {len(names) - _NAMED + 1} other {what}"
 
 
 def _first_sentence(text: str) -> str:

@@ -119,7 +119,7 @@ async def test_a_tokens_timeline_moves_through_its_refresh() -> None:
         await tab.until(f"{pill} === 'refresh due'")
         scene.failing = "endpoint_timeout"
         await tab.until(f"{pill} === 'cannot be renewed'")
-        await tab.until(f"{text_of('#problems')}.includes('requests go on with the one at hand')")
+        await tab.until(f"{text_of('#problems')}.includes('requests go on with what is at hand')")
         scene.obtained_at, scene.failing = time.time(), ""
         await tab.until(f"{pill} === 'fresh'")
         # The one before it stays on the line.
@@ -335,7 +335,7 @@ async def test_a_proxy_that_has_gone_is_said_and_noticed_when_it_is_back() -> No
 @pytest.mark.parametrize("name", SCENES)
 async def test_axe_finds_nothing(name: str, pytestconfig: pytest.Config) -> None:
     """Roles, names, contrast, order of headings, targets: on a phone and a desktop, light and dark, with everything open."""
-    packages = await asyncio.to_thread(install_packages, pytestconfig, ("axe-core@4.10.3",))
+    packages = await asyncio.to_thread(install_packages, pytestconfig, ("axe-core@4.14.1",))
     axe = (packages / "node_modules" / "axe-core" / "axe.min.js").read_text(encoding="utf-8")
     async with served(SCENES[name]()) as url, browser_tab() as tab:
         for _, width, height in SIZES:

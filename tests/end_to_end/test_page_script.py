@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # The newest that run on Node.js 18, which Debian 12 has.
-PACKAGES: Final = ("eslint@9.9.1", "@eslint/js@9.9.1", "typescript@5.9.3")
+PACKAGES: Final = ("eslint@9.39.5", "@eslint/js@9.39.5", "typescript@6.0.3")
 SCRIPTS: Final = ROOT / "proxy" / "operations" / "static"
 CHECKS: Final = ROOT / "tests" / "page_script"
 CHECKERS: Final = {

@@ -4,6 +4,7 @@ type Cause = "client" | "proxy" | "identity" | "gateway" | "api";
 type QuantileName = "p50" | "p95" | "p99";
 
 interface ProblemState {
+  readonly key: string;
   readonly severity: "bad" | "warn" | "note";
   readonly what: string;
   readonly step: string;

@@ -65,6 +65,36 @@ def test_many_hosts_are_named_by_the_first() -> None:
     assert problem.what.startswith("Requests to a.example, b.example and 3 other hosts fail")
 
 
+def test_an_outage_is_one_problem_however_many_tokens_are_missing() -> None:
+    reason = "The identity platform did not answer within 10 seconds."
+    failing = [
+        Failing(name, Target(scope="s"), for_s, reason, "endpoint_timeout") for name, for_s in (("a", 9.0), ("b", 90.0))
+    ]
+    routes = [RouteSummary(f"{name}.example", (f"{name}.example",), name, "s") for name in "ab"]
+    problem = only(identity=IdentityStatistics({}, (), (*failing,)), routes=routes)
+    assert problem.what == (
+        "Requests to a.example and b.example fail, because a and b have no access token: the identity platform did not answer"
+        " within 10 seconds."
+    )
+    assert (problem.since_at, problem.detail) == (AT - 90, "")
+
+
+def test_many_routes_that_fail_alike_are_one_problem() -> None:
+    many = {f"{name}.example": RouteActivity(1_000, {}, {429: 300}, 0.1, 0.2, 0.1) for name in "abcde"}
+    problem = only(activity=many)
+    assert problem.what == (
+        "The gateway refused 1,500 of 5,000 requests to a.example, b.example and 3 other routes in the last five minutes:"
+        " 1,500 with 429."
+    )
+
+
+def test_routes_that_fail_alike_are_problems_of_their_own() -> None:
+    """Or the page would show one of them."""
+    few = {f"service-{number}": RouteActivity(100, {}, {429: 30}, 0.1, 0.2, 0.1) for number in range(3)}
+    found: Any = describe_problems(overview(activity=few))
+    assert len({one["key"] for one in found}) == 3
+
+
 def test_a_code_that_nothing_is_known_of_leads_to_the_check() -> None:
     problem = only(identity=IdentityStatistics({}, (), (FAILING._replace(code="", reason="It has expired."),)))
     assert problem.what.endswith("has no access token: it has expired.")
@@ -151,3 +181,4 @@ def test_the_worst_comes_first_and_there_are_not_too_many() -> None:
     ends = [CertificateExpiry("listener", "a", "", AT + DAY_S)]
     found: Any = describe_problems(overview(errors=tally.counts(), certificates=ends))
     assert [one["severity"] for one in found] == ["bad"] + ["warn"] * 19
+    assert len({one["key"] for one in found}) == 20

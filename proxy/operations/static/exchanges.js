@@ -121,9 +121,10 @@ function story(one) {
   made.setAttribute("role", "group");
   made.setAttribute("aria-label", "Steps of this request");
   if (one.by !== undefined) made.append(...reason(one, one.by));
-  made.append(element("ol", "steps", ...stepsOf(one).map((step) => stepItem(step, one.duration_ms))));
+  if (wentOn(one)) made.append(element("ol", "steps", ...stepsOf(one).map((step) => stepItem(step, one.duration_ms))));
+  else made.append(element("p", "hint", "It went no further than this proxy."));
   if (one.steps === undefined && one.upstream_ms !== null) {
-    made.append(advice("Name, token, connection and content are timed each for itself where `tracing.endpoint` is configured.", "hint"));
+    made.append(advice("With `tracing.endpoint` configured, name, token, connection and content have times of their own.", "hint"));
   }
   made.append(factsOf(one));
   return made;
@@ -145,6 +146,15 @@ function reason(one, by) {
   const code = one.code ?? (one.outcome === "ok" ? String(one.status) : one.outcome);
   found.push(element("p", "about", causeChip(by), explainCommand(code)));
   return found;
+}
+
+/**
+ * Whether anything was done towards the upstream.
+ * @param {ExchangeState} one
+ * @returns {boolean}
+ */
+function wentOn(one) {
+  return one.upstream_ms !== null || one.token_age_s !== null || one.name_ms !== null || one.outcome === "ok" || Boolean(one.steps?.sends);
 }
 
 /**

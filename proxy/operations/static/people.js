@@ -44,7 +44,7 @@ function clientRow({ name, configured, known_by: signs, may_use: may, address, c
   return tableRow(head,
     ["Identity", shares.map(([credential]) => credential).join(", ") || "none yet", "identities"],
     ["Requests", number(count), "figure"],
-    ["Failed", number(failed), "figure"],
+    ["Errors", number(failed), "figure"],
     ["Last", at === null ? "–" : clock(at), "figure"]);
 }
 

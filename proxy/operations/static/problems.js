@@ -19,8 +19,8 @@ export function showProblems(state) {
   const title = byId("verdict-title");
   if (title.textContent !== words) title.textContent = words;
   const items = problems.map((one, index) => ({ ...one, brief: index >= WHOLE && one.severity !== "bad" }));
-  keep(byId("problems"), items, (one) => `${one.severity} ${one.by} ${one.code} ${one.what.replace(/\d+/g, "")}`, problemItem);
-  const news = worst ? `${words}: ${worst.what}`.replace(/\d+/g, "") : words;
+  keep(byId("problems"), items, (one) => one.key, problemItem);
+  const news = worst ? `${problems.length} ${worst.key}` : words;
   if (news === announced) return;
   // Only what is new is read out: not every figure that changes in a sentence.
   if (announced || worst) byId("announcement").textContent = worst ? `${words}: ${worst.what}` : words;

@@ -66,7 +66,7 @@ function routeRow(route) {
     ["Requests", number(recent.count), "figure"],
     ["Median", milliseconds(recent.p50_ms), "figure"],
     ["Slowest 5 %", milliseconds(recent.p95_ms), "figure"],
-    ["Failed", causeList(recent), "causes"]);
+    ["Errors", causeList(recent), "causes"]);
 }
 
 /**

@@ -1,6 +1,6 @@
 // Tokens as timelines through their refresh. They move between two states of the proxy, so they are drawn every second.
 
-import { advice, byId, clock, duration, element, explainCommand, keep, limited } from "./dom.js";
+import { byId, clock, duration, element, explainCommand, keep, limited } from "./dom.js";
 
 const FEW = 6;
 const EARLIER = 2;
@@ -46,8 +46,7 @@ export function showTokens() {
   const sorted = [...state.tokens].sort((one, other) => rank(one) - rank(other));
   const few = choose(sorted, FEW, 3);
   const place = byId("tokens");
-  const fixed = few.map(({ credential, target, proof, code, failures, cause, fix, usable }) =>
-    ({ credential, target, proof, code, failures, cause, fix, usable }));
+  const fixed = few.map(({ credential, target, proof, code, failures }) => ({ credential, target, proof, code, failures }));
   keep(place, fixed, (one) => `${one.credential} ${one.target}`, tokenCard);
   const now = state.at + (performance.now() - received) / 1000;
   few.forEach((token, index) => moveToken(/** @type {HTMLElement} */ (place.children[index]), token, now));
@@ -55,10 +54,10 @@ export function showTokens() {
 }
 
 /**
- * @param {Pick<TokenState, "credential" | "target" | "proof" | "code" | "failures" | "cause" | "fix">} token
+ * @param {Pick<TokenState, "credential" | "target" | "proof" | "code" | "failures">} token
  * @returns {HTMLElement}
  */
-function tokenCard({ credential, target, proof, code, failures, cause, fix }) {
+function tokenCard({ credential, target, proof, code, failures }) {
   const lane = element("div", "lane");
   lane.setAttribute("role", "img");
   const made = element("li", "card token",
@@ -69,8 +68,6 @@ function tokenCard({ credential, target, proof, code, failures, cause, fix }) {
     if (code) failed.append(" · ", explainCommand(code));
     made.append(failed);
   }
-  if (cause) made.append(element("p", "", cause));
-  if (fix) made.append(advice(fix, "", element("b", "", "Next: ")));
   if (proof && !failures) made.append(element("p", "proof", `obtained with ${proof}`));
   return made;
 }
