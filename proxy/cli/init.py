@@ -155,8 +155,8 @@ def init(
     if _NAME.fullmatch(name) is None or _ROLE.fullmatch(role) is None:
         raise click.UsageError("--name and --role consist of letters, digits, dots, hyphens and underscores.")
     identity = _choose_identity(managed_identity, federated_managed_identity)
-    if identity is not None and (sandbox or Form(registration) is not Form.AZ):
-        raise click.UsageError("A managed identity goes with --registration az, and not with --sandbox.")
+    if identity is not None and sandbox:
+        raise click.UsageError("A managed identity does not go with --sandbox.")
     if Form(registration) is not Form.AZ and (client_id or scope):
         raise click.UsageError(
             f"--registration {registration} registers both applications from the start. What goes with an application that is "

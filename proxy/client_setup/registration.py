@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from proxy.client_setup.az_script import format_az
-from proxy.client_setup.clouds import ENDPOINTS
+from proxy.client_setup.clouds import ENDPOINTS, FEDERATION_AUDIENCES
 from proxy.client_setup.policy import format_policy
 from proxy.config.settings import Cloud
 
@@ -118,33 +118,7 @@ resource apiPrincipal 'Microsoft.Graph/servicePrincipals@v1.0' = {{
   appRoleAssignmentRequired: true
 }}
 
-// The client application: who asks, which is the proxy. Its certificate's public part.
-resource client 'Microsoft.Graph/applications@v1.0' = {{
-  uniqueName: '{_slug(registration.name)}-proxy'
-  displayName: '{registration.name} proxy'
-  signInAudience: 'AzureADMyOrg'
-  keyCredentials: [
-    {{
-      type: 'AsymmetricX509Cert'
-      usage: 'Verify'
-      displayName: 'apim-auth-proxy'
-      key: '{_base64_der(registration.certificate_pem)}'
-    }}
-  ]
-}}
-
-resource clientPrincipal 'Microsoft.Graph/servicePrincipals@v1.0' = {{
-  appId: client.appId
-}}
-
-// The grant of the role.
-resource grant 'Microsoft.Graph/appRoleAssignedTo@v1.0' = {{
-  appRoleId: '{registration.role_id}'
-  principalId: clientPrincipal.id
-  resourceId: apiPrincipal.id
-}}
-
-// The policy replaces the API's; merge what is there.
+{_bicep_client(registration)}// The policy replaces the API's; merge what is there.
 resource policy 'Microsoft.ApiManagement/service/apis/policies@2024-05-01' = {{
   name: '${{service}}/${{apiName}}/policy'
   properties: {{
@@ -155,11 +129,92 @@ resource policy 'Microsoft.ApiManagement/service/apis/policies@2024-05-01' = {{
   }}
 }}
 
-// The configuration takes both from the environment. Its scope names the API by its id: a template cannot give an application an
+// The configuration takes them from the environment. Its scope names the API by its id: a template cannot give an application an
 // identifier URI that holds the application's own id.
-output CLIENT_ID string = client.appId
-output API_ID string = api.appId
+{_bicep_outputs(registration)}"""
+
+
+def _bicep_client(registration: Registration) -> str:
+    """Return who asks and how it proves that, and the grant of the role."""
+    is_identity_alone = registration.identity is not None and not registration.is_federated
+    principal = "clientPrincipal.id"
+    text = ""
+    if registration.identity == "system":
+        text += """\
+// The machine's system-assigned identity: `principalId` of `az vm identity show`.
+param identityPrincipalId string
+
 """
+    elif registration.identity is not None:
+        text += f"""\
+// The user-assigned identity; assign it to the machine as well.
+resource identity 'Microsoft.Graph/servicePrincipals@v1.0' existing = {{
+  appId: '{registration.identity}'
+}}
+
+"""
+    subject = "identityPrincipalId" if registration.identity == "system" else "identity.id"
+    if is_identity_alone:
+        principal = subject
+    else:
+        text += _bicep_application(registration, subject)
+    return (
+        text
+        + f"""\
+// The grant of the role.
+resource grant 'Microsoft.Graph/appRoleAssignedTo@v1.0' = {{
+  appRoleId: '{registration.role_id}'
+  principalId: {principal}
+  resourceId: apiPrincipal.id
+}}
+
+"""
+    )
+
+
+def _bicep_application(registration: Registration, subject: str) -> str:
+    credential, trust = "", ""
+    if registration.is_federated:
+        trust = f"""\
+// The application trusts the managed identity: issuer, subject and audience are compared exactly.
+resource trust 'Microsoft.Graph/applications/federatedIdentityCredentials@v1.0' = {{
+  name: '${{client.uniqueName}}/apim-auth-proxy'
+  issuer: '{ENDPOINTS[registration.cloud].authority}/${{tenant().tenantId}}/v2.0'
+  subject: {subject}
+  audiences: [ '{FEDERATION_AUDIENCES[registration.cloud]}' ]
+}}
+
+"""
+    else:
+        credential = f"""
+  // The certificate's public part.
+  keyCredentials: [
+    {{
+      type: 'AsymmetricX509Cert'
+      usage: 'Verify'
+      displayName: 'apim-auth-proxy'
+      key: '{_base64_der(registration.certificate_pem)}'
+    }}
+  ]"""
+    return f"""\
+// The client application: who asks, which is the proxy.
+resource client 'Microsoft.Graph/applications@v1.0' = {{
+  uniqueName: '{_slug(registration.name)}-proxy'
+  displayName: '{registration.name} proxy'
+  signInAudience: 'AzureADMyOrg'{credential}
+}}
+
+resource clientPrincipal 'Microsoft.Graph/servicePrincipals@v1.0' = {{
+  appId: client.appId
+}}
+
+{trust}"""
+
+
+def _bicep_outputs(registration: Registration) -> str:
+    is_identity_alone = registration.identity is not None and not registration.is_federated
+    client = "" if is_identity_alone else "output CLIENT_ID string = client.appId\n"
+    return client + "output API_ID string = api.appId\n"
 
 
 def _format_terraform(registration: Registration) -> str:
@@ -233,6 +288,81 @@ resource "azuread_service_principal" "api" {{
   app_role_assignment_required = true
 }}
 
+{_terraform_client(registration)}# The policy replaces the API's; merge what is there.
+resource "azurerm_api_management_api_policy" "api" {{
+  resource_group_name = var.resource_group
+  api_management_name = var.service
+  api_name            = var.api_name
+  xml_content         = <<XML
+{policy}XML
+}}
+
+{_terraform_outputs(registration)}"""
+
+
+def _terraform_client(registration: Registration) -> str:
+    """Return who asks and how it proves that, and the grant of the role."""
+    is_identity_alone = registration.identity is not None and not registration.is_federated
+    text = ""
+    if registration.identity == "system":
+        text += """\
+# The machine's system-assigned identity: `principalId` of `az vm identity show`, or an attribute of the machine's own resource.
+variable "identity_principal_id" {}
+
+"""
+    elif registration.identity is not None:
+        text += f"""\
+# The user-assigned identity; assign it to the machine as well.
+data "azuread_service_principal" "identity" {{
+  client_id = "{registration.identity}"
+}}
+
+"""
+    subject = (
+        "var.identity_principal_id"
+        if registration.identity == "system"
+        else "data.azuread_service_principal.identity.object_id"
+    )
+    principal = subject if is_identity_alone else "azuread_service_principal.client.object_id"
+    if not is_identity_alone:
+        text += _terraform_application(registration, subject)
+    return (
+        text
+        + f"""\
+# The grant of the role.
+resource "azuread_app_role_assignment" "client" {{
+  app_role_id         = "{registration.role_id}"
+  principal_object_id = {principal}
+  resource_object_id  = azuread_service_principal.api.object_id
+}}
+
+"""
+    )
+
+
+def _terraform_application(registration: Registration, subject: str) -> str:
+    if registration.is_federated:
+        authority = ENDPOINTS[registration.cloud].authority
+        proof = f"""\
+# The application trusts the managed identity: issuer, subject and audience are compared exactly.
+resource "azuread_application_federated_identity_credential" "client" {{
+  application_id = azuread_application.client.id
+  display_name   = "apim-auth-proxy"
+  issuer         = "{authority}/${{data.azuread_client_config.current.tenant_id}}/v2.0"
+  subject        = {subject}
+  audiences      = ["{FEDERATION_AUDIENCES[registration.cloud]}"]
+}}
+"""
+    else:
+        proof = f"""\
+# The certificate, its public part alone.
+resource "azuread_application_certificate" "client" {{
+  application_id = azuread_application.client.id
+  type           = "AsymmetricX509Cert"
+  value          = file("{registration.certificate_file}")
+}}
+"""
+    return f"""\
 # The client application: who asks, which is the proxy.
 resource "azuread_application" "client" {{
   display_name     = "{registration.name} proxy"
@@ -243,32 +373,14 @@ resource "azuread_service_principal" "client" {{
   client_id = azuread_application.client.client_id
 }}
 
-# The certificate, its public part alone.
-resource "azuread_application_certificate" "client" {{
-  application_id = azuread_application.client.id
-  type           = "AsymmetricX509Cert"
-  value          = file("{registration.certificate_file}")
-}}
-
-# The grant of the role.
-resource "azuread_app_role_assignment" "client" {{
-  app_role_id         = "{registration.role_id}"
-  principal_object_id = azuread_service_principal.client.object_id
-  resource_object_id  = azuread_service_principal.api.object_id
-}}
-
-# The policy replaces the API's; merge what is there.
-resource "azurerm_api_management_api_policy" "api" {{
-  resource_group_name = var.resource_group
-  api_management_name = var.service
-  api_name            = var.api_name
-  xml_content         = <<XML
-{policy}XML
-}}
-
-output "CLIENT_ID" {{ value = azuread_application.client.client_id }}
-output "API_ID" {{ value = azuread_application.api.client_id }}
+{proof}
 """
+
+
+def _terraform_outputs(registration: Registration) -> str:
+    is_identity_alone = registration.identity is not None and not registration.is_federated
+    client = "" if is_identity_alone else 'output "CLIENT_ID" { value = azuread_application.client.client_id }\n'
+    return client + 'output "API_ID" { value = azuread_application.api.client_id }\n'
 
 
 def _slug(name: str) -> str:

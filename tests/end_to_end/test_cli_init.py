@@ -460,6 +460,56 @@ def test_an_application_trusts_a_managed_identity_once(tmp_path: Path) -> None:
     assert not [call for call in again if call[:4] == ["ad", "app", "federated-credential", "create"]]
 
 
+@pytest.mark.parametrize(
+    ("option", "identity", "cloud"),
+    [
+        ("--managed-identity", "system", "public"),
+        ("--managed-identity", USER_IDENTITY, "public"),
+        ("--federated-managed-identity", "system", "usgov"),
+        ("--federated-managed-identity", USER_IDENTITY, "china"),
+    ],
+)
+def test_the_templates_know_managed_identities(tmp_path: Path, option: str, identity: str, cloud: str) -> None:
+    """No certificate in them, and an application only where one is to trust the identity."""
+    is_federated = option == "--federated-managed-identity"
+    audience = "api://AzureADTokenExchange" + {"public": "", "usgov": "USGov", "china": "China"}[cloud]
+    words = [*KNOWN, option, identity, "--cloud", cloud, "--registration"]
+
+    text = init(tmp_path, *words, "bicep").stdout.decode()
+    template = BicepParser().parse(text=text)
+    types = {name: resource["type"] for name, resource in template["resources"].items()}
+    applications = {name for name, kind in types.items() if kind == "Microsoft.Graph/applications"}
+    assert applications == ({"api", "client"} if is_federated else {"api"})
+    assert ("identityPrincipalId" in template["parameters"]) is (identity == "system")
+    assert (f"appId: '{USER_IDENTITY}'" in text) is (identity == USER_IDENTITY)
+    declared = set(types) | set(template["parameters"])
+    assert set(re.findall(r"(\w+)\.(?:appId|id|uniqueName)\b", text)) <= declared
+    subject = "identityPrincipalId" if identity == "system" else "identity.id"
+    assert f"principalId: {'clientPrincipal.id' if is_federated else subject}\n" in text
+    assert (f"subject: {subject}\n" in text) is is_federated
+    assert (f"'{audience}'" in text) is is_federated
+    assert "keyCredentials" not in text
+    assert ("output CLIENT_ID" in text) is is_federated
+
+    text = init(tmp_path, *words, "terraform", "--force").stdout.decode()
+    parsed = hcl2.loads(text)
+    kinds = [kind.strip('"') for resource in parsed["resource"] for kind in resource]
+    assert kinds.count("azuread_application") == 1 + is_federated
+    assert kinds.count("azuread_application_federated_identity_credential") == is_federated
+    assert "azuread_application_certificate" not in kinds
+    assert (f'"{audience}"' in text) is is_federated
+    subject = (
+        "var.identity_principal_id" if identity == "system" else "data.azuread_service_principal.identity.object_id"
+    )
+    assert text.count(subject) == 1
+    assert ('output "CLIENT_ID"' in text) is is_federated
+
+    # The configuration wants what the template gives, and nothing was made that nobody registers.
+    wanted = set(re.findall(r"\$\{(\w+)\}", str(yaml.safe_load((tmp_path / "config.yaml").read_text()))))
+    assert wanted == ({"CLIENT_ID", "API_ID"} if is_federated else {"API_ID"})
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
 @pytest.mark.parametrize("way", ["AZ_FAIL_AT", "AZ_SILENT_AT"])
 def test_nothing_follows_a_step_that_fails_or_gives_nothing(tmp_path: Path, way: str) -> None:
     """D6: at each step in turn. The policy is replaced only with every id in it, and with the old one in a file."""
@@ -559,7 +609,6 @@ def test_templates_are_for_registering_from_the_start(tmp_path: Path) -> None:
         ["--registration", "arm"],
         ["--managed-identity", "my-machine"],
         ["--managed-identity", "system", "--federated-managed-identity", "system"],
-        ["--managed-identity", "system", "--registration", "bicep"],
         ["--managed-identity", "system", "--sandbox"],
     ],
     ids=" ".join,
