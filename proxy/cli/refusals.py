@@ -62,15 +62,19 @@ class Watch:
     def _ask(self) -> Iterator[tuple[str, str]]:
         """Yield host and reason of each refusal that the page knows of, the oldest first."""
         events = _read_events(self.host, self.port, self.token)
-        for error in reversed(events.get("state", {}).get("errors", [])):
-            if error["at"] >= self.since:
-                authority = error["what"].partition("/")[0]
-                yield authority, _describe(error["status"], error["error"], error["code"])
-        for line in events.get("exchanges", []):
-            at = datetime.fromisoformat(line["time"]).timestamp()
-            if at >= self.since - _ROUNDED_S and line["outcome"] != "ok" and not line["outcome"].startswith("aborted_"):
-                authority = line["authority"] or ""
-                yield authority, _describe(line["status"] or 0, line["outcome"], line["code"] or "")
+        # A proxy of another version may say it in another way: what cannot be read is left out.
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            for error in reversed(events.get("state", {}).get("errors", [])):
+                if error["at"] >= self.since:
+                    authority = error["what"].partition("/")[0]
+                    yield authority, _describe(error["status"], error["error"], error["code"])
+        with contextlib.suppress(KeyError, TypeError, ValueError, AttributeError):
+            for line in events.get("exchanges", []):
+                at = datetime.fromisoformat(line["time"]).timestamp()
+                is_refusal = line["outcome"] != "ok" and not line["outcome"].startswith("aborted_")
+                if at >= self.since - _ROUNDED_S and is_refusal:
+                    authority = line["authority"] or ""
+                    yield authority, _describe(line["status"] or 0, line["outcome"], line["code"] or "")
 
 
 def begin_watch(admin: AdminSettings | None) -> Watch | None:

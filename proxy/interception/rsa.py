@@ -20,6 +20,9 @@ class RSAKey:
 
     async def get(self) -> rsa.RSAPrivateKey:
         """Return the key; who comes while it is made waits for it."""
-        if self._making is None:
+        # What has failed or was cancelled is tried again: it would otherwise fail for as long as the process runs.
+        if self._making is None or (
+            self._making.done() and (self._making.cancelled() or self._making.exception() is not None)
+        ):
             self._making = asyncio.create_task(asyncio.to_thread(rsa.generate_private_key, 65_537, _BITS))
         return await asyncio.shield(self._making)

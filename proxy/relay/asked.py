@@ -15,6 +15,8 @@ _LINE: Final = re.compile(
 _CONNECT: Final = re.compile(rb"(?:\r?\n)*(CONNECT) ([^\r\n]*)")
 _METHOD: Final = re.compile(rb"(?:\r?\n)*([A-Z]{1,16})(?: |\Z)")
 _ABSOLUTE_FORM: Final = re.compile(rb"[A-Za-z][A-Za-z0-9+.\-]*://([^/?#]*)(.*)", re.DOTALL)
+# An authority that is no more than host and port; a password's first part is neither.
+_PLAIN_AUTHORITY: Final = re.compile(rb"(?:[^:@]*|\[[^\]@]*\])(?::[0-9]*)?")
 _VERSION: Final = re.compile(rb" [^ ]*\Z")
 # More than any host with its port has.
 _AUTHORITY_BYTES: Final = 512
@@ -47,10 +49,19 @@ def _describe(method: bytes, target: bytes) -> tuple[bytes, str, bytes]:
     if method == b"CONNECT":
         return method, _without_user(target), b""
     match = _ABSOLUTE_FORM.match(target)
-    authority = ""
-    if match is not None:
-        authority, target = _without_user(match[1]), match[2]
-    return method, authority, target.partition(b"?")[0].partition(b"#")[0]
+    if match is None:
+        return method, "", _without_query(target)
+    path = _without_query(match[2])
+    host = match[1].rpartition(b"@")[2]
+    # A "/" or "?" that belongs to a password ends the authority too early, so that parts of it would be told.
+    may_be_password = b"@" in path or (b"@" in match[2] and b":" in host + path)
+    if may_be_password or _PLAIN_AUTHORITY.fullmatch(host) is None:
+        return method, "", b""
+    return method, _without_user(host), path
+
+
+def _without_query(target: bytes) -> bytes:
+    return target.partition(b"?")[0].partition(b"#")[0]
 
 
 def _without_user(raw: bytes) -> str:

@@ -80,8 +80,8 @@ _REMEMBERED: Final = 16
 class SharedSource:
     """A token source as control shares it: each token with a serial number, by which relay processes speak of it."""
 
-    def __init__(self, source: TokenSource, index: int) -> None:
-        self.index = index
+    def __init__(self, source: TokenSource, number: int) -> None:
+        self.number = number
         self.source = source
         self._serials = itertools.count()
         self._known: OrderedDict[int, AccessToken] = OrderedDict()
@@ -109,7 +109,7 @@ class SharedSource:
         if len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
         self.message = Token(
-            source=self.index,
+            source=self.number,
             serial=serial,
             value=token.value,
             obtained_at_mono=token.obtained_at_mono,
@@ -241,8 +241,10 @@ class Control:
         self.is_draining = False
         self.restarts = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        self._sources: list[SharedSource] = []
-        self._keys: list[SourceKey] = []
+        self._numbers = itertools.count()
+        # Those of the configuration in use, and of the one before: relay processes may not have come to the last reload yet.
+        self._sources: dict[int, SharedSource] = {}
+        self._keys: tuple[SourceKey, ...] = ()
         self._rsa_key = RSAKey()
         self._take_sources(settings, tokens)
 
@@ -284,7 +286,7 @@ class Control:
         message = Reload(settings=begin.settings, sources=begin.sources)
         for process in self._processes.values():
             process.send(message)
-        for source in self._sources:
+        for source in self._sources.values():
             self._share(source)
 
     def use_ca(self, mint: Callable[[str, RSAPrivateKey | None], LeafCertificate]) -> None:
@@ -372,7 +374,7 @@ class Control:
             return None
         try:
             process.send(self._begin(process.number))
-            for source in self._sources:
+            for source in self._sources.values():
                 if source.message is not None:
                     process.send(source.message)
             status = await process.process.wait()
@@ -384,26 +386,32 @@ class Control:
         return status
 
     def _take_sources(self, settings: Settings, tokens: TokenSources) -> None:
-        """Numbers the sources of a configuration that have no number yet. Numbers are never used again for something else."""
-        known = {id(shared.source) for shared in self._sources}
-        keys = dict.fromkeys((route.credential, route.scope, route.resource) for route in settings.routes)
-        for credential, scope, resource in keys:
+        """Give each source of a configuration its number, and forget those that have not been in use since the last reload."""
+        before = {key.number: self._sources[key.number] for key in self._keys}
+        numbers = {id(shared.source): number for number, shared in before.items()}
+        self._sources, keys = before, []
+        for credential, scope, resource in dict.fromkeys(
+            (route.credential, route.scope, route.resource) for route in settings.routes
+        ):
             source = tokens.source_for(credential, target_of(scope, resource))
-            if id(source) not in known:
-                self._sources.append(SharedSource(source, len(self._sources)))
-                self._keys.append(SourceKey(credential=credential, scope=scope, resource=resource))
+            number = numbers.get(id(source))
+            if number is None:
+                number = next(self._numbers)
+                self._sources[number] = SharedSource(source, number)
+            keys.append(SourceKey(number=number, credential=credential, scope=scope, resource=resource))
+        self._keys = tuple(keys)
 
     def _begin(self, number: int) -> Begin:
         return Begin(
             settings=describe_settings(self._settings),
             ports=self._ports,
             number=number,
-            sources=tuple(self._keys),
+            sources=self._keys,
         )
 
     async def _look_for_tokens(self) -> None:
         while True:
-            for source in self._sources:
+            for source in self._sources.values():
                 self._share(source)
             await asyncio.sleep(_LOOK_S)
 
@@ -420,12 +428,14 @@ class Control:
                 before = process.snapshot.access_log.observed
                 process.snapshot = parse_snapshot(message.snapshot.encode())
                 self.recent.add(message.records, process.snapshot.access_log.observed - before)
-            case Want() if message.source < len(self._sources):
+            case Want() if message.source in self._sources:
                 self._spawn(self._give_token(process, self._sources[message.source], message.request))
-            case Stale() if message.source < len(self._sources):
+            case Want():
+                process.send(Answered(request=message.request))  # two reloads ago there was such a source
+            case Stale() if message.source in self._sources:
                 self._sources[message.source].source.peek(time.monotonic())
                 self._share(self._sources[message.source])
-            case Rejected() if message.source < len(self._sources):
+            case Rejected() if message.source in self._sources:
                 self._sources[message.source].reject(message, time.monotonic())
             case WantLeaf(rsa=True):
                 self._spawn(self._give_rsa_leaf(process, message))

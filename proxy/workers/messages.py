@@ -24,14 +24,16 @@ class Message(BaseModel):
 
 
 class SourceKey(Message):
-    """What a source is for; its number is its place in a list.
+    """What a source is for.
 
     Attributes:
+        number: by which control and relay processes speak of it; never used again for another one.
         credential: the credential's name.
         scope: as a route has it.
         resource: as a route has it, in place of the scope.
     """
 
+    number: int
     credential: str
     scope: str | None = None
     resource: str | None = None
@@ -44,7 +46,7 @@ class Begin(Message):
         settings: the configuration as `proxy.workers.worker` reads it back.
         ports: of the listeners, in the configuration's order; a free port has been chosen by now.
         number: of the relay process, from 0.
-        sources: what each token source is for. The list only ever grows; of several alike the last one counts.
+        sources: what each token source of this configuration is for.
     """
 
     kind: Literal["begin"] = "begin"

@@ -40,9 +40,9 @@ _ACQUITTED_S: Final = 1.0
 class RemoteSource:
     """One source's token."""
 
-    def __init__(self, owner: RemoteSources, index: int) -> None:
+    def __init__(self, owner: RemoteSources, number: int) -> None:
         self._owner = owner
-        self._index = index
+        self.number = number
         self._token: AccessToken | None = None
         self._serial = -1
         self._stale_reported = -1
@@ -55,7 +55,7 @@ class RemoteSource:
         if token is None or now_mono >= token.usable_until_mono:
             return None
         is_news = now_mono >= token.refresh_at_mono and self._stale_reported != self._serial
-        if is_news and self._owner.send(Stale(source=self._index)):
+        if is_news and self._owner.send(Stale(source=self.number)):
             self._stale_reported = self._serial
         return token
 
@@ -68,7 +68,7 @@ class RemoteSource:
             ProxyError: control says why; mostly an `IdentityError`.
         """
         if self._asked is None or self._asked.done():
-            self._asked = self._owner.ask(lambda request: Want(source=self._index, request=request))
+            self._asked = self._owner.ask(lambda request: Want(source=self.number, request=request))
         await asyncio.shield(self._asked)
         if self._token is None:
             raise IdentityPlatformUnavailable("No access token is to be had now.", retry_after_s=1)
@@ -91,7 +91,7 @@ class RemoteSource:
             if now_mono < self._acquitted_until_mono:
                 return False
             self._token = None
-            self._owner.send(Rejected(source=self._index, serial=self._serial, claims=claims, certain=certain))
+            self._owner.send(Rejected(source=self.number, serial=self._serial, claims=claims, certain=certain))
         return True
 
     def take(self, message: Token) -> None:
@@ -113,7 +113,7 @@ class RemoteSource:
 
 
 class RemoteSources:
-    """All sources, numbered as control numbers them: by the routes, each (credential, target) once.
+    """The sources of the configuration in use, and of the one before it, numbered as control numbers them.
 
     Args:
         send: sends a message to control; returns False where control takes no more.
@@ -122,7 +122,7 @@ class RemoteSources:
     def __init__(self, send: Callable[[Message], bool]) -> None:
         self.send = send
         self._by_target: dict[tuple[str, Target], RemoteSource] = {}
-        self._by_index: list[RemoteSource] = []
+        self._by_number: dict[int, RemoteSource] = {}
         self._requests = itertools.count()
         self._waiting: dict[int, asyncio.Future[None]] = {}
 
@@ -130,12 +130,16 @@ class RemoteSources:
         """Take note of what each number stands for, before the first token of it arrives.
 
         Args:
-            keys: all sources there are and were; of several alike, the last one counts from now on.
+            keys: the sources of the configuration that is in use from now on.
         """
-        for key in keys[len(self._by_index) :]:
-            source = RemoteSource(self, len(self._by_index))
-            self._by_index.append(source)
-            self._by_target[key.credential, Target(scope=key.scope, resource=key.resource)] = source
+        before = {source.number: source for source in self._by_target.values()}
+        self._by_target = {
+            (key.credential, Target(scope=key.scope, resource=key.resource)): before.get(key.number)
+            or RemoteSource(self, key.number)
+            for key in keys
+        }
+        # Somebody may still wait for a token of the configuration before.
+        self._by_number = {**before, **{source.number: source for source in self._by_target.values()}}
 
     def source_for(self, credential: str, target: Target) -> RemoteSource:
         """Return the source of a (credential, target); see `proxy.identity.sources.TokenSources.source_for`."""
@@ -160,8 +164,10 @@ class RemoteSources:
             answered.exception()  # those who waited may have gone
 
     def take_token(self, message: Token) -> None:
-        """Take a token."""
-        self._by_index[message.source].take(message)
+        """Take a token; nobody may need it any more."""
+        source = self._by_number.get(message.source)
+        if source is not None:
+            source.take(message)
 
     def answer(self, request: int) -> None:
         """Wakes who waits for a request; it may have gone."""

@@ -67,7 +67,7 @@ async def test_control_is_asked_once_for_a_token_however_many_wait() -> None:
         return True
 
     sources = RemoteSources(send)
-    sources.number([SourceKey(credential="c", scope="s", resource=None)])
+    sources.number([SourceKey(number=0, credential="c", scope="s", resource=None)])
     source = sources.source_for("c", TARGET)
     waiting = [asyncio.create_task(source.acquire()) for _ in range(1_000)]
     await asyncio.sleep(0)
@@ -92,7 +92,7 @@ async def test_a_relay_process_that_control_does_not_hear_fails_its_requests_and
         return takes
 
     sources = RemoteSources(send)
-    sources.number([SourceKey(credential="c", scope="s", resource=None)])
+    sources.number([SourceKey(number=0, credential="c", scope="s", resource=None)])
     source = sources.source_for("c", TARGET)
     for _ in range(2):
         with pytest.raises(IdentityPlatformUnavailable):

@@ -14,7 +14,7 @@ from proxy.errors import ProxyError
 from proxy.identity.access_token import AccessToken, create_access_token
 from proxy.workers.channel import Channel
 from proxy.workers.control import Control, RelayProcess, target_of
-from proxy.workers.messages import TO_RELAY, Answered, Failed, Leaf, SourceKey, Token, ToRelay, WantLeaf
+from proxy.workers.messages import TO_RELAY, Answered, Failed, Leaf, Reload, SourceKey, Token, ToRelay, WantLeaf
 from proxy.workers.tokens import RemoteSources
 
 if TYPE_CHECKING:
@@ -78,8 +78,9 @@ class RelaySide:
         self._control = control
         self.channel: Channel[ToRelay] = Channel(TO_RELAY, self._take, lambda: None)
         self.sources = RemoteSources(self.channel.send)
-        self.sources.number([SourceKey(credential="orders", scope=SCOPE)])
+        self.sources.number([SourceKey(number=0, credential="orders", scope=SCOPE)])
         self.leaves: asyncio.Queue[Leaf] = asyncio.Queue()
+        self.reloaded = asyncio.Event()
 
     async def __aenter__(self) -> Self:
         ours, theirs = socket.socketpair()
@@ -103,6 +104,9 @@ class RelaySide:
                 self.sources.fail(message)
             case Leaf():
                 self.leaves.put_nowait(message)
+            case Reload():
+                self.sources.number(message.sources)
+                self.reloaded.set()
             case _:
                 raise AssertionError(message)
 
@@ -155,3 +159,28 @@ def test_a_fault_while_looking_for_renewed_tokens_does_not_end_the_looking(caplo
     asyncio.run(work())
     assert "looking for renewed tokens failed: RuntimeError" in caplog.text
     assert SECRET not in caplog.text
+
+
+def test_reloads_leave_no_sources_behind_and_whoever_waits_for_an_old_one_is_answered() -> None:
+    """Each reload that replaces a credential's file makes new sources; nobody asks for those of long ago."""
+
+    async def work() -> None:
+        sources = [FaultySource() for _ in range(40)]
+        for source in sources:
+            source.acquired = source.looks = 1
+        control = create_control(sources[0])
+        async with RelaySide(control) as relay:
+            control._processes[0] = relay.process
+            first = relay.sources.source_for("orders", target_of(SCOPE, None))
+            for source in sources[1:]:
+                relay.reloaded.clear()
+                control.reload(control._settings, cast("TokenSources", source), control._mint)
+                await asyncio.wait_for(relay.reloaded.wait(), 10)
+                assert len(control._sources) <= 2
+                assert len(relay.sources._by_number) <= 2
+            current = relay.sources.source_for("orders", target_of(SCOPE, None))
+            assert (await asyncio.wait_for(current.acquire(), 10)).value == "a-token"
+            assert (await asyncio.wait_for(first.acquire(), 10)).value == "a-token"  # the last one it was sent
+            del control._processes[0]
+
+    asyncio.run(work())

@@ -13,7 +13,7 @@ from proxy.workers.tokens import _ACQUITTED_S, RemoteSources
 if TYPE_CHECKING:
     from proxy.workers.messages import Message
 
-KEY = SourceKey(credential="orders", scope="api://orders/.default")
+KEY = SourceKey(number=0, credential="orders", scope="api://orders/.default")
 
 
 class ControlProcess:
