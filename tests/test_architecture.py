@@ -85,6 +85,7 @@ FLOORS: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
     ("how a request names its destination; judged again after a reload", ("destination_rule", "reauthorisation")),
     ("what the running configuration makes of requests", ("state",)),
     ("where a request may go", ("destinations",)),
+    ("which version an upstream is spoken to in", ("negotiation",)),
     ("the connections to one upstream, HTTP/2", ("http2.pool",)),
     ("the upstream's side, HTTP/2", ("http2.upstream",)),
     ("the connections to one upstream, HTTP/1.1", ("pool",)),

@@ -237,8 +237,8 @@ class RouteSettings(Model):
     """Fields set on each request, in place of any the client sent under the same name."""
     dial: DialText | None = None
     """``host:port`` to connect to instead; Host, SNI and verification stay the route's."""
-    http2: Literal["needed", "off"] = "needed"
-    """Towards the upstream; ``needed``: for gRPC."""
+    http2: Http2 = Http2.NEEDED
+    """Towards the upstream; ``needed``: for gRPC, and where the upstream speaks nothing else."""
     ca_file: LocatedPath | None = None
     client_certificate: LocatedPath | None = None
     """Shown to the upstream where it asks for one: PEM (with the key, unless ``client_private_key`` is given) or PFX."""

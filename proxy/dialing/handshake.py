@@ -62,10 +62,12 @@ _UNKNOWN_NAME: Final = HandshakeFailure(
     "does not know the host's name (SNI)",
     "Check the host's spelling and DNS entry, and the route's `dial`: another server may answer there.",
 )
-_HTTP2_ONLY: Final = HandshakeFailure(
+# What an upstream answers that speaks none of the HTTP versions it was offered (RFC 7301 §3.2).
+NO_VERSION: Final = "upstream_http2_only"
+_NO_VERSION: Final = HandshakeFailure(
     "upstream_http2_only",
-    "does not speak HTTP/1.1, the only version this proxy speaks to upstreams",
-    "Perhaps it has HTTP/2 only: ask its operator to allow HTTP/1.1.",
+    "speaks none of the HTTP versions that it was offered",
+    "If the route has `http2: off`, perhaps it has HTTP/2 only: remove that. Otherwise ask its operator to allow HTTP/1.1.",
 )
 _NOT_TLS: Final = HandshakeFailure(
     "upstream_not_tls",
@@ -81,7 +83,7 @@ _FAILED: Final = HandshakeFailure(
 # What OpenSSL says, in lower case. "alert" stands in what the other end sent; everything else is our own side's judgement.
 _REASONS: Final = (
     # RFC 7301 §3.2. Python has a name for this alert only in some versions; OpenSSL's own words are always there.
-    (("no application protocol",), _HTTP2_ONLY),
+    (("no application protocol",), _NO_VERSION),
     (("alert certificate required",), _WANTS),
     (
         (

@@ -53,21 +53,21 @@ def list_client_files(route: RouteSettings) -> tuple[Path, ...]:
     return tuple(file for file in named if file is not None)
 
 
-def create_route_context(route: RouteSettings, protocol: str = HTTP_1_1) -> ssl.SSLContext:
+def create_route_context(route: RouteSettings, protocols: tuple[str, ...] = HTTP_1_1) -> ssl.SSLContext:
     """Return the context that verifies a route's upstreams, and shows them the route's client certificate if they ask.
 
     Args:
         route: what is configured.
-        protocol: the only one that is offered (RFC 7301).
+        protocols: those that are offered (RFC 7301).
 
     Raises:
         ConfigurationError: a file cannot be used. A certificate out of its dates can: the upstream judges them.
     """
     if route.client_certificate is None:
-        return create_tls_context(route.ca_file, protocol=protocol)
+        return create_tls_context(route.ca_file, protocols=protocols)
     password = read_password(route.client_password_file)
     pair = read_pair(route.client_certificate, route.client_private_key, password, _NAMES)
-    context = create_own_tls_context(route.ca_file, protocol=protocol)
+    context = create_own_tls_context(route.ca_file, protocols=protocols)
     load_pair(context, pair, route.client_certificate)
     return context
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from proxy.errors import DestinationRefused
 from proxy.policy.authority import Authority, parse_authority
 from proxy.relay.message import HOP_BY_HOP
+from proxy.relay.negotiation import NegotiatingPool
 from proxy.relay.pool import UpstreamPool
 from proxy.relay.tokens import Source  # noqa: TC001  # mypyc evaluates the annotations of dataclasses
 
@@ -36,6 +37,7 @@ class Route:
         context: verifies the upstream's certificate.
         credential: the name of the credential that its tokens are obtained with.
         http2_context: reads files, and returns what is like `context` for HTTP/2; None: it is never spoken.
+        prefers_http2: whether HTTP/2 is spoken wherever the upstream can; `http2_context` then offers both versions.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Route:
     context: ssl.SSLContext
     credential: str = ""
     http2_context: Callable[[], ssl.SSLContext] | None = None
+    prefers_http2: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,6 @@ class Destinations:
         self._by_authority: dict[tuple[Authority, int], Destination] = {}
         self._routed_pools: dict[Authority, UpstreamPool] = {}
         self._over_http2: dict[tuple[Authority, int], Destination] = {}
-        self._http2_pools: dict[Authority, UpstreamPool] = {}
         self._forget_at = _REMEMBERED
 
     @property
@@ -171,39 +173,21 @@ class Destinations:
         key = (destination.authority, destination.default_port)
         found = self._over_http2.get(key)
         if found is None:
-            pool = self._http2_pools.get(destination.authority)
+            pool = destination.pool.over_http2()
             if pool is None:
-                pool = self._make_http2_pool(destination)
-                if pool is None:
-                    return destination
-                self._http2_pools[destination.authority] = pool
+                return destination
             found = self._over_http2[key] = replace(destination, pool=pool)
         return found
-
-    def _make_http2_pool(self, destination: Destination) -> UpstreamPool | None:
-        routed = None if destination.tokens is None else self.route_for(destination.authority)
-        make_context = None if routed is None else routed[0].http2_context
-        if routed is None or make_context is None:
-            return None
-        from proxy.relay.http2.pool import Http2Pool  # noqa: PLC0415  # nobody pays for it who has no gRPC
-
-        route, authority = routed
-        dial = route.dial or authority
-        return Http2Pool(self._relay, dial, authority.host, make_context, dns_only=route.dial is not None)
 
     def close_idle(self) -> None:
         """Close every upstream connection that waits for an exchange."""
         for destination in self._by_authority.values():
             destination.pool.close_idle()
-        for pool in self._http2_pools.values():
-            pool.close_idle()
 
     def _routed(self, route: Route, authority: Authority, default_port: int) -> Destination:
         pool = self._routed_pools.get(authority)  # http and https URLs of one host share it
         if pool is None:
-            dial = route.dial or authority
-            pool = UpstreamPool(self._relay, dial, authority.host, route.context, dns_only=route.dial is not None)
-            self._routed_pools[authority] = pool
+            pool = self._routed_pools[authority] = self._make_pool(route, authority)
         return Destination(
             authority=authority,
             name=str(authority),
@@ -215,6 +199,20 @@ class Destinations:
             drop=HOP_BY_HOP | route.field_names | {b"authorization"},
             pool=pool,
             credential=route.credential,
+        )
+
+    def _make_pool(self, route: Route, authority: Authority) -> UpstreamPool:
+        dial, dns_only = route.dial or authority, route.dial is not None
+        if route.http2_context is None:
+            return UpstreamPool(self._relay, dial, authority.host, route.context, dns_only=dns_only)
+        return NegotiatingPool(
+            self._relay,
+            dial,
+            authority.host,
+            route.context,
+            route.http2_context,
+            prefers_http2=route.prefers_http2,
+            dns_only=dns_only,
         )
 
     def _plain(self, authority: Authority, default_port: int, permit: Permit) -> Destination:
@@ -233,14 +231,11 @@ class Destinations:
     def _forget_unused(self) -> None:
         self._by_target.clear()
         for key, destination in list(self._by_authority.items()):
-            if destination.pool.size == 0:
+            if destination.pool.is_unused:
                 del self._by_authority[key]
                 self._routed_pools.pop(destination.authority, None)
-        for authority, pool in list(self._http2_pools.items()):
-            if pool.size == 0:
-                del self._http2_pools[authority]
         for key, destination in list(self._over_http2.items()):
-            if destination.authority not in self._http2_pools:
+            if destination.pool.is_unused:
                 del self._over_http2[key]
         # Twice what is in use, so that looking for what is not costs each request the same, however many are in use.
         self._forget_at = max(_REMEMBERED, 2 * len(self._by_authority))

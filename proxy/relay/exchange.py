@@ -163,7 +163,8 @@ class Exchange(UnderWay, ResponseReceiver):
             if self._token is None:
                 self._spawn(self._prepare)
                 return
-        upstream = destination.pool.take()
+        # WebSocket has no like in HTTP/2 (RFC 9113 §8.6), which a pool may have at hand.
+        upstream = destination.pool.take() if self.request.upgrade is None else None
         if upstream is None:
             self._spawn(self._prepare)
         else:
@@ -297,6 +298,8 @@ class Exchange(UnderWay, ResponseReceiver):
     async def _find_connection(self, *, new: bool) -> UpstreamSide:
         attempt = Attempt()
         try:
+            if self.request.asks_for_websocket:
+                return await self._destination.pool.acquire(attempt, new=new, http1=True)
             return await self._destination.pool.acquire(attempt, new=new)
         finally:
             if attempt.name_wait is not None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 # How soon a TLS session that an upstream does not accept is replaced. Servers mostly honour one for hours.
 _SESSION_S: Final = 600.0
+# `ProxyError.code` where an upstream does not speak HTTP/2, and was to.
+WITHOUT_HTTP2: Final = "upstream_without_http2"
 
 
 class UpstreamPool(Owner):
@@ -40,6 +42,7 @@ class UpstreamPool(Owner):
         dial: where connections lead.
         idle: connections that wait for an exchange, the most recently used last.
         size: connections open or being opened.
+        http2: where exchanges go instead that HTTP/2 can carry; None: nowhere.
     """
 
     def __init__(
@@ -55,6 +58,7 @@ class UpstreamPool(Owner):
         self.relay = relay
         self.idle: list[UpstreamConnection] = []
         self.size = 0
+        self.http2: UpstreamPool | None = None
         self.dial = dial
         self._server_name = server_name
         self._context = context
@@ -64,6 +68,15 @@ class UpstreamPool(Owner):
         self._session: ssl.SSLSession | None = None
         self._session_due = -inf
 
+    @property
+    def is_unused(self) -> bool:
+        """Whether no connection is open, or being opened."""
+        return self.size == 0
+
+    def over_http2(self) -> UpstreamPool | None:
+        """Return the connections to the same upstream that speak HTTP/2; None where that is switched off."""
+        return None
+
     def take(self) -> UpstreamSide | None:
         """Return a kept-alive connection, or None. Never waits."""
         idle = self.idle
@@ -72,14 +85,22 @@ class UpstreamPool(Owner):
             del self.relay.idle[connection]
             if not connection.transport.is_closing():
                 return connection
-        return None
+        http2 = self.http2
+        return None if http2 is None else http2.take()
 
-    async def acquire(self, attempt: Attempt | None = None, *, new: bool = False) -> UpstreamSide:
+    async def acquire(
+        self,
+        attempt: Attempt | None = None,
+        *,
+        new: bool = False,
+        http1: bool = False,  # noqa: ARG002  # there is nothing else here
+    ) -> UpstreamSide:
         """Return a connection for one exchange: kept alive, newly opened, or given back by another exchange.
 
         Args:
             attempt: is told how far this comes, where anybody wants to know.
             new: open one in any case.
+            http1: the exchange needs HTTP/1.1.
 
         Raises:
             UpstreamError: it cannot be opened, is not trusted, or takes too long.

@@ -50,7 +50,7 @@ _PUT_OFF: Final = 2  # this turn of the event loop has done its share
 # A server that sends interim responses without end is broken; real ones send one or two.
 _INTERIM_RESPONSES: Final = 32
 
-_NO_PROTOCOL: Final = "If it has HTTP/2 only, this proxy cannot call it: to upstreams it speaks HTTP/1.1."
+_NO_PROTOCOL: Final = "Perhaps it has HTTP/2 only: then its route must not have `http2: off`."
 
 
 @trait

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 
 import trustme
 
-from proxy.config.settings import LimitSettings, TimeoutSettings
+from proxy.config.settings import Http2, LimitSettings, TimeoutSettings
 from proxy.identity.access_token import AccessToken, create_access_token
 from proxy.interception.authority import issue
 from proxy.interception.contexts import ServerContexts
@@ -306,18 +306,23 @@ class Trust:
     contexts: ServerContexts
     client_context: ssl.SSLContext
     http2_context: ssl.SSLContext
+    both_context: ssl.SSLContext
 
     @classmethod
     def create(cls) -> Trust:
         authority = trustme.CA(key_type=trustme.KeyType.ECDSA)
         upstream_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         authority.issue_cert(HOST, "127.0.0.1", key_type=trustme.KeyType.ECDSA).configure_cert(upstream_context)
+        upstream_context.set_alpn_protocols(["http/1.1"])
         relay_context = ssl.create_default_context()
         relay_context.set_alpn_protocols(["http/1.1"])  # as the relay's own have it
         authority.configure_trust(relay_context)
         http2_context = ssl.create_default_context()
         http2_context.set_alpn_protocols(["h2"])
         authority.configure_trust(http2_context)
+        both_context = ssl.create_default_context()
+        both_context.set_alpn_protocols(["h2", "http/1.1"])
+        authority.configure_trust(both_context)
         interception = issue([HOST], datetime.now(UTC), reason="created for tests")
         client_context = ssl.create_default_context(cadata=interception.anchor_pem().decode())
         return cls(
@@ -327,6 +332,7 @@ class Trust:
             ServerContexts(interception, [HOST]),
             client_context,
             http2_context,
+            both_context,
         )
 
 
@@ -370,8 +376,12 @@ class Rig:
             self.ports[mode] = server.sockets[0].getsockname()[1]
         self.ports["connect"] = self.ports["forward"]
 
-    def destinations(self, port: int, *, tunnels: bool = False, fields: bytes = b"") -> Destinations:
+    def destinations(
+        self, port: int, *, tunnels: bool = False, fields: bytes = b"", http2: Http2 = Http2.NEEDED
+    ) -> Destinations:
         """Routes `HOST` to a port on loopback; other hosts are refused, unless `tunnels`; `fields` are the route's own."""
+        prefers = http2 is Http2.PREFERRED
+        http2_context = self.trust.both_context if prefers else self.trust.http2_context
         route = Route(
             name=HOST,
             tokens=cast("TokenSource", self.tokens),
@@ -379,7 +389,8 @@ class Rig:
             field_names=frozenset(line.partition(b":")[0].lower() for line in fields.split(b"\r\n")[:-1]),
             dial=Authority("127.0.0.1", port),
             context=self.trust.relay_context,
-            http2_context=lambda: self.trust.http2_context,
+            http2_context=None if http2 is Http2.OFF else lambda: http2_context,
+            prefers_http2=prefers,
         )
         return Destinations(
             self.relay,
@@ -389,10 +400,10 @@ class Rig:
         )
 
     @contextlib.contextmanager
-    def leading_to(self, port: int, *, fields: bytes = b"") -> Iterator[None]:
+    def leading_to(self, port: int, *, fields: bytes = b"", http2: Http2 = Http2.NEEDED) -> Iterator[None]:
         """For a while, `HOST` is at another port on loopback, by every way in."""
         usual, destination = self.relay.destinations, self.reverse.destination
-        self.relay.destinations = self.destinations(port, fields=fields)
+        self.relay.destinations = self.destinations(port, fields=fields, http2=http2)
         self.reverse.destination = self.relay.destinations.find(self.reverse.authority, 443)
         try:
             yield

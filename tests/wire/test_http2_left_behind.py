@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h2.events
 import h2.settings
@@ -116,8 +116,8 @@ def test_a_call_that_waited_is_not_put_on_a_connection_that_closes(wire: Wire) -
                 first = client.request("POST", "/a", GRPC)
                 await upstream.until(h2.events.RequestReceived)
                 second = client.request("POST", "/b", GRPC)
-                pool = next(iter(rig.relay.destinations._http2_pools.values()))
-                await eventually(lambda: bool(pool._queue))  # type: ignore[attr-defined]
+                pool: Any = rig.reverse.destination.pool.over_http2()
+                await eventually(lambda: bool(pool._queue))
                 upstream.connections[0].answer(1)
                 upstream.connections[0].transport.close()
                 await client.until(h2.events.StreamEnded, first)
@@ -173,7 +173,7 @@ def test_a_name_in_dial_is_looked_up_by_dns_alone_for_calls_too(wire: Wire) -> N
             client = await connect(rig, "reverse")
             client.request("POST", "/a", GRPC)
             await upstream.until(h2.events.RequestReceived)
-            pool = next(iter(rig.relay.destinations._http2_pools.values()))
+            pool: Any = rig.reverse.destination.pool.over_http2()
             assert pool._dns_only == rig.reverse.destination.pool._dns_only is True
             await asyncio.sleep(0)
 

@@ -13,6 +13,7 @@ import h2.events
 import pytest
 import trustme
 
+from proxy.config.settings import Http2
 from tests.wire.rig import AUTHORIZATION, HOST, Rig, Wire, create_token, eventually
 from tests.wire.test_http2_clients import Client
 
@@ -88,7 +89,9 @@ class Upstream:
 
 
 @contextlib.asynccontextmanager
-async def upstream_of(rig: Rig, protocols: tuple[str, ...] = ("h2",)) -> AsyncIterator[Upstream]:
+async def upstream_of(
+    rig: Rig, protocols: tuple[str, ...] = ("h2",), http2: Http2 = Http2.NEEDED
+) -> AsyncIterator[Upstream]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     rig.trust.upstream_authority.issue_cert(HOST, key_type=trustme.KeyType.ECDSA).configure_cert(context)
     if protocols:
@@ -96,7 +99,7 @@ async def upstream_of(rig: Rig, protocols: tuple[str, ...] = ("h2",)) -> AsyncIt
     upstream = Upstream()
     server = await asyncio.get_running_loop().create_server(lambda: Connection(upstream), "127.0.0.1", 0, ssl=context)
     try:
-        with rig.leading_to(server.sockets[0].getsockname()[1]):
+        with rig.leading_to(server.sockets[0].getsockname()[1], http2=http2):
             yield upstream
     finally:
         server.close()

@@ -1,4 +1,4 @@
-"""gunicorn, uvicorn and h2o are heard as if nobody were in between; of a server that has HTTP/2 only, an error says so."""
+"""gunicorn, uvicorn, h2o, nginx, nghttpd and Node are heard as if nobody were in between, in the version that they speak."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from proxy.config.settings import Http2
 from tests.ports import free_port
-from tests.wire.messages import chunked, split_head
+from tests.wire.messages import chunked, name_of, split_head
 from tests.wire.rig import HOST, MODES, Mode, Peer, Rig, Trust, Wire, address_form
-from tests.wire.test_relay_real_upstreams import CODED, HOST_LINE, compare, get, running
+from tests.wire.test_relay_real_upstreams import CODED, HOST_LINE, compare, fetch, get, running
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,7 +71,17 @@ hosts:
 
 NODE_HTTP2: Final = """
 const pem = require("node:fs").readFileSync(process.argv[1]);
-require("node:http2").createSecureServer({ key: pem, cert: pem }).listen(Number(process.argv[2]), "127.0.0.1");
+const server = require("node:http2").createSecureServer({ key: pem, cert: pem });
+server.on("stream", (stream, head) => {
+  let size = 0;
+  stream.on("data", (data) => { size += data.length; });
+  stream.on("end", () => {
+    stream.respond({ ":status": 299, "x-method": head[":method"], "x-path": head[":path"] }, { waitForTrailers: true });
+    stream.on("wantTrailers", () => stream.sendTrailers({ "x-size": String(size) }));
+    stream.end("node");
+  });
+});
+server.listen(Number(process.argv[2]), "127.0.0.1");
 """
 NGINX: Final = """
 {user} daemon off; worker_processes 1; pid {directory}/pid; error_log stderr crit;
@@ -80,7 +91,7 @@ http {{
   client_body_temp_path {directory}/body; proxy_temp_path {directory}/proxy; fastcgi_temp_path {directory}/fastcgi;
   uwsgi_temp_path {directory}/uwsgi; scgi_temp_path {directory}/scgi;
   server {{
-    listen 127.0.0.1:{port} ssl; ssl_certificate {pem}; ssl_certificate_key {pem};
+    listen 127.0.0.1:{port} ssl http2; ssl_certificate {pem}; ssl_certificate_key {pem};
     location / {{ return 200 $connection_requests; }}
   }}
 }}
@@ -231,12 +242,13 @@ def test_a_servers_connection_is_used_again(
     assert uv_wire.run(work) == [False, True, True]
 
 
+@pytest.mark.parametrize("http2", [Http2.NEEDED, Http2.PREFERRED])
 @pytest.mark.parametrize("mode", MODES)
 def test_an_upstream_that_closes_behind_every_third_request_is_not_noticed(
-    uv_wire: Wire, nginx_that_closes: int, mode: Mode
+    uv_wire: Wire, nginx_that_closes: int, mode: Mode, http2: Http2
 ) -> None:
     async def work(rig: Rig) -> list[bytes]:
-        with rig.leading_to(nginx_that_closes):
+        with rig.leading_to(nginx_that_closes, http2=http2):
             client = await rig.client(mode)
             numbers = []
             for method in (b"GET", b"POST", b"GET", b"POST", b"POST", b"POST", b"POST"):
@@ -248,23 +260,71 @@ def test_an_upstream_that_closes_behind_every_third_request_is_not_noticed(
 
 
 @pytest.mark.parametrize("mode", MODES)
+def test_a_server_that_has_http_2_only_is_spoken_to_in_it(
+    uv_wire: Wire, nghttpd: int, node_http2: int, mode: Mode
+) -> None:
+    """Node refuses a handshake without it; nghttpd completes that, and then closes the connection."""
+
+    async def work(rig: Rig) -> None:
+        with rig.leading_to(nghttpd):
+            client = await rig.client(mode)
+            for _ in range(2):
+                client.send(address_form(get(b"/nothing-there"), mode))
+                head, _ = split_head(await client.read_until())
+                assert head.status == 404
+                assert head.values(b"server")[0].startswith(b"nghttpd")
+                await client.read(int(head.values(b"content-length")[0]))
+        with rig.leading_to(node_http2):
+            client = await rig.client(mode)
+            for size in (3, 300_000):
+                upload = b"POST /x?y HTTP/1.1\r\n" + HOST_LINE + b"Content-Length: %d\r\n\r\n" % size + b"u" * size
+                client.send(address_form(upload, mode))
+                head, _ = split_head(await client.read_until())
+                said = [head.values(name)[0] for name in (b"x-method", b"x-path")]
+                assert (head.status, said) == (299, [b"POST", b"/x?y"])
+                assert await client.read_until() == b"4\r\nnode\r\n0\r\nx-size: %d\r\n\r\n" % size
+
+    uv_wire.run(work)
+
+
 @pytest.mark.parametrize("server", ["nghttpd", "node_http2"])
-def test_a_server_of_http_2_only_is_502_and_says_why(
-    uv_wire: Wire, server: str, mode: Mode, request: pytest.FixtureRequest
+def test_a_server_that_has_http_2_only_is_502_where_that_is_off(
+    uv_wire: Wire, server: str, request: pytest.FixtureRequest
 ) -> None:
     port: int = request.getfixturevalue(server)
 
     async def work(rig: Rig) -> bytes:
-        with rig.leading_to(port):
-            client = await rig.client(mode)
-            client.send(address_form(get(b"/x"), mode))
+        with rig.leading_to(port, http2=Http2.OFF):
+            client = await rig.client("reverse")
+            client.send(get(b"/x"))
             head, _ = split_head(await client.read_until())
             assert head.status == 502
             return await client.read(int(head.values(b"content-length")[0]))
 
     content = uv_wire.run(work)
     assert b"HTTP/2 only" in content
-    assert b"HTTP/1.1" in content
+    assert b"http2: off" in content
+
+
+def test_h2o_says_the_same_over_http_2(uv_wire: Wire, h2o: int) -> None:
+    async def work(rig: Rig) -> None:
+        for name, request in FOR_H2O.items():
+            with rig.leading_to(h2o):
+                usual = await fetch(await rig.client("reverse"), request)
+            with rig.leading_to(h2o, http2=Http2.PREFERRED):
+                other = await fetch(await rig.client("reverse"), request)
+                await rig.reset()
+            assert (said(other.head), other.content) == (said(usual.head), usual.content), name
+
+    uv_wire.run(work)
+
+
+def said(raw: bytes) -> list[bytes]:
+    """The status and the fields of a head, less what depends on the version or the time."""
+    head, _ = split_head(raw)
+    names = (b"date", b"connection", b"transfer-encoding")
+    fields = [name_of(field) + field.partition(b":")[2] for field in head.fields if name_of(field) not in names]
+    return [b"%d" % head.status, *sorted(fields)]
 
 
 async def fetch_status(client: Peer, request: bytes, mode: Mode) -> int:

@@ -6,11 +6,11 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING
 
+from proxy.dialing.handshake import NO_VERSION
 from proxy.dialing.resolver import Attempt
 from proxy.errors import Overloaded, ProxyError, UpstreamUnreachable
 from proxy.relay.http2.upstream import Http2UpstreamConnection, UpstreamStream
 from proxy.relay.pool import UpstreamPool
-from proxy.relay.secure import SecureTransport
 from proxy.tasks import guard
 
 if TYPE_CHECKING:
@@ -21,10 +21,20 @@ if TYPE_CHECKING:
     from proxy.relay.shared import Shared
 
 
+def _ignore() -> None:
+    """Do nothing."""
+
+
 class Http2Pool(UpstreamPool):
-    """All connections of HTTP/2 to one upstream, whose TLS context offers `h2` alone.
+    """All connections of HTTP/2 to one upstream.
 
     One connection is opened at a time, for all who wait; another where the upstream allows no more streams on those there are.
+
+    Args:
+        relay, dial, server_name, dns_only: see `UpstreamPool`.
+        make_context: reads files, and returns the TLS context, which offers `h2`, perhaps among others.
+        on_http1_required: called where the upstream says that it wants HTTP/1.1 instead (RFC 9113 §7).
+        adopt: takes a connection on which the upstream has chosen another version; None: it is closed.
     """
 
     def __init__(
@@ -33,11 +43,15 @@ class Http2Pool(UpstreamPool):
         dial: Authority,
         server_name: str,
         make_context: Callable[[], ssl.SSLContext],
+        on_http1_required: Callable[[], None] = _ignore,
+        adopt: Callable[[asyncio.Transport], None] | None = None,
         *,
         dns_only: bool = False,
     ) -> None:
         UpstreamPool.__init__(self, relay, dial, server_name, None, dns_only=dns_only)
         self._make_context = make_context
+        self._adopt = adopt
+        self.on_http1_required = on_http1_required
         self._connections: list[Http2UpstreamConnection] = []
         self._queue: deque[asyncio.Future[UpstreamStream]] = deque()
         self._opening: asyncio.Task[None] | None = None
@@ -55,12 +69,14 @@ class Http2Pool(UpstreamPool):
         attempt: Attempt | None = None,
         *,
         new: bool = False,  # noqa: ARG002  # see below
+        http1: bool = False,  # noqa: ARG002  # nobody asks here who needs it
     ) -> UpstreamStream:
         """Return a stream for one exchange; see `UpstreamPool`.
 
         Args:
             attempt: is told how far this comes, where this caller is the one who opens a connection.
             new: takes no part here: what was not processed can be repeated on any connection that still takes requests.
+            http1: takes no part either.
         """
         taken = None if self._queue else self.take()
         if taken is not None:
@@ -119,22 +135,36 @@ class Http2Pool(UpstreamPool):
                 self._give_up()
                 raise
         connection = Http2UpstreamConnection(self)
-        await self._establish(connection, attempt)
+        try:
+            await self._establish(connection, attempt)
+        except UpstreamUnreachable as error:
+            raise (self._describe_lack() if error.code == NO_VERSION else error) from None
         self._opening = None
-        transport = connection.transport
-        if isinstance(transport, SecureTransport) and transport.tls.selected_alpn_protocol() != "h2":
-            connection.abort()
-            self._fail_queue(
-                UpstreamUnreachable(
-                    f"{self.dial} does not speak HTTP/2, which this request needs: gRPC has no other version. Check that the "
-                    "API's gateway has HTTP/2 switched on.",
-                    code="upstream_without_http2",
-                )
-            )
+        if not connection.is_agreed:
+            self._hand_on(connection)
+            self._fail_queue(self._describe_lack())
             return
         self._connections.append(connection)
         connection.deadline = self.relay.now + self.relay.timeouts.upstream_idle_s
+        self.note_idle(connection)
         self.on_room()
+
+    def _hand_on(self, connection: Http2UpstreamConnection) -> None:
+        """Give a connection to whoever speaks the version that the upstream has chosen."""
+        if self._adopt is None:
+            connection.abort()
+            return
+        connection.opened = False
+        self.relay.upstreams.discard(connection)
+        self._give_up()
+        self._adopt(connection.transport)
+
+    def _describe_lack(self) -> UpstreamUnreachable:
+        return UpstreamUnreachable(
+            f"{self.dial} does not speak HTTP/2, which this request needs: gRPC has no other version. Check that the "
+            "API's gateway has HTTP/2 switched on.",
+            code="upstream_without_http2",
+        )
 
     def _on_failed(self, error: ProxyError) -> None:
         self._opening = None
@@ -146,6 +176,18 @@ class Http2Pool(UpstreamPool):
             if not waiter.done():
                 waiter.set_exception(error)
 
+    def note_idle(self, connection: Http2UpstreamConnection) -> None:
+        """Count a connection among those on which nothing is under way, and close the one that has been idle for longest."""
+        idle = self.relay.idle
+        idle[connection] = None
+        if len(idle) > self.relay.limits.idle_upstream_connections:
+            longest_idle, _ = idle.popitem(last=False)
+            longest_idle.evict()
+
+    def note_busy(self, connection: Http2UpstreamConnection) -> None:
+        """Count a connection among the idle ones no more."""
+        self.relay.idle.pop(connection, None)
+
     def retire(self, connection: Http2UpstreamConnection) -> None:
         """Send nothing more on a connection."""
         if connection in self._connections:
@@ -154,6 +196,7 @@ class Http2Pool(UpstreamPool):
     def forget_connection(self, connection: Http2UpstreamConnection) -> None:
         """Take note that a connection is closed."""
         self.retire(connection)
+        self.note_busy(connection)
         self.size -= 1
         self.relay.upstreams.discard(connection)
         self.on_room()
@@ -162,4 +205,5 @@ class Http2Pool(UpstreamPool):
         """Close the connections on which nothing is under way."""
         for connection in list(self._connections):
             if connection.is_idle:
+                self.note_busy(connection)
                 connection.close()

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from proxy.errors import UpstreamProtocolError
 from proxy.relay.http2.connection import Connection
 from proxy.relay.http2.encoder import format_secret
-from proxy.relay.http2.faults import CANCEL, NO_ERROR
+from proxy.relay.http2.faults import CANCEL, HTTP_1_1_REQUIRED, NO_ERROR
 from proxy.relay.http2.framed import FramedConnection
 from proxy.relay.http2.receiver import Terms
 from proxy.relay.http2.translation import (
@@ -234,6 +234,7 @@ class UpstreamStream(UpstreamSide):
         self._interims += 1
         if self.receiver is None:
             return
+        self.answered = True
         if self._interims > _INTERIM_RESPONSES:
             self._spoil("The upstream sent interim responses without end.")
             return
@@ -293,7 +294,7 @@ class UpstreamStream(UpstreamSide):
             return
         if reason:
             receiver.on_upstream_failed(UpstreamProtocolError(_BROKEN))
-        elif self._stream.is_unprocessed and not self.answered:
+        elif not self.answered and (self._stream.is_unprocessed or code == HTTP_1_1_REQUIRED):
             receiver.on_upstream_lost(UNPROCESSED)
         elif self.answered:
             receiver.on_upstream_lost(CUT)
@@ -342,6 +343,17 @@ class Owner(Protocol):
     def on_room(self) -> None:
         """Take note that a connection can take one more exchange."""
 
+    @property
+    def on_http1_required(self) -> Callable[[], None]:
+        """Called where the upstream says that it wants HTTP/1.1 instead."""
+        ...
+
+    def note_idle(self, connection: Http2UpstreamConnection) -> None:
+        """Take note that nothing is under way on a connection."""
+
+    def note_busy(self, connection: Http2UpstreamConnection) -> None:
+        """Take note that something is."""
+
     def forget_connection(self, connection: Http2UpstreamConnection) -> None:
         """Take note that a connection is closed."""
 
@@ -357,6 +369,7 @@ class Http2UpstreamConnection(FramedConnection):
         shared: what all connections share.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         reserved: how many sides have been handed out that have not begun.
+        is_agreed: whether the upstream speaks HTTP/2 on it; until that is known, nothing is written (RFC 9113 §3.2).
         served: whether a request was sent on it.
         opened: whether it is counted as open.
         on_connected: called once when the connection is ready to be written to.
@@ -364,6 +377,7 @@ class Http2UpstreamConnection(FramedConnection):
 
     __slots__ = (
         "deadline",
+        "is_agreed",
         "on_connected",
         "opened",
         "pool",
@@ -388,6 +402,7 @@ class Http2UpstreamConnection(FramedConnection):
         self.reserved = 0
         self.served = False
         self.opened = False
+        self.is_agreed = False
         self.on_connected: Callable[[], object] | None = None
 
     @property
@@ -407,6 +422,8 @@ class Http2UpstreamConnection(FramedConnection):
             return None
         if len(core.streams) + self.reserved >= core.peer_streams:
             return None
+        if self.is_idle:
+            self.pool.note_busy(self)
         self.reserved += 1
         self.deadline = inf
         return UpstreamStream(self, reused=self.served)
@@ -424,23 +441,34 @@ class Http2UpstreamConnection(FramedConnection):
             if self.core.is_leaving:
                 self.close()
                 return
+            if self.opened:
+                self.pool.note_idle(self)
         self.pool.on_room()
+
+    def evict(self) -> None:
+        """Leave the pool, and close; for one that is idle."""
+        self.pool.retire(self)
+        self.close()
 
     # The transport's events.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Send the preface."""
+        """Send the preface, where that is what the upstream expects."""
         self.transport = transport  # type: ignore[assignment]  # stream transports only
         buffered = self.shared.limits.buffer_bytes
         self.transport.set_write_buffer_limits(buffered, buffered // 4)
-        self.flush()
+        self.is_agreed = not isinstance(transport, SecureTransport) or transport.tls.selected_alpn_protocol() == "h2"
+        if self.is_agreed:
+            self.flush()
         if self.on_connected is not None:
             self.on_connected()
             self.on_connected = None
 
     def data_received(self, data: bytes) -> None:
         """Take frames."""
-        if not self.receive(data):
+        if not self.is_agreed:
+            self.transport.abort()  # whoever speaks first here speaks no version of HTTP
+        elif not self.receive(data):
             self._let_go()
             self.transport.close()
 
@@ -521,6 +549,8 @@ class Http2UpstreamConnection(FramedConnection):
     def on_reset(self, stream: Stream, code: int, reason: str) -> None:
         """Tell an exchange."""
         user, stream.user = stream.user, None
+        if code == HTTP_1_1_REQUIRED and not reason:
+            self.pool.on_http1_required()
         if isinstance(user, UpstreamStream):
             user.on_reset(code, reason)
         self.on_room()
@@ -542,8 +572,11 @@ class Http2UpstreamConnection(FramedConnection):
         """Take note that there may be room."""
         self.on_room()
 
-    def on_goaway(self, code: int) -> None:  # noqa: ARG002  # the protocol's
+    def on_goaway(self, code: int) -> None:
         """Take no further requests here."""
         self.pool.retire(self)
+        self.pool.note_busy(self)
+        if code == HTTP_1_1_REQUIRED:
+            self.pool.on_http1_required()
         if self.is_idle:
             self.close()
