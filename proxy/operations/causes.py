@@ -74,6 +74,11 @@ def blame(record: ExchangeRecord) -> Cause | None:
     return Cause.PROXY if entry is None else _BY_FAULT[entry.fault]
 
 
+def is_passed_on(status: int, cause: Cause) -> bool:
+    """Whether a failure with this status and cause came in a response that was passed on, rather than being the proxy's own."""
+    return blame_status(status) is cause
+
+
 def blame_status(status: int) -> Cause | None:
     """Return whose fault a response is that was passed on; None where it is no error."""
     if status < 400:

@@ -1,15 +1,16 @@
 """What each route did in the last minutes: requests, durations, and failures by whose fault they were. Does no I/O.
 
-Time is an argument. Exact counts come from the relay's counters, durations from `proxy.operations.usage`.
+Time is an argument. How many there were comes from the relay's counters; durations and failures come from
+`proxy.operations.usage`, which sees them up to a second later.
 """
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from proxy.operations.causes import Cause, blame_status
+from proxy.operations.causes import Cause, is_passed_on
 from proxy.operations.history import estimate_quantile
 from proxy.operations.snapshot import HistogramSnapshot
 from proxy.operations.usage import NO_ROUTE, Usage
@@ -81,13 +82,13 @@ class RouteWindow:
         failures = _between(before.usage.failures, now.usage.failures)
         found = {}
         for route in now.exchanges.keys() | {key[0] for key in failures}:
-            statuses = _between(_statuses(before, route), _statuses(now, route))
-            own = {key[1:]: count for key, count in failures.items() if key[0] == (route or NO_ROUTE)}
-            if not statuses and not own:
+            count = sum(_between(_statuses(before, route), _statuses(now, route)).values())
+            of_route = {key[1:]: number for key, number in failures.items() if key[0] == (route or NO_ROUTE)}
+            if not count and not of_route:
                 continue
             found[route or NO_ROUTE] = _describe(
-                statuses,
-                own,
+                count,
+                of_route,
                 _spread(before.usage.durations.get(route), now.usage.durations.get(route)),
                 _spread(before.usage.upstream.get(route), now.usage.upstream.get(route)),
             )
@@ -95,24 +96,18 @@ class RouteWindow:
 
 
 def _describe(
-    statuses: Mapping[int, int],
-    own: Mapping[tuple[int, Cause], int],
+    count: int,
+    failures: Mapping[tuple[int, Cause], int],
     durations: HistogramSnapshot,
     upstream: HistogramSnapshot,
 ) -> RouteActivity:
-    failures: dict[Cause, int] = {}
-    passed_on = dict(statuses)
-    for (status, cause), count in own.items():
-        failures[cause] = failures.get(cause, 0) + count
-        passed_on[status] = passed_on.get(status, 0) - count
-    for status, count in passed_on.items():
-        cause_of_status = blame_status(status)
-        if cause_of_status is not None and count > 0:
-            failures[cause_of_status] = failures.get(cause_of_status, 0) + count
+    causes: Counter[Cause] = Counter()
+    for (_, cause), number in failures.items():
+        causes[cause] += number
     return RouteActivity(
-        count=sum(statuses.values()),
-        failures=failures,
-        statuses={status: count for status, count in passed_on.items() if status >= 400 and count > 0},
+        count=count,
+        failures=dict(causes),
+        statuses={status: number for (status, cause), number in failures.items() if is_passed_on(status, cause)},
         p50_s=estimate_quantile(durations, 0.5),
         p95_s=estimate_quantile(durations, 0.95),
         upstream_p50_s=estimate_quantile(upstream, 0.5),

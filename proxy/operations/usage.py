@@ -1,8 +1,8 @@
 """How long each route's exchanges take, why they fail, and who uses which identity. Does no I/O.
 
 Fed by whoever keeps the newest records, off the hot path. Of more than some hundred exchanges a second only every eighth is
-looked at, and counts eight times; failures that the proxy knows of are all counted. How many responses of each status a route had
-is counted exactly, by `proxy.relay.counters`, and not again here.
+looked at, and counts eight times; failures are all counted, whatever their cause. How many exchanges a route had is counted by
+`proxy.relay.counters`, and not again here.
 
 Invariant: bounded; of more clients than that, those are forgotten that have not come for longest.
 """
@@ -68,7 +68,7 @@ class Usage:
     Attributes:
         durations: by route, from a request's head to the end: counts in the buckets of `LATENCY_BOUNDS_S`.
         upstream: the same from the request's head being sent to the response's head.
-        failures: those that the proxy answered itself, or that were cut.
+        failures: responses with an error status, whoever wrote them, and exchanges that were cut.
         clients: whoever came last is last.
     """
 
@@ -110,12 +110,12 @@ class UsageTally:
             records: in the order in which they ended.
             stands_for: how many there were, of which these are the newest; 0: no more than these.
         """
-        for record in records:
-            if record.outcome != "ok":
-                self._add_failure(record)
         if not records:
             return
         weight = max(1, round(stands_for / len(records)))
+        for record in records:
+            if record.status >= 400 or record.outcome != "ok":
+                self._add_failure(record, weight)
         second = int(records[-1].ended_at)
         if second != self._second:
             self._second, self._looked_at = second, 0
@@ -152,10 +152,10 @@ class UsageTally:
             ),
         )
 
-    def _add_failure(self, record: ExchangeRecord) -> None:
+    def _add_failure(self, record: ExchangeRecord, weight: int) -> None:
         key = record.route or NO_ROUTE, record.status, blame(record) or Cause.PROXY
         if key in self._failures or len(self._failures) < _MOST_FAILURES:
-            self._failures[key] = self._failures.get(key, 0) + 1
+            self._failures[key] = self._failures.get(key, 0) + weight
 
     def _add_client(self, record: ExchangeRecord, weight: int) -> None:
         key = (record.client_name, True) if record.client_name else (record.client, False)
