@@ -30,8 +30,19 @@ def make_files() -> dict[Path, str]:
     return {
         CHART / "files/alerts.yml": (DEPLOY / "prometheus/alerts.yml").read_text(encoding="utf-8"),
         CHART / "files/dashboard.json": (DEPLOY / "grafana/apim-auth-proxy.json").read_text(encoding="utf-8"),
+        LIBRARY / "templates/_rules.tpl": make_rules((DEPLOY / "nftables/sidecar.nft").read_text(encoding="utf-8")),
         **{path: make_schema(path.read_text(encoding="utf-8"), product, own) for path, own in _WRITTEN.items()},
     }
+
+
+def make_rules(rules: str) -> str:
+    """Return the rules of a sidecar as a template: a library's files are out of reach for the chart that includes it."""
+    head, port, rest = rules.partition("define proxy_port = 8085\n")
+    assert port
+    return (
+        '{{/* deploy/nftables/sidecar.nft, by `make deploy-files`. */}}\n{{- define "apim-auth-proxy.sidecar.rules" -}}\n'
+        f"{head}define proxy_port = {{{{ int .redirected.port }}}}\n{rest}{{{{- end -}}}}\n"
+    )
 
 
 def make_schema(text: str, product: dict[str, Any], own: tuple[str, ...]) -> str:

@@ -25,6 +25,7 @@ FILES = {
     "envoy": (TokenFileFormat.ENVOY_SDS, "orders.yaml"),
     "haproxy": (TokenFileFormat.HAPROXY_MAP, "orders.map"),
     "caddy": (TokenFileFormat.CADDY, "orders"),
+    "nginx": (TokenFileFormat.CADDY, "orders"),
     "traefik": (TokenFileFormat.TRAEFIK, "pushed/orders.yaml"),
 }
 

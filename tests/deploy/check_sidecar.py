@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,11 @@ from tests.deploy.artefacts import LIBRARY_SCHEMA
 from tests.deploy.check_chart import KUBERNETES, undescribed, validate_strictly
 from tests.deploy.check_documentation import blocks
 from tests.deploy.check_pod import answers, curl, sandbox_values
-from tests.deploy.container import Mount, is_root, running, wait_until
+from tests.deploy.container import Mount, is_root, run_once, running, wait_until
 from tests.deploy.kubelet import settings_of
 from tests.deploy.pod_security import find_violations
 from tests.deploy.programs import LIBRARY, ROOT, Document, helm, of_kind, template
+from tests.end_to_end.redirected import LOGIN, ORDERS, TOKEN, attach, made_world, write_hosts
 from tests.network_namespaces import Namespace, made_namespace
 from tests.ports import free_port
 
@@ -102,6 +104,17 @@ def test_the_program_is_told_where_it_is(chart: Path) -> None:
             "config.credentials.orders-client.certificate=/keys/x/tls.crt", 'no entry "x"', id="a file of no key"
         ),
         pytest.param("interception.caKey=x", 'names "x"', id="a CA that is not there"),
+        pytest.param("redirected.enabled=true", "interception.caKey", id="redirected without a CA"),
+        pytest.param(
+            f"redirected.enabled=true,{NAME}.keys.ca.secret=ca,{NAME}.interception.caKey=ca",
+            "redirected.image",
+            id="redirected without an image for the rules",
+        ),
+        pytest.param(
+            f"redirected.enabled=true,{NAME}.redirected.port=80",
+            "/redirected/port",
+            id="a port that needs a capability",
+        ),
         pytest.param("steered[0].host=contoso.azure-api.net", "dial: contoso.azure-api.net:443", id="no dial"),
         pytest.param(
             f"steered[0].host=a,{NAME}.steered[0].certificateKey=x",
@@ -246,3 +259,80 @@ def test_a_steered_pod_serves_a_program_that_knows_nothing_of_it(
         for scheme in ("https", "http"):
             wait_until(partial(serves, scheme), container.log.read_text)
         assert container.stop() == 0
+
+
+def test_a_redirected_pod_has_one_capability_and_only_before_the_program_runs(chart: Path, tmp_path: Path) -> None:
+    """What Pod Security "restricted" has against it is the container that sets the rules, nothing else."""
+    (shown,) = blocks("redirected")
+    values = with_values(tmp_path, **yaml.safe_load(shown)[NAME])
+    pod = pod_of(template(chart, values))
+    rules, sidecar = pod["initContainers"]
+    assert "restartPolicy" not in rules
+    assert rules["securityContext"]["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN"]}
+    assert {violation.split()[0] for violation in find_violations(pod)} == {rules["name"]}
+    assert find_violations({"initContainers": [sidecar]}) == []
+    for version in KUBERNETES:
+        validate_strictly(template(chart, values, "--kube-version", version), version, tmp_path)
+
+
+@pytest.mark.skipif(not is_root(), reason="makes networks and runs containers, so it needs root")
+def test_a_redirected_pod_serves_a_program_that_knows_nothing_of_it(chart: Path, tmp_path: Path) -> None:
+    """Both rendered containers under crun, one after the other, with the rendered rules: http and https, over IPv4 and IPv6."""
+    world_ca, own_ca = trustme.CA(), trustme.CA()
+    pair = world_ca.issue_cert("clientapp.example.test", key_type=trustme.KeyType.RSA)
+    credential = {
+        "tenant_id": None,  # the example's
+        "token_endpoint": f"https://{LOGIN}/token",
+        "client_id": "client",
+        "certificate": "/keys/clientapp/tls.crt",
+        "private_key": "/keys/clientapp/tls.key",
+        "ca_file": "/keys/world/ca.pem",
+    }
+    route = {"hosts": [ORDERS], "credential": "orders-client", "scope": "orders", "ca_file": "/keys/world/ca.pem"}
+    values = {
+        "config": {"credentials": {"orders-client": credential}, "routes": [route]},
+        "keys": {"clientapp": {"secret": "c"}, "world": {"configMap": "w"}, "ca": {"secret": "ca"}},
+        "interception": {"caKey": "ca"},
+        "redirected": {"enabled": True, "image": {"repository": "tools/nft", "tag": "1"}},
+    }
+    rendered = template(chart, with_values(tmp_path, **values))
+    pod = pod_of(rendered)
+    rules, sidecar = pod["initContainers"]
+    content = {
+        "apim-auth-proxy-config": of_kind(rendered, "ConfigMap")[0]["data"],
+        "apim-auth-proxy-key-clientapp": {
+            "tls.crt": pair.cert_chain_pems[0].bytes().decode(),
+            "tls.key": pair.private_key_pem.bytes().decode(),
+        },
+        "apim-auth-proxy-key-world": {"ca.pem": world_ca.cert_pem.bytes().decode()},
+        "apim-auth-proxy-key-ca": {
+            "tls.crt": own_ca.cert_pem.bytes().decode(),
+            "tls.key": own_ca.private_key_pem.bytes().decode(),
+        },
+    }
+    trusted = tmp_path / "trusted.pem"
+    own_ca.cert_pem.write_to_path(trusted)
+    with ExitStack() as stack:
+        world, network = stack.enter_context(made_world(world_ca)), stack.enter_context(made_namespace())
+        attach(network, world.namespace, 6, "eth6")
+        hosts = network.files["/etc/hosts"] = write_hosts(tmp_path)
+        for name in ("rules", "proxy"):
+            (tmp_path / name).mkdir()
+        first, _ = settings_of(pod, rules, content, tmp_path / "rules")
+        assert (first.user, first.capabilities) == ((0, 0), ("CAP_NET_ADMIN",))
+        done = run_once(replace(first, network=network.name), tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        second, _ = settings_of(pod, sidecar, content, tmp_path / "proxy")
+        assert (second.is_read_only, second.drops_capabilities, second.capabilities) == (True, True, ())
+        second.mounts.append(Mount(hosts, "/etc/hosts", is_read_only=True))
+        proxy_container = stack.enter_context(running(replace(second, network=network.name), tmp_path))
+
+        def serves(family: str, scheme: str) -> bool:
+            ask = ("curl", family, "--silent", "--cacert", trusted, f"{scheme}://{ORDERS}/")
+            text = subprocess.run(network.command(*ask), stdout=subprocess.PIPE, text=True).stdout
+            return text.startswith("{") and json.loads(text)["authorization"] == f"Bearer {TOKEN}"
+
+        for family in ("-4", "-6"):
+            for scheme in ("https", "http"):
+                wait_until(partial(serves, family, scheme), proxy_container.log.read_text)
+        assert proxy_container.stop() == 0

@@ -278,14 +278,17 @@ def _environment(scratch: Path) -> dict[str, str]:
 def _command(name: str, scratch: Path, *, is_pushed: bool) -> list[str]:
     if name == "nginx":
         main = scratch / "nginx.conf"
+        # What Debian's package puts into /etc/nginx/modules-enabled.
+        modules = ("ndk_http_module", "ngx_http_lua_module") if is_pushed else ()
         main.write_text(
-            f"daemon off;\nuser root;\npid {scratch}/pid;\nerror_log stderr notice;\nworker_processes 1;\n"
+            "".join(f"load_module /usr/lib/nginx/modules/{module}.so;\n" for module in modules)
+            + f"daemon off;\nuser root;\npid {scratch}/pid;\nerror_log stderr notice;\nworker_processes 1;\n"
             "events {}\nhttp {\n  access_log off;\n"
             + "".join(
                 f"  {kind}_temp_path {scratch}/{kind};\n"
                 for kind in ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
             )
-            + f"  include {scratch}/*apim-auth-proxy*.conf;\n}}\n"
+            + f"  include {scratch}/{'pushed' if is_pushed else 'apim-auth-proxy'}.conf;\n}}\n"
         )
         return [find("nginx"), "-p", str(scratch), "-e", "stderr", "-c", str(main)]
     if name == "envoy":

@@ -6,6 +6,7 @@ Source: kubernetes/kubernetes, pkg/volume/util/atomic_writer.go and pkg/volume/v
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from typing import TYPE_CHECKING, Any, Final
 
@@ -46,6 +47,8 @@ def settings_of(
         is_read_only=context.get("readOnlyRootFilesystem", False),
         drops_capabilities=context.get("capabilities", {}).get("drop") == ["ALL"],
         may_gain_privileges=context.get("allowPrivilegeEscalation", True),
+        program=shutil.which(container["command"][0]) if "command" in container else None,
+        capabilities=tuple(f"CAP_{name}" for name in context.get("capabilities", {}).get("add", [])),
     )
     return settings, volumes
 

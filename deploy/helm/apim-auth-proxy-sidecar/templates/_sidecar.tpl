@@ -6,6 +6,8 @@
     env:             {{- include "apim-auth-proxy.sidecar.env" . | nindent 12 }}     how the program finds it
     a file:          {{- include "apim-auth-proxy.sidecar.configmap" . }}            its configuration
 
+  With `redirected` in the values, the first of these is two entries: an init container that sets nftables rules, and the sidecar.
+
   For a program that can be told of no proxy, with `steered` in the values:
 
     hostAliases:     {{- include "apim-auth-proxy.sidecar.hostAliases" . | nindent 8 }}
@@ -23,6 +25,33 @@
 {{- define "apim-auth-proxy.sidecar" -}}
 {{- $values := include "apim-auth-proxy.sidecar.values" . | fromYaml -}}
 {{- include "apim-auth-proxy.sidecar.checks" $values -}}
+{{- if $values.redirected.enabled -}}
+# Sets the rules and ends. First, so that nothing that follows gets past the proxy.
+- name: apim-auth-proxy-rules
+  {{- with $values.redirected.image }}
+  image: {{ ternary (printf "%s@%s" .repository .digest) (printf "%s:%s" .repository .tag) (ne .digest "") | quote }}
+  imagePullPolicy: {{ .pullPolicy }}
+  {{- end }}
+  command: [nft]
+  args: [-f, /etc/apim-auth-proxy/rules.nft]
+  securityContext:
+    runAsNonRoot: false
+    runAsUser: 0
+    runAsGroup: 0
+    allowPrivilegeEscalation: false
+    readOnlyRootFilesystem: true
+    capabilities:
+      drop: [ALL]
+      add: [NET_ADMIN]
+    seccompProfile:
+      type: RuntimeDefault
+  resources:
+    {{- toYaml $values.redirected.resources | nindent 4 }}
+  volumeMounts:
+    - name: apim-auth-proxy-config
+      mountPath: /etc/apim-auth-proxy
+      readOnly: true
+{{ end -}}
 - name: apim-auth-proxy
   {{- with $values.image }}
   image: {{ ternary (printf "%s@%s" .repository .digest) (printf "%s:%s" .repository (.tag | default "0.1.0")) (ne .digest "") | quote }}
@@ -181,6 +210,10 @@ metadata:
 data:
   config.yaml: |
     {{- include "apim-auth-proxy.sidecar.config" $values | nindent 4 }}
+  {{- if $values.redirected.enabled }}
+  rules.nft: |
+    {{- include "apim-auth-proxy.sidecar.rules" $values | nindent 4 }}
+  {{- end }}
 {{- end -}}
 
 {{/* The configuration: what the values say, and listeners on the pod's loopback address. */}}
@@ -197,6 +230,11 @@ data:
   {{- with $steered.certificateKey -}}
     {{- $tls := dict "certificate" (printf "/keys/%s/tls.crt" .) "private_key" (printf "/keys/%s/tls.key" .) -}}
     {{- $listeners = append $listeners (merge (dict "address" (printf "%s:443" $address) "tls" $tls) $listener) -}}
+  {{- end -}}
+{{- end -}}
+{{- if .redirected.enabled -}}
+  {{- range ternary (list "127.0.0.1" "[::1]") (list "127.0.0.1") .redirected.ipv6 -}}
+    {{- $listeners = append $listeners (dict "address" (printf "%s:%d" . (int $.redirected.port)) "mode" "transparent") -}}
   {{- end -}}
 {{- end -}}
 {{- $_ := set $config "listeners" $listeners -}}
@@ -219,6 +257,17 @@ data:
 {{- $keys := default dict .keys -}}
 {{- if and .interception.caKey (not (hasKey $keys .interception.caKey)) -}}
   {{- fail (printf "apim-auth-proxy-sidecar: interception.caKey names %q, and keys has no such entry." .interception.caKey) -}}
+{{- end -}}
+{{- if .redirected.enabled -}}
+  {{- if not .interception.caKey -}}
+    {{- fail "apim-auth-proxy-sidecar: redirected.enabled needs interception.caKey: the program does not trust a CA that each pod makes for itself." -}}
+  {{- end -}}
+  {{- if not (and .redirected.image.repository (or .redirected.image.tag .redirected.image.digest)) -}}
+    {{- fail "apim-auth-proxy-sidecar: redirected.enabled needs redirected.image: repository, and tag or digest, of an image with nft." -}}
+  {{- end -}}
+  {{- if eq (int .redirected.port) (int .port) -}}
+    {{- fail "apim-auth-proxy-sidecar: redirected.port and port are the same." -}}
+  {{- end -}}
 {{- end -}}
 {{- range $steered := .steered -}}
   {{- if and $steered.certificateKey (not (hasKey $keys $steered.certificateKey)) -}}
