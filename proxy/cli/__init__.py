@@ -73,6 +73,18 @@ class LazyGroup(click.Group):
             gc.enable()
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that is meant; name the nearest one where there is none, which click does for loaded ones only."""
+        name = args[0]
+        if name not in _COMMANDS and name[:1].isalnum() and not ctx.resilient_parsing:
+            import difflib  # noqa: PLC0415  # for a typing error only
+
+            nearest = difflib.get_close_matches(name, self.list_commands(ctx), n=1)
+            ctx.fail(f"No such command {name!r}." + (f" Did you mean {nearest[0]!r}?" if nearest else ""))
+        return super().resolve_command(ctx, args)
+
     def invoke(self, ctx: click.Context) -> object:
         """Run a command; one that Ctrl-C ends has the status that a shell gives it, and nothing to say.
 

@@ -28,7 +28,10 @@ from proxy.client_setup.clouds import cloud_of
 from proxy.client_setup.first_config import FirstConfig, format_first_config
 from proxy.client_setup.registration import Form, Registration, default_scope, format_registration
 from proxy.config.addresses import ListenAddress, parse_listen_address
+from proxy.config.faults import ConfigurationFaults, as_sentence
+from proxy.config.loading import load_settings
 from proxy.config.settings import Cloud
+from proxy.config.source import StandardInput
 from proxy.errors import ConfigurationError
 from proxy.identity.certificate import load_certificate
 from proxy.identity.certificate_creation import create_certificate
@@ -42,6 +45,14 @@ _GUID: Final = re.compile(r"[0-9A-Fa-f]{8}(?:-[0-9A-Fa-f]{4}){3}-[0-9A-Fa-f]{12}
 _DAYS: Final = 365
 _KEY_BITS: Final = 2_048
 _TRIED_PORTS: Final = 20
+_ANY_ID: Final = "00000000-0000-0000-0000-000000000000"
+# Which option says what stands under a key of the first configuration.
+_OPTION_OF: Final = {
+    "listeners[0].address": "--listen",
+    "admin.address": "--admin",
+    "credentials.api-client.client_id": "--client-id",
+    "routes[0].scope": "--scope",
+}
 
 
 @click.command()
@@ -168,6 +179,7 @@ def init(
     _check_absent([config_file] if not needs_pair or there is not None else [config_file, *pair], force=force)
     tenant = "" if sandbox else _settle(tenant_id, read_tenant, "--tenant-id", "Tenant (GUID or domain)")
     api_host = "" if sandbox else _settle(host, read_host, "--host", "The API's host, such as contoso.azure-api.net")
+    _require_usable(listen, admin, client_id, scope)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         if sandbox:
@@ -230,6 +242,31 @@ def init(
             f"Wrote {config_file}. There is no key and no certificate. Next, register it as printed above, then, on the machine "
             f"that has the identity:\n  apim-auth-proxy check --config {_quote(config_file)} --online"
         )
+
+
+def _require_usable(listen: str, admin: str, client_id: str | None, scope: str | None) -> None:
+    """Refuse what an option says if no proxy would start with it, before anything is written.
+
+    Raises:
+        click.BadParameter: as the configuration's own checks put it.
+    """
+    likely = FirstConfig(
+        tenant_id=_ANY_ID,
+        client_id=client_id or _ANY_ID,
+        host="api.example.com",
+        scope=scope or "api://orders/.default",
+        certificate="clientapp.crt",
+        private_key="clientapp.key",
+        listen=listen,
+        admin=admin,
+    )
+    source = StandardInput(format_first_config(likely).encode(), Path.cwd())
+    try:
+        load_settings(source, os.environ, check_files=False)
+    except ConfigurationFaults as wrong:
+        for fault in wrong.faults:
+            if fault.path in _OPTION_OF:
+                raise click.BadParameter(as_sentence(fault.message), param_hint=_OPTION_OF[fault.path]) from None
 
 
 def _check_absent(files: list[Path], *, force: bool) -> None:

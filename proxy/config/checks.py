@@ -95,8 +95,9 @@ def _check_addresses(root: Section) -> Iterator[Finding]:
             yield path, "health and metrics are served over TCP; write 127.0.0.1:9901"
         taken = next((other for other in seen if address.overlaps(other)), None)
         if taken is not None:
-            rest = "give one another path" if address.path is not None else "give one another port"
-            yield path, f"{address} and {taken} cannot be listened on at a time; {rest}"
+            rest = "another path" if address.path is not None else "another port"
+            with_it = "" if str(taken) == str(address) else f", which {address} includes or shares"
+            yield path, f"another listener or the admin site already uses {taken}{with_it}; give one of them {rest}"
         seen.append(address)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
+import re
 from typing import TYPE_CHECKING, get_args
 
 from pydantic import ValidationError
@@ -111,7 +113,7 @@ def _explain(problem: ErrorDetails) -> str:
     if kind in ("too_short", "string_too_short"):
         return "this is empty; at least one is needed" if kind == "too_short" else "this is empty; write a value"
     if kind in ("enum", "literal_error"):
-        return f"write {limits['expected']}{_reading(value)}"
+        return f"write {limits['expected']}{_nearest(value, limits['expected']) if isinstance(value, str) else _reading(value)}"
     if kind in ("greater_than", "greater_than_equal", "less_than_equal"):
         return _explain_bound(kind, limits)
     if kind in _EXPECTED:
@@ -154,6 +156,12 @@ def _model_in(annotation: object) -> type[Model] | None:
     """Return the section in ``X``, ``X | None``, ``tuple[X, ...]`` or ``dict[str, X]``."""
     candidates = (annotation, *get_args(annotation))
     return next((kind for kind in candidates if isinstance(kind, type) and issubclass(kind, Model)), None)
+
+
+def _nearest(word: str, expected: str) -> str:
+    """Name the word that was probably meant, if one of those that pydantic lists is near."""
+    nearest = difflib.get_close_matches(word, re.findall(r"'([^']*)'", expected), n=1)
+    return f"; did you mean '{nearest[0]}'?" if nearest else ""
 
 
 def _explain_bound(kind: str, limits: dict[str, float]) -> str:

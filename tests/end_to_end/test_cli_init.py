@@ -610,9 +610,18 @@ def test_templates_are_for_registering_from_the_start(tmp_path: Path) -> None:
         ["--managed-identity", "my-machine"],
         ["--managed-identity", "system", "--federated-managed-identity", "system"],
         ["--managed-identity", "system", "--sandbox"],
+        ["--listen", "8080"],
+        ["--listen", "8080", "--sandbox"],
+        ["--listen", "0.0.0.0:8080"],
+        ["--listen", "127.0.0.1:9901"],
+        ["--admin", "127.0.0.1:99999"],
+        ["--admin", "nowhere", "--sandbox"],
+        ["--client-id", "my client"],
+        ["--scope", "api://orders/Orders.Read"],
     ],
     ids=" ".join,
 )
 def test_what_cannot_be_used_exits_2(tmp_path: Path, words: list[str]) -> None:
-    assert init(tmp_path, *KNOWN, *words).status == 2
-    assert list(tmp_path.iterdir()) == []
+    done = init(tmp_path, *KNOWN, *words)
+    assert (done.status, done.stdout, list(tmp_path.iterdir())) == (2, b"", [])
+    assert done.stderr.startswith("Usage: apim-auth-proxy init")

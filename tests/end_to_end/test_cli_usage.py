@@ -128,6 +128,13 @@ def test_wrong_usage_ends_the_program_with_2() -> None:
     assert "No such command 'serve'" in done.stderr
 
 
+@pytest.mark.parametrize(("typed", "meant"), [("chekc", "check"), ("tokens", "token")])
+def test_the_nearest_command_is_named(typed: str, meant: str) -> None:
+    done = run_program([COMMAND, typed])
+    assert (done.status, done.stdout) == (2, b"")
+    assert f"No such command {typed!r}. Did you mean {meant!r}?" in done.stderr
+
+
 @pytest.mark.parametrize(
     "words", [["run"], ["token", "--host", "a.example"], ["ca", "show"], ["explain", "https://a.example/"]]
 )

@@ -176,6 +176,7 @@ def _header(name: str, entry: str, path: str, word: str) -> object:
         _at_the_end("log format", "access_log: {format: xml}\n", "access_log.format", 22, "'json'"),
         _case("mode", "mode: reverse", "mode: backward", "listeners[1].mode", 4, "'reverse'"),
         _at_the_end("other hosts", "other_hosts: no\n", "other_hosts", 22, "'refuse' or 'tunnel'"),
+        _at_the_end("one of few, misspelt", "other_hosts: tunel\n", "other_hosts", 22, "; did you mean 'tunnel'?"),
         _case(
             "algorithm",
             "client_id: my",
