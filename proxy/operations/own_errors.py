@@ -22,7 +22,7 @@ from proxy.errors import (
     UpstreamUnreachable,
 )
 from proxy.explanations.codes import OAUTH_CODES
-from proxy.explanations.lookup import advise
+from proxy.explanations.lookup import advise, find_entry
 from proxy.identity.aadsts import explain, parse_code
 from proxy.operations.causes import all_kinds, blame
 from proxy.operations.log_lines import escape, escape_text
@@ -104,11 +104,16 @@ def explain_code(code: str) -> dict[str, Json]:
 
 
 def describe_failure(record: ExchangeRecord) -> dict[str, Json]:
-    """Return whose fault it is, and where the proxy itself answered, what it means; nothing of what did not fail."""
+    """Return whose fault it is, what `explain` can be asked, and where the proxy itself answered, what it means.
+
+    Nothing of what did not fail.
+    """
     by = blame(record)
     if by is None:
         return {}
-    described: dict[str, Json] = {"by": by}
+    asked = record.code or (record.outcome if record.outcome != "ok" else str(record.status))
+    is_known = parse_code(asked) is not None or find_entry(asked) is not None
+    described: dict[str, Json] = {"by": by, "explain": asked if is_known else None}
     if is_own_error(record):
         entry = _describe(record, 1)
         described |= {name: entry[name] for name in ("title", "cause", "fix")}

@@ -178,11 +178,11 @@ def outage() -> Scene:
             scene.exchange(b"/orders/refused", 401)
             scene.exchange(b"/orders", 200)
         for _ in range(9):
-            scene.exchange(b"/orders", 503, "proxy_internal_response", "endpoint_timeout")
+            scene.exchange(b"/orders", 503, "proxy_internal_response", "timeout")
         scene.exchange(b"/", 403, "http_request_denied", "host_refused", route="")
         scene.exchange(b"/orders", 504, "http_response_timeout")
 
-    scene = Scene(obtained_at=None, failing="endpoint_timeout", ready=False, listener_days=12.1, play=play)
+    scene = Scene(obtained_at=None, failing="timeout", ready=False, listener_days=12.1, play=play)
     scene.reasons = [f"no valid access token for {HOST} since 12:00: {TIMEOUT}"]
     return scene
 

@@ -117,14 +117,14 @@ async def test_a_tokens_timeline_moves_through_its_refresh() -> None:
         assert scene.obtained_at is not None
         scene.obtained_at -= 150
         await tab.until(f"{pill} === 'refresh due'")
-        scene.failing = "endpoint_timeout"
+        scene.failing = "timeout"
         await tab.until(f"{pill} === 'cannot be renewed'")
         await tab.until(f"{text_of('#problems')}.includes('requests go on with what is at hand')")
         scene.obtained_at, scene.failing = time.time(), ""
         await tab.until(f"{pill} === 'fresh'")
         # The one before it stays on the line.
         await tab.until("document.querySelectorAll('#tokens .lane .past').length >= 1")
-        scene.obtained_at, scene.failing = None, "endpoint_timeout"
+        scene.obtained_at, scene.failing = None, "timeout"
         await tab.until(f"{pill} === 'no token'")
         await tab.until("document.querySelectorAll('#tokens .lane .gap').length === 1")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import re
 import resource
@@ -101,6 +102,34 @@ def test_all_relay_processes_serve_with_one_token_request(several: ProxyProgram,
     wait_until(lambda: sum(served()) == 60, f"60 exchanges were made, the metrics say {served()}")
     requests = re.findall(r'token_requests_total\{.*outcome="ok"\} (\S+)', several.ask_admin("/metrics").decode())
     assert [float(count) for count in requests] == [1.0]
+
+
+def test_the_page_tells_of_all_relay_processes_who_used_what_and_whose_fault_it_was(
+    several: ProxyProgram, place: Place, curl: Curl
+) -> None:
+    through = ("--proxy", several.forward)
+    for path in ("/orders", "/orders", "/status/503"):
+        curl(*through, f"http://{place.api_authority}{path}")
+    curl(*through, "http://unknown.example/")
+
+    def tells_all() -> bool:
+        state = json.loads(several.ask_admin("/api/state"))
+        recent = {route["name"]: route["recent"] for route in state["routes"]}
+        routed, other = recent[place.api_authority], recent.get("-", {"count": 0})
+        (client,) = state["clients"] or [{"count": 0}]
+        if (routed["count"], other["count"], client["count"]) != (3, 1, 4) or not (
+            routed["failures"] and other["failures"]
+        ):
+            return False
+        assert routed["failures"] == {"api": 1}
+        assert routed["statuses"] == {"503": 1}
+        assert routed["p50_ms"] > 0
+        assert other["failures"] == {"client": 1}
+        assert client["identities"] == {"orders-client": 3}
+        assert not client["configured"]
+        return True
+
+    wait_until(tells_all, "the page never told of all that happened")
 
 
 def test_no_relay_process_ever_has_a_private_key(several: ProxyProgram, place: Place, curl: Curl) -> None:

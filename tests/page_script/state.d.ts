@@ -151,6 +151,7 @@ interface ExchangeState {
   readonly http_version?: string | null;
   readonly upstream_http_version?: string | null;
   readonly by?: Cause;
+  readonly explain?: string | null;
   readonly title?: string;
   readonly cause?: string | null;
   readonly fix?: string | null;

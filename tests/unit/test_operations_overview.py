@@ -14,7 +14,7 @@ from proxy.identity.sources import IdentityStatistics
 from proxy.operations.history import History, estimate_quantile
 from proxy.operations.metrics import CertificateExpiry, credential_certificates
 from proxy.operations.overview import Overview, RouteSummary, describe_overview
-from proxy.operations.own_errors import ErrorCount, ErrorTally
+from proxy.operations.own_errors import ErrorCount, ErrorTally, describe_failure
 from proxy.operations.snapshot import HistogramSnapshot, WorkerSnapshot
 from proxy.relay.counters import LATENCY_BOUNDS_S
 from proxy.relay.record import ExchangeRecord
@@ -267,3 +267,25 @@ def test_everything_is_named_for_the_page() -> None:
     assert (described["ready"], described["missing"], described["workers"]) == (False, ["no access token yet"], 4)
     assert described["open"] == {"clients": 3, "upstreams": 0, "tunnels": 1}
     assert described["totals"]["exchanges"] == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "outcome", "code", "by", "explain"),
+    [
+        (502, "proxy_configuration_error", "AADSTS700027", "identity", "AADSTS700027"),
+        (503, "connection_limit_reached", "", "proxy", "connection_limit_reached"),
+        (429, "ok", "", "gateway", "429"),
+        (418, "ok", "", "api", None),
+        (200, "aborted_client", "", "client", "aborted_client"),
+    ],
+)
+def test_a_failure_says_whose_it_is_and_what_explain_can_be_asked(
+    status: int, outcome: str, code: str, by: str, explain: str | None
+) -> None:
+    described = describe_failure(REFUSED._replace(status=status, outcome=outcome, code=code))
+    assert (described["by"], described["explain"]) == (by, explain)
+    assert ("fix" in described) is (outcome in ("proxy_configuration_error", "connection_limit_reached"))
+
+
+def test_what_did_not_fail_is_not_described() -> None:
+    assert describe_failure(REFUSED._replace(status=204, outcome="ok", code="")) == {}

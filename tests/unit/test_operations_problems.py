@@ -67,9 +67,7 @@ def test_many_hosts_are_named_by_the_first() -> None:
 
 def test_an_outage_is_one_problem_however_many_tokens_are_missing() -> None:
     reason = "The identity platform did not answer within 10 seconds."
-    failing = [
-        Failing(name, Target(scope="s"), for_s, reason, "endpoint_timeout") for name, for_s in (("a", 9.0), ("b", 90.0))
-    ]
+    failing = [Failing(name, Target(scope="s"), for_s, reason, "timeout") for name, for_s in (("a", 9.0), ("b", 90.0))]
     routes = [RouteSummary(f"{name}.example", (f"{name}.example",), name, "s") for name in "ab"]
     problem = only(identity=IdentityStatistics({}, (), (*failing,)), routes=routes)
     assert problem.what == (
@@ -117,11 +115,9 @@ def test_a_drain_is_no_fault() -> None:
 
 
 def test_a_token_that_cannot_be_renewed_says_until_when_it_is_good() -> None:
-    stale = SOURCE.__class__(
-        "orders-client", "s", True, True, 100.0, 500.0, 4, 0, 3, "endpoint_timeout", refresh_in_s=-10.0
-    )
+    stale = SOURCE.__class__("orders-client", "s", True, True, 100.0, 500.0, 4, 0, 3, "timeout", refresh_in_s=-10.0)
     problem = only(identity=IdentityStatistics({}, (stale,)))
-    assert (problem.severity, problem.explain, problem.until_at) == ("warn", "endpoint_timeout", AT + 500)
+    assert (problem.severity, problem.explain, problem.until_at) == ("warn", "timeout", AT + 500)
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ SOURCE = SourceStatistics("orders-client", "s", True, True, 100.0, 3_500.0, 1, 0
         (500, "ok", "", Cause.API),
         (503, "ok", "", Cause.API),
         (502, "proxy_configuration_error", "AADSTS700027", Cause.IDENTITY),
-        (503, "proxy_internal_response", "endpoint_timeout", Cause.IDENTITY),
+        (503, "proxy_internal_response", "timeout", Cause.IDENTITY),
         (502, "destination_unavailable", "name_not_resolved", Cause.GATEWAY),
         (504, "http_response_timeout", "", Cause.GATEWAY),
         (503, "connection_limit_reached", "", Cause.PROXY),

@@ -143,8 +143,9 @@ function reason(one, by) {
   const found = [element("p", "what", element("strong", "", words))];
   if (one.cause) found.push(advice(one.cause));
   if (one.fix) found.push(advice(one.fix, "step", element("b", "", "Next: ")));
-  const code = one.code ?? (one.outcome === "ok" ? String(one.status) : one.outcome);
-  found.push(element("p", "about", causeChip(by), explainCommand(code)));
+  const about = element("p", "about", causeChip(by));
+  if (one.explain) about.append(explainCommand(one.explain));
+  found.push(about);
   return found;
 }
 
