@@ -134,6 +134,7 @@ class TokenSource:
         # When the first flight began of those that have failed in a row.
         self._failing_since_mono: float | None = None
         self._flight_began_mono = 0.0
+        self._slept_in_flight_s = 0.0
         self._flights = 0
         self._rejections = 0
 
@@ -222,8 +223,9 @@ class TokenSource:
         self._tick()
 
     def wake(self, slept_s: float) -> None:
-        """Age the token by the time that the machine slept, which the monotonic clock did not count."""
+        """Age the token, and one that is on its way, by the time that the machine slept: the monotonic clock did not count it."""
         self._cache.age(slept_s)
+        self._slept_in_flight_s += slept_s
         if self._keeps_fresh and not self._is_closed:
             self._tick()
 
@@ -342,6 +344,7 @@ class TokenSource:
         return outcome
 
     async def _request(self, claims: str | None) -> AccessToken | None:
+        self._slept_in_flight_s = 0.0
         try:
             async with asyncio.timeout(FLIGHT_LIMIT_S):
                 issued = await self._request_or_adopt(claims)
@@ -351,7 +354,8 @@ class TokenSource:
             ) from None
         token = create_access_token(
             issued.value,
-            requested_at_mono=issued.requested_at_mono,
+            # A sleep that is noticed once the token is here ages it like any other.
+            requested_at_mono=issued.requested_at_mono - self._slept_in_flight_s,
             expires_in_s=issued.expires_in_s,
             refresh_in_s=issued.refresh_in_s,
             jitter=self._jitter(),

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from proxy.identity.credential import IssuedToken, Target
+from proxy.identity.source import TokenSource
 from proxy.identity.suspension import slept_s, watch_suspension
 
 
@@ -28,3 +30,33 @@ async def test_each_sleep_is_told_once() -> None:
 
 def test_the_time_slept_is_known_to_be_none_or_some() -> None:
     assert max(slept_s() for _ in range(3)) >= -0.01  # two clocks are read, and a machine may stall in between
+
+
+@pytest.mark.asyncio
+async def test_a_token_that_was_asked_for_before_a_sleep_is_as_old_as_that() -> None:
+    """Else one that arrives when the lid is opened looks new, and is sent after its end."""
+
+    class Requester:
+        def __init__(self) -> None:
+            self.answers: list[asyncio.Future[IssuedToken]] = []
+
+        async def request_token(self, _target: Target, _claims: str | None) -> IssuedToken:
+            self.answers.append(asyncio.get_running_loop().create_future())
+            return await self.answers[-1]
+
+    requester, now = Requester(), 100.0
+    source = TokenSource(requester, Target(scope="api://orders/.default"), credential_name="a", clock=lambda: now)
+    waiting = asyncio.create_task(source.acquire())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    source.wake(3_000.0)
+    requester.answers[0].set_result(IssuedToken("token", now, 3_600.0, None))
+    assert (await waiting).expires_at_mono == pytest.approx(now + 600)
+
+    source.renew()
+    await asyncio.sleep(0)
+    requester.answers[1].set_result(IssuedToken("another", now, 3_600.0, None))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert source.peek(now).expires_at_mono == pytest.approx(now + 3_600)  # type: ignore[union-attr]  # there is one
+    await source.close()
