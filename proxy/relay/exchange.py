@@ -265,7 +265,11 @@ class Exchange(UnderWay, ResponseReceiver):
         for _ in range(_ROUNDS):
             await self._find_token()
             upstream = await self._find_connection(new=new)
-            if tokens is None or (self._token is not None and time.monotonic() < self._token.usable_until_mono):
+            if tokens is None:
+                return upstream
+            # The source is asked again: it alone knows of time that the machine slept meanwhile.
+            self._token = tokens.peek(time.monotonic())
+            if self._token is not None and time.monotonic() < self._token.usable_until_mono:
                 return upstream
             upstream.put_back()
             new = False  # the one that has just come back was never used

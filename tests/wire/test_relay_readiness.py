@@ -94,11 +94,25 @@ def test_a_token_that_ends_while_the_first_connection_is_opened_is_not_sent(uv_w
     uv_wire.run(work)
 
 
+def test_a_token_that_a_sleep_has_aged_while_the_connection_is_opened_is_not_sent(uv_wire: Wire) -> None:
+    """Only the source knows: the token that the request waits with says what it said before the machine slept."""
+
+    async def work(rig: Rig) -> None:
+        with scripted(rig, None, "before-the-sleep", None, GOOD):
+            client = await rig.client("reverse")
+            client.send(GET)
+            upstream = await rig.upstream.next()
+            assert token_of(await upstream.read_until()) == GOOD
+            await check_answered(client, upstream)
+
+    uv_wire.run(work)
+
+
 def test_a_token_that_ends_while_the_connection_for_a_replay_is_opened_is_not_sent(uv_wire: Wire) -> None:
     """B1: a replay gets ready as the first sending does."""
 
     async def work(rig: Rig) -> None:
-        with scripted(rig, "first", "first", ENDING, GOOD) as tokens:
+        with scripted(rig, "first", "first", "first", ENDING, GOOD) as tokens:
             client = await rig.client("reverse")
             client.send(GET)
             upstream = await rig.upstream.next()
@@ -118,7 +132,7 @@ def test_a_token_that_ends_while_the_connection_for_a_repetition_is_opened_is_no
     """B1: nor does a request whose kept-alive connection turned out to be dead take it along."""
 
     async def work(rig: Rig) -> None:
-        with scripted(rig, "first", "first", "second", ENDING, GOOD):
+        with scripted(rig, "first", "first", "first", "second", ENDING, GOOD):
             client = await rig.client("reverse")
             client.send(GET)
             upstream = await rig.upstream.next()
@@ -211,7 +225,7 @@ def test_a_fault_during_a_replay_is_told(uv_wire: Wire, caplog: pytest.LogCaptur
     """B2: the client waited for ever."""
 
     async def work(rig: Rig) -> None:
-        with scripted(rig, "first", "first", GOOD):
+        with scripted(rig, "first", "first", "first", GOOD):
             client = await rig.client("reverse")
             client.send(GET)
             upstream = await rig.upstream.next()
