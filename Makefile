@@ -19,6 +19,8 @@ export PYTHONDONTWRITEBYTECODE :=
 BENCH_ARGS ?=
 MINUTES ?= 10
 SOAK_ARGS ?=
+SEED ?=
+EXCHANGES ?= 100000
 SECONDS := 60
 TARGETS ?=
 ARGS ?=
@@ -112,6 +114,10 @@ soak: $(VENV)/.dev ## Mixed traffic for MINUTES=10, 5 GB each way, and hunts for
 	@$(BIN)/python -m tests.soak --minutes $(MINUTES) $(SOAK_ARGS)
 	@$(BIN)/python -m tests.soak.bulk
 	@$(BIN)/python -m tests.soak.growth
+
+.PHONY: simulate
+simulate: $(VENV)/.dev $(VENV)/.test ## Play EXCHANGES=100000 in a simulated world, drawn from SEED=1; a failure is made short and told
+	@$(BIN)/python -m tests.simulation --exchanges $(EXCHANGES) $(if $(SEED),--seed $(SEED))
 
 .PHONY: types
 types: $(VENV)/.dev ## Check types
