@@ -22,7 +22,9 @@ class Context:
     def wrap_bio(
         self, incoming: Any, outgoing: Any, *, server_side: bool = False, server_hostname: str | None = None
     ) -> Tls:
-        return Tls(incoming, outgoing, server_hostname=server_hostname, server_side=server_side)
+        tls = Tls(incoming, outgoing, server_hostname=server_hostname, server_side=server_side)
+        tls.context = self
+        return tls
 
 
 class Tls:
@@ -30,6 +32,7 @@ class Tls:
 
     Attributes:
         fault: how the server's side fails the handshake; empty: not at all.
+        context: what made it.
         server_hostname: the name the client asks for.
     """
 
@@ -38,6 +41,7 @@ class Tls:
 
     def __init__(self, incoming: Any, outgoing: Any, *, server_hostname: str | None, server_side: bool) -> None:
         self.fault = ""
+        self.context: Context | None = None
         self.server_hostname = server_hostname
         self._incoming = incoming
         self._outgoing = outgoing
