@@ -20,6 +20,7 @@ _PUBLISHED: Final = (
     "benchmarks/README.md",
     "benchmarks/fleet.md",
     "benchmarks/fleet.svg",
+    "benchmarks/gateways.md",
     "benchmarks/results.md",
     "config.example.yaml",
 )

@@ -12,7 +12,7 @@ import trustme
 import yaml
 
 from tests.deploy.check_chart import VALUE_SETS, each_set
-from tests.deploy.container import is_root, run_once, running, wait_until
+from tests.deploy.container import is_root, run_once, running, running_with_podman, wait_until
 from tests.deploy.kubelet import settings_of, swap
 from tests.deploy.programs import CHART, Document, of_kind, template
 from tests.ports import free_port
@@ -140,6 +140,37 @@ def test_the_rendered_pod_serves_a_client_and_takes_up_what_the_kubelet_swaps(
         base = f"http://127.0.0.1:{reverse}"
         wait_until(partial(answers, f"{base}/orders"), proxy.log.read_text)
         assert proxy.stop() == 0
+
+
+def test_the_rendered_pod_serves_a_client_under_podman(sandbox: dict[str, Any], tmp_path: Path) -> None:
+    """The rendered security context and mounts, as a container engine applies them; exit 0 after SIGTERM."""
+    forward, admin = free_port(), free_port()
+    values = sandbox_values(sandbox, forward={"port": forward}, admin={"port": admin})
+    values["config"]["timeouts"] = {"drain_delay_s": 0}
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    rendered = template(CHART, file)
+    (deployment,) = of_kind(rendered, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    directory = sandbox["directory"]
+    content = {
+        "config": of_kind(rendered, "ConfigMap")[0]["data"],
+        "key-clientapp": {"clientapp.pem": (directory / "clientapp.pem").read_text()},
+        "key-sandbox": {"ca.pem": (directory / "ca.pem").read_text()},
+    }
+    (tmp_path / "volumes").mkdir()
+    settings, _ = settings_of(pod, container, content, tmp_path / "volumes")
+    assert (settings.is_read_only, settings.drops_capabilities, settings.may_gain_privileges) == (True, True, False)
+    log = tmp_path / "podman.log"
+    with running_with_podman(settings, tmp_path) as podman:
+        wait_until(partial(answers, f"http://127.0.0.1:{admin}/readyz"), log.read_text)
+        host = sandbox["api_alias"].removeprefix("https://")
+        status, text = curl("--proxy", f"http://127.0.0.1:{forward}", f"http://{host}/orders")
+        assert status == 200, log.read_text()
+        assert json.loads(text)["token"]["present"] is True
+        podman.terminate()
+        assert podman.wait(60) == 0, log.read_text()
 
 
 def test_a_value_set_is_there_for_each_source_of_keys() -> None:

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import uuid
 from contextlib import contextmanager
@@ -118,6 +121,49 @@ def running(settings: Settings, scratch: Path) -> Iterator[Container]:
     finally:
         subprocess.run([*_CRUN, "delete", "--force", bundle.name], stderr=subprocess.DEVNULL)
         process.wait()
+
+
+@contextmanager
+def running_with_podman(settings: Settings, scratch: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a container by podman with crun, as a node's container engine would; yield podman, which passes signals on.
+
+    Its own cgroup file system is mounted in a namespace of its own, because containers of tests have none that it can write to.
+    """
+    root = _write_bundle(settings, scratch) / "root"
+    state = Path(tempfile.mkdtemp(prefix="podman-"))  # podman takes 50 characters and no more
+    here = f"umount -l /sys/fs/cgroup; mount -t cgroup2 none /sys/fs/cgroup; exec {shlex.join(_podman(settings, root, state))}"
+    with (scratch / "podman.log").open("wb") as output:
+        process = subprocess.Popen(
+            ["unshare", "--mount", "sh", "-ec", here], stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait(_PATIENCE_S)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def _podman(settings: Settings, root: Path, state: Path) -> list[str]:
+    own = [Path("/usr"), Path("/etc/ssl"), Path(sys.base_prefix), ROOT]
+    mounts = [Mount(path, str(path), is_read_only=True) for path in dict.fromkeys(own)] + settings.mounts
+    command = ["podman", "--root", f"{state}/storage", "--runroot", f"{state}/run", "--storage-driver", "vfs"]
+    command += ["--cgroup-manager", "cgroupfs", "--runtime", "crun", "run", "--rm", "--cgroups", "disabled"]
+    # What podman would raise, this process may not.
+    command += ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1000:1000", "--network", "host"]
+    command += ["--user", f"{settings.user[0]}:{settings.user[1]}"]
+    command += [word for group in settings.groups for word in ("--group-add", str(group))]
+    if settings.is_read_only:
+        command += ["--read-only", "--read-only-tmpfs=false"]
+    if settings.drops_capabilities:
+        command += ["--cap-drop", "ALL"]
+    if not settings.may_gain_privileges:
+        command += ["--security-opt", "no-new-privileges"]
+    for name, value in (IMAGE_ENVIRONMENT | settings.environment).items():
+        command += ["--env", f"{name}={value}"]
+    for mount in mounts:
+        command += ["--volume", f"{mount.outside}:{mount.inside}:{'ro' if mount.is_read_only else 'rw'}"]
+    return [*command, "--rootfs", str(root), sys.executable, "-m", "proxy", *settings.arguments]
 
 
 def _write_bundle(settings: Settings, scratch: Path) -> Path:
