@@ -65,7 +65,8 @@ class ClientEnvironment:
     Attributes:
         config: what it comes from; None for the defaults.
         proxy_url: where the proxy is.
-        address: its listener; None where another URL was named.
+        address: its listener; None where a URL was named.
+        named: the listener of this configuration that the named URL is; None where it is none, or no URL was named.
         variables: to be set.
         hosts: the routed hosts as configured, with ports and wildcards; without a configuration, what the CA may sign for.
         trusted: PEM of the interception CA.
@@ -76,6 +77,7 @@ class ClientEnvironment:
     config: Source | None
     proxy_url: str
     address: ListenAddress | None
+    named: ListenAddress | None
     variables: list[Variable]
     hosts: tuple[str, ...]
     trusted: bytes
@@ -101,6 +103,7 @@ def prepare(config: Source | None, proxy_url: str | None, ca_directory: PurePath
         click.ClickException: there is no CA yet, or no listener that variables can name.
     """
     address: ListenAddress | None = None
+    named: ListenAddress | None = None
     hosts: tuple[str, ...] = ()
     patterns: tuple[str, ...] = ()
     admin: AdminSettings | None = AdminSettings()
@@ -131,6 +134,8 @@ def prepare(config: Source | None, proxy_url: str | None, ca_directory: PurePath
         )  # with an organisation's own CA, nobody has made it yet
         if proxy_url is None:
             address, proxy_url = _choose_listener(settings)
+        else:
+            named = _find_listener(settings, proxy_url)
     url = proxy_url.rstrip("/") if proxy_url is not None else f"http://{address}"
     bundle = write_bundle(directory, trusted, os.environ)
     files = bundle.pem, bundle.truststore
@@ -139,7 +144,7 @@ def prepare(config: Source | None, proxy_url: str | None, ca_directory: PurePath
     place = directory if ca_directory is None else None
     setup = Setup(url, pem, truststore, hosts, place, has_wgetrc=_has_wgetrc())
     variables = list_variables(setup, os.environ)
-    return ClientEnvironment(config, url, address, variables, patterns, trusted, admin, files)
+    return ClientEnvironment(config, url, address, named, variables, patterns, trusted, admin, files)
 
 
 def _has_wgetrc() -> bool:
@@ -164,6 +169,21 @@ def _choose_listener(settings: Settings) -> tuple[ListenAddress, str]:
         "No listener of this configuration can be named in a variable: that takes `mode: forward` on TCP with a fixed port. "
         "Add one, or say with --proxy-url where the proxy is."
     )
+
+
+def _find_listener(settings: Settings, proxy_url: str) -> ListenAddress | None:
+    """Return the listener that a URL leads to: who sends a password has to name the URL of a proxy that is right here."""
+    url = urlsplit(proxy_url)
+    host, port = url.hostname or "", url.port or (443 if url.scheme == "https" else 80)
+    wanted = ListenAddress("127.0.0.1" if host == "localhost" else host, port)
+    for listener in settings.listeners:
+        address = _reachable(parse_listen_address(listener.address))
+        if (
+            address.path is None
+            and ListenAddress("127.0.0.1" if address.host == "localhost" else address.host, address.port) == wanted
+        ):
+            return address
+    return None
 
 
 def _reachable(address: ListenAddress) -> ListenAddress:

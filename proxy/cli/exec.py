@@ -92,9 +92,10 @@ def exec_(
     bypass = find_bypass(command, os.environ)
     if bypass is not None:
         say(f"Warning: {bypass}")
-    if environment.address is None or listens(environment.address):
+    address = environment.address or environment.named
+    if address is None or listens(address):
         _refuse_stranger(environment)
-        watch = begin_watch(environment.admin) if environment.address is not None else None
+        watch = begin_watch(environment.admin) if address is not None else None
         if watch is None:
             sys.exit(run_command(command, environ()))
         with Forwarding() as forwarding:
@@ -110,7 +111,7 @@ def exec_(
         )
         run = f"apim-auth-proxy run{file}"
         raise click.ClickException(
-            f"No proxy listens at {environment.proxy_url}. Start it with `{run}`, or add --start (before the `--`) to run "
+            f"No proxy listens at {address}. Start it with `{run}`, or add --start (before the `--`) to run "
             "one for as long as the program runs."
         )
     with Forwarding() as forwarding, _proxy_for(environment, sandbox):

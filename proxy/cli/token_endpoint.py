@@ -50,7 +50,7 @@ class EndpointPlace:
 
     def alone(self) -> ClientEnvironment:
         """Return what programs are given where nothing else listens for them: no proxy, no CA."""
-        return ClientEnvironment(self.config, f"http://{self.address}", self.address, [], (), b"", self.admin, ())
+        return ClientEnvironment(self.config, f"http://{self.address}", self.address, None, [], (), b"", self.admin, ())
 
     def apply(self, environ: Mapping[str, str]) -> dict[str, str]:
         """Return an environment with the endpoint in it; call it when the proxy runs.

@@ -194,6 +194,24 @@ def test_what_the_proxy_refused_is_told_at_the_end_once_per_host(
     assert (quiet.status, quiet.stderr) == (0, ""), "what was refused before is no news"
 
 
+def test_a_password_that_the_proxy_refuses_is_told_of_too(place: Place, start_proxy: StartProxy) -> None:
+    """Who sends a password names the proxy's URL, which is still this configuration's proxy."""
+    port = free_port()
+    client = {"name": "batch", "password_hash": light_hash("correct horse")}
+    proxy = start_proxy(fixed(place) | {"clients": [client], "admin": {"address": f"127.0.0.1:{port}"}})
+    # The page has it a moment later.
+    until = f"until curl -s --noproxy '*' http://127.0.0.1:{port}/api/state | grep -q '\"count\": *1'; do :; done"
+    script = f"curl -sS {place.api_alias}/orders; {until}; exit 3"
+    words = ["--proxy-url", f"http://batch:wrong@{proxy.address('forward')}", "--", "sh", "-c", script]
+    done = run_program([COMMAND, "exec", "--config", proxy.config_file, *words])
+    assert done.status == 3
+    assert "407 wrong_credentials. " in done.stderr
+    proxy.stop()
+    done = run_program([COMMAND, "exec", "--config", proxy.config_file, *words])
+    assert (done.status, done.stdout) == (1, b"")
+    assert done.stderr.startswith(f"Error: No proxy listens at {proxy.address('forward')}. ")
+
+
 def test_git_gets_an_answer(running: ProxyProgram, place: Place) -> None:
     """The API is no repository, so git fails; but not before it has got an answer over TLS that it trusts."""
     words = ["git", "-c", "http.sslVerify=true", "ls-remote", f"{place.api_alias}/orders"]
