@@ -14,8 +14,8 @@ from proxy.doctor.findings import error, ok, warning
 from proxy.policy.refusal import Refusal, judge_refusal
 
 if TYPE_CHECKING:
+    from proxy.dialing.http_exchange import Response
     from proxy.doctor.claims import DecodedToken
-    from proxy.doctor.exchange import Response
     from proxy.doctor.findings import Finding
 
 SUBSCRIPTION_KEY_FIELD: Final = "ocp-apim-subscription-key"

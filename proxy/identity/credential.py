@@ -251,10 +251,6 @@ class Credential:
             starts={name: certificate.not_before for name, certificate in self._certificates()},
         )
 
-    async def close(self) -> None:
-        """Close the endpoint."""
-        await self.endpoint.close()
-
     def _require_dates(self) -> None:
         error = self.out_of_date()
         if error is not None:

@@ -78,8 +78,6 @@ class Machine:
         return self._sources[key]
 
     async def close(self) -> None:
-        """Close tokens and connections."""
+        """Close tokens."""
         for source in self._sources.values():
             await source.close()
-        if self._client is not None:
-            await self._client.close()

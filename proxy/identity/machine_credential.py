@@ -99,6 +99,3 @@ class MachineCredential:
     def take_up_certificates(self) -> bool:
         """Return False, as above."""
         return False
-
-    async def close(self) -> None:
-        """Do nothing: the machine is closed by whoever made it."""

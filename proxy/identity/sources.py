@@ -371,7 +371,7 @@ class TokenSources:
         )
 
     async def close(self) -> None:
-        """End what runs in the background; close sources and credentials."""
+        """End what runs in the background; close sources."""
         await self._close(self._list_accesses())
 
     def _list_accesses(self) -> list[VaultAccess]:
@@ -387,8 +387,6 @@ class TokenSources:
             await self._shared.close()
         for access in accesses:
             await access.close()
-        for credential in self._credentials.values():
-            await credential.close()
 
     def _rotate(self, name: str, proofs: Sequence[Proof]) -> None:
         self._credentials[name].replace_proofs(proofs)

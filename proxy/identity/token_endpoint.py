@@ -97,7 +97,3 @@ class TokenEndpoint:
             IdentityPlatformUnavailable: no complete answer came.
         """
         return await self._client.exchange("POST", url, form=form, fields=fields, tls=tls)
-
-    async def close(self) -> None:
-        """Close the connections."""
-        await self._client.close()

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from proxy.dialing.http_exchange import Response
 from proxy.doctor.claims import DecodedToken
-from proxy.doctor.exchange import Response
 from proxy.doctor.findings import Level
 from proxy.doctor.verdict import judge_response
 

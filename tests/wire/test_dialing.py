@@ -481,7 +481,6 @@ def test_a_token_endpoint_that_an_upstream_proxy_keeps_away_is_an_outage_with_it
                 IdentityPlatformUnavailable, match=r"answered 503 to CONNECT login\.example:443"
             ) as raised:
                 await endpoint.request({"grant_type": "client_credentials"}, "1")
-            await endpoint.close()
             assert raised.value.code == "upstream_proxy_503"
             assert "hunter2" not in raised.value.detail
 

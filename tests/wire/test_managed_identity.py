@@ -235,7 +235,6 @@ async def test_an_endpoint_that_hangs_or_breaks_off_is_told(machine: Machine) ->
     endpoint = find_endpoint({"AZURE_POD_IDENTITY_AUTHORITY_HOST": machine.sandbox.machine_url})
     with pytest.raises(IdentityPlatformUnavailable, match=r"did not answer within 0\.1 s"):
         await ManagedIdentity(endpoint, client).request_token(Target(resource="api://orders"), None)
-    await client.close()
 
 
 @pytest.mark.asyncio
@@ -328,12 +327,9 @@ async def _arc(agent: Agent, key_directory: Path) -> AsyncIterator[ManagedIdenti
 
 async def _ask_arc(agent: Agent, directory: Path, client_id: str | None = None) -> str:
     client = HttpsClient("managed identity endpoint")
-    try:
-        async with _arc(agent, directory) as endpoint:
-            identity = ManagedIdentity(endpoint, client, client_id=client_id, setting="managed_identity")
-            return (await identity.request_token(Target(scope="api://orders/.default"), None)).value
-    finally:
-        await client.close()
+    async with _arc(agent, directory) as endpoint:
+        identity = ManagedIdentity(endpoint, client, client_id=client_id, setting="managed_identity")
+        return (await identity.request_token(Target(scope="api://orders/.default"), None)).value
 
 
 @pytest.mark.asyncio

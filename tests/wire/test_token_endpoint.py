@@ -115,10 +115,7 @@ def _response(content: bytes, status: str = "200 OK", *fields: str) -> bytes:
 
 
 async def _request(endpoint: TokenEndpoint) -> str:
-    try:
-        return (await endpoint.request(FORM, "11111111-1111-1111-1111-111111111111")).access_token
-    finally:
-        await endpoint.close()
+    return (await endpoint.request(FORM, "11111111-1111-1111-1111-111111111111")).access_token
 
 
 @pytest.mark.asyncio
@@ -266,7 +263,6 @@ async def test_a_certificate_that_the_endpoint_refuses_in_the_handshake_is_told(
         with pytest.raises(IdentityPlatformUnavailable) as caught:
             await endpoint.request({"grant_type": "client_credentials"}, "id", tls=shown)
         await served
-        await endpoint.close()
     assert caught.value.code == "client_certificate_refused"
 
 

@@ -57,7 +57,5 @@ class VaultAccess:
         return self.machine.tokens(settings.managed_identity_client_id, key.resource, "managed_identity_client_id")
 
     async def close(self) -> None:
-        """Close tokens and connections."""
-        for client in self._clients.values():
-            await client.close()
+        """Close tokens."""
         await self.machine.close()
