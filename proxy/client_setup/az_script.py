@@ -30,6 +30,8 @@ set -eu
 fail() {{ echo "$1" >&2; exit 1; }}
 # Stop if az prints no id, before it ends up in the next command.
 need() {{ case $2 in ''|None|null) fail "az printed no $1, so this stops here.";; esac; }}
+# undo.sh gets what undoes each step, as it is done. Applications that were there before are not deleted by it.
+undo() {{ [ -e undo.sh ] || echo "set -eu" > undo.sh; cat >> undo.sh; }}
 # A new object is not known everywhere at once: wait for it.
 await() {{
     tries=0
@@ -58,9 +60,12 @@ cat > roles.json <<'END'
 [{{"id": "{role_id}", "value": "{role}", "displayName": "{role}",
   "description": "{role}, as an application", "allowedMemberTypes": ["Application"], "isEnabled": true}}]
 END
+WAS_THERE=$(az ad app list --filter "displayName eq '{name} API'" --query "length(@)" --output tsv)
+need "list of applications" "$WAS_THERE"
 API_ID=$(az ad app create --display-name "{name} API" --sign-in-audience AzureADMyOrg \\
     --requested-access-token-version 2 --app-roles @roles.json --query appId --output tsv)
 need "id of the API application" "$API_ID"
+[ "$WAS_THERE" -gt 0 ] || echo "az ad app delete --id $API_ID" | undo
 await az ad app show --id "$API_ID"
 az ad app update --id "$API_ID" --identifier-uris "api://$API_ID"
 # Without a service principal: AADSTS500011
@@ -80,8 +85,11 @@ need "role {role} of the API application" "$ROLE_ID"
 
 _CLIENT = """
 # The client application: who asks, which is the proxy.
+WAS_THERE=$(az ad app list --filter "displayName eq '{name} proxy'" --query "length(@)" --output tsv)
+need "list of applications" "$WAS_THERE"
 CLIENT_ID=$(az ad app create --display-name "{name} proxy" --sign-in-audience AzureADMyOrg --query appId --output tsv)
 need "id of the client application" "$CLIENT_ID"
+[ "$WAS_THERE" -gt 0 ] || echo "az ad app delete --id $CLIENT_ID" | undo
 await az ad app show --id "$CLIENT_ID"
 # Without a service principal: AADSTS7000229
 az ad sp show --id "$CLIENT_ID" > /dev/null 2>&1 || az ad sp create --id "$CLIENT_ID"
@@ -150,6 +158,14 @@ if [ ! -e policies.before.json ]; then
     az rest --method get --url "$POLICIES?api-version=2024-05-01" > policies.before.part
     [ -s policies.before.part ] || fail "az printed no policies to keep, so this replaces none."
     mv policies.before.part policies.before.json
+    undo <<END
+python3 -c 'import json
+old = [one["properties"]["value"] for one in json.load(open("policies.before.json"))["value"]]
+value = old[0] if old else "{empty}"
+print(json.dumps({{"properties": {{"format": "xml", "value": value}}}}))' > policy.undo.json
+az rest --method put --body @policy.undo.json --headers Content-Type=application/json \\\\
+    --url "$POLICIES/policy?api-version=2024-05-01"
+END
 fi
 cat > policy.xml <<END
 {policy}END
@@ -167,8 +183,14 @@ rm -f {config}.before
 _END = """
 # A grant takes effect within a minute or two; until then, tokens have no role.
 apim-auth-proxy check --config {config} --online
+[ ! -e undo.sh ] || echo "To undo all of it: sh undo.sh"
 )
 """
+
+_EMPTY_POLICY = (
+    "<policies><inbound><base /></inbound><backend><base /></backend><outbound><base /></outbound>"
+    "<on-error><base /></on-error></policies>"
+)
 
 
 def format_az(registration: Registration) -> str:
@@ -207,7 +229,8 @@ def _sections(registration: Registration, config: str) -> Iterator[str]:
         yield _IDENTITYS_ROLE if is_identity_alone else _ROLE
         yield _GRANT.format(graph=cloud.graph)
     if not knows_api:
-        yield _POLICY.format(policy=format_policy(cloud.authority, "$TENANT_ID", "$API_ID", registration.role))
+        policy = format_policy(cloud.authority, "$TENANT_ID", "$API_ID", registration.role)
+        yield _POLICY.format(policy=policy, empty=_EMPTY_POLICY)
     if not (knows_api and (knows_client or is_identity_alone)):
         yield _WRITE_IDS.format(config=config)
     yield _END.format(config=config)

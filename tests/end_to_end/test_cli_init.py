@@ -43,6 +43,7 @@ case "$*" in
   *"appRoleAssignedTo"*"length"*) echo 0 ;;
   *"appRoles["*) echo known-role-id ;;
   "rest --method get"*"/policies?"*) echo '{"value": [{"properties": {"value": "<policies><!-- before --></policies>"}}]}' ;;
+  "ad app list"*) echo "${AZ_EXISTING:-0}" ;;
   "account show"*) echo 11111111-1111-1111-1111-111111111111 ;;
   *"API"*"appId"*) echo api-app-id ;;
   *"proxy"*"appId"*) echo client-app-id ;;
@@ -215,8 +216,15 @@ def test_the_printed_commands_register_everything_in_order(tmp_path: Path) -> No
     done, calls = register(script, tmp_path)
     assert (done.status, done.stderr) == (0, "")
     starts = [" ".join(call[:4]) for call in calls]
-    first = ["cloud show --query", "account show --query", "ad app create", "ad app show", "ad app update"]
-    assert [" ".join(call[:3]) for call in calls][:5] == first
+    first = [
+        "cloud show --query",
+        "account show --query",
+        "ad app list",
+        "ad app create",
+        "ad app show",
+        "ad app update",
+    ]
+    assert [" ".join(call[:3]) for call in calls][:6] == first
     assert starts.index("ad app credential reset") < starts.index("ad app permission add")
     (upload,) = [call for call in calls if call[2] == "credential"]
     assert {"--append", "@clientapp.crt", "client-app-id"} <= set(upload)
@@ -518,7 +526,7 @@ def test_nothing_follows_a_step_that_fails_or_gives_nothing(tmp_path: Path, way:
     _, whole = register(script, tmp_path)
     stopped = 0
     for step in range(1, len(whole) + 1):
-        for name in ("policy.json", "policies.before.json"):
+        for name in ("policy.json", "policies.before.json", "undo.sh"):
             (tmp_path / name).unlink(missing_ok=True)
         (tmp_path / "config.yaml").write_bytes(config)
         done, calls = register(script, tmp_path, **{way: str(step)})
@@ -539,6 +547,33 @@ def test_nothing_follows_a_step_that_fails_or_gives_nothing(tmp_path: Path, way:
             assert "before" in (tmp_path / "policies.before.json").read_text()
     assert stopped > 6
     assert (tmp_path / "config.yaml").exists()
+
+
+def test_one_command_undoes_what_the_commands_have_done(tmp_path: Path) -> None:
+    """The policy of before, both applications, and nothing that was there; after a failure, what was done until then."""
+    script = init(tmp_path, *KNOWN).stdout.decode()
+    done, _ = register(script, tmp_path)
+    assert "To undo all of it: sh undo.sh" in done.stdout.decode()
+    done, calls = register("sh undo.sh", tmp_path)
+    assert (done.status, done.stderr) == (0, "")
+    assert [call[:3] for call in calls] == [
+        ["ad", "app", "delete"],
+        ["ad", "app", "delete"],
+        ["rest", "--method", "put"],
+    ]
+    assert [call[-1] for call in calls[:2]] == ["api-app-id", "client-app-id"]
+    body = json.loads((tmp_path / "policy.undo.json").read_text())["properties"]
+    assert body == {"format": "xml", "value": "<policies><!-- before --></policies>"}
+
+    for name in ("undo.sh", "policies.before.json"):
+        (tmp_path / name).unlink()
+    register(script, tmp_path, AZ_FAIL_AT="6")
+    _, calls = register("sh undo.sh", tmp_path)
+    assert [call[-1] for call in calls] == ["api-app-id"]
+    (tmp_path / "undo.sh").unlink()
+    register(script, tmp_path, AZ_EXISTING="1")
+    _, calls = register("sh undo.sh", tmp_path)
+    assert [call[:3] for call in calls] == [["rest", "--method", "put"]], "they were there before"
 
 
 def test_a_second_run_keeps_the_first_policy_and_grants_nothing_twice(tmp_path: Path) -> None:
