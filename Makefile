@@ -133,6 +133,10 @@ cover: $(VENV)/.test test-tools ## Run the tests and show which lines and branch
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
+.PHONY: mutations
+mutations: $(VENV)/.test ## Break each security-critical line on a list, and see that a test notices: WORDS="token_service"
+	@$(BIN)/python -m tests.mutations $(WORDS)
+
 .PHONY: mutants
 mutants: $(VENV)/.mutants ## Change one thing at a time and see which changes no test notices: MUTANTS='proxy.identity.cache.*'
 	@$(BIN)/mutmut run $(foreach one,$(MUTANTS),'$(one)')

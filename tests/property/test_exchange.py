@@ -704,3 +704,14 @@ def test_a_request_of_which_a_part_is_no_longer_kept_is_not_sent_again() -> None
     machine.upstream_goes(0, UNPROCESSED)
     assert machine.pool.clients[0].ends == ["answer"]
     machine.teardown()
+
+
+def test_a_token_that_ends_while_a_connection_is_opened_is_not_sent() -> None:
+    machine = Exchanges()
+    machine.start(has_token=True, idle=0, replaces=True)
+    machine.begin(b"GET", has_content=False, expects=False)
+    machine.connection_comes(0, succeeds=True, token_ends=True)
+    assert not machine.pool.busy()
+    machine.token_comes(succeeds=True, ends_at_once=False)
+    assert machine.pool.busy()
+    machine.teardown()
