@@ -10,6 +10,8 @@ ARG BASE_IMAGE=python:3.13-slim-bookworm
 
 FROM ${BASE_IMAGE} AS build
 ARG COMPILE=1
+# A compiler's version says nothing about what it makes, and Debian keeps no old one; the words of $() are to be split.
+# hadolint ignore=DL3008,SC2046
 RUN if [ "${COMPILE}" = 1 ]; then \
         apt-get update -qq \
         && DEBIAN_FRONTEND=noninteractive apt-get install -qq --yes --no-install-recommends gcc libc6-dev \
@@ -20,6 +22,8 @@ COPY . /source
 # Everything comes as wheels with the hashes of the lock files, also what builds the proxy's own wheel: an sdist would bring build
 # requirements that nothing pins. pip works in an environment of its own, so that it does not end up in the image. The two secrets
 # are for networks where pip needs settings or a certificate authority to reach a package index; without them it asks PyPI.
+# Options in variables are to be split, and WORKDIR would be a layer.
+# hadolint ignore=DL3003,SC2086
 RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
     --mount=type=secret,id=ca_bundle,target=/run/secrets/ca_bundle \
     python3 -m venv /build \
