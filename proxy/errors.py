@@ -113,7 +113,7 @@ class SecretRequired(ClientError):
 
     status = 401
     proxy_status = "http_request_denied"
-    title = "The token endpoint wants its secret"
+    title = "The token endpoint requires its secret"
     default_code = "identity_header"
 
 

@@ -134,8 +134,8 @@ def describe_left_out(what: str) -> str:
 def _describe_file_error(error: OSError) -> str:
     if isinstance(error, PermissionError):
         return (
-            f"{error.filename}: this user may not get at it. Correct its owner and mode, and those of the directories above it, or "
-            "name another place."
+            f"{error.filename}: this user has no access to it. Correct its owner and mode, and those of the directories above it, "
+            "or name another place."
         )
     return (
         f"{error.filename}: {error.strerror or 'the system gives no reason'}. Correct the path, or name another place."

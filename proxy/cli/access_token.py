@@ -62,7 +62,7 @@ def token(
         if credential is not None:
             raise click.UsageError("--credential is a name in a configuration's file; leave it out, there is one only.")
     elif (host is None) == (credential is None) or (credential is None) != (scope is None):
-        raise click.UsageError("Say which token: either --host HOST, or --credential NAME with --scope SCOPE.")
+        raise click.UsageError("Which token? Pass --host HOST, or --credential NAME with --scope SCOPE.")
     silence_logging()
     settings = load_settings(config, os.environ)
     if host is not None:
@@ -122,6 +122,6 @@ async def _obtain(settings: Settings, name: str, target: Target) -> tuple[str, f
 def _write_claims(value: str) -> None:
     decoded = decode_access_token(value)
     if decoded is None:
-        raise click.ClickException("The access token is opaque: it is no JWT, so there is nothing to show of it.")
+        raise click.ClickException("The access token is opaque: it is not a JWT, so it has no claims to show.")
     write_json({"header": dict(decoded.header), "claims": dict(decoded.claims)})
     say("Decoded for diagnosis; the signature was not verified.")

@@ -174,7 +174,7 @@ def _next_step(directory: Path, found: Succession) -> str:
             "The new CA signs from now on; a running proxy takes it up within seconds. Clients are told to trust the one before "
             f"until {max(one.until for one in found.previous):%Y-%m-%d}; --drop-old ends that now. Then remove it from the clients."
         )
-    return "Clients are told to trust one CA alone. Remove the one before from the clients."
+    return "Only the current CA is exported from now on. Remove the previous one from the clients."
 
 
 def _state(found: Succession) -> str:

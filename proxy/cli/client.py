@@ -24,7 +24,7 @@ _LONGEST_BYTES: Final = 512
 
 @click.group()
 def client() -> None:
-    """Manage who may use the proxy."""
+    """Manage the clients that can use the proxy."""
 
 
 @client.command()

@@ -299,7 +299,7 @@ def _choose_identity(alone: str | None, federated: str | None) -> str | None:
     identity = alone or federated
     if identity is not None and identity != "system" and _GUID.fullmatch(identity) is None:
         raise click.UsageError(
-            f"{identity!r} is no managed identity: write system, or the client ID of a user-assigned one."
+            f"{identity!r} is not a managed identity: write system, or the client ID of a user-assigned one."
         )
     return identity
 

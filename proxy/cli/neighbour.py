@@ -61,7 +61,7 @@ def describe_neighbour(address: str) -> str | None:
     if not _says_so(listener):
         return None
     # Of a hardened process of this very user the kernel shows no sockets.
-    return str(found[0]) if len(found) == 1 else "its process cannot be told from here"
+    return str(found[0]) if len(found) == 1 else "its process is not visible from here"
 
 
 def _runs() -> Iterator[tuple[int, list[str]]]:

@@ -145,7 +145,7 @@ def _choose_source(
                 f"--config names a configuration, and {given[0]} begins another; keep one of the two."
             )
         if route is not None:
-            say(f"Note: --config counts. Not looked at: {_list_origins(route)}.")
+            say(f"Note: --config counts. Ignored: {_list_origins(route)}.")
         return open_source(named)
     if variable and not given:
         if route is not None:
@@ -158,10 +158,10 @@ def _choose_source(
         return open_source(variable)
     if route is not None:
         if variable:
-            say(f"Note: options count. Not looked at: {CONFIG_VARIABLE}.")
+            say(f"Note: options count. Ignored: {CONFIG_VARIABLE}.")
         if is_there(CONFIG_HERE):
             say(
-                f"Note: the configuration is what options and variables say ({_list_origins(route)}); {CONFIG_HERE} here is not "
+                f"Note: the configuration comes from options and variables ({_list_origins(route)}); {CONFIG_HERE} here is not "
                 f"read. To use it, unset them, or add --config {CONFIG_HERE}."
             )
         return collect_one_route({**options, **extra}, os.environ, Path.cwd())

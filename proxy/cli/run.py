@@ -150,7 +150,7 @@ async def _follow(
         except ConfigurationError as error:
             _say(f"the new configuration is not used, the old one stays:\n{error}")
         except Exception as error:  # noqa: BLE001  # or no later change would be looked at
-            log_fault("going over to the new configuration", error)
+            log_fault("switching to the new configuration", error)
         else:
             if server.addresses != addresses:
                 _say_addresses(server)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MISLEADING: Final = ("IDENTITY_SERVER_THUMBPRINT", "IMDS_ENDPOINT", "MSI_ENDPOINT", "MSI_SECRET")
 _HOW: Final = (
     "Add a listener to the configuration:\n\n  - address: 127.0.0.1:8091\n    mode: identity\n    token_endpoint: true\n\n"
-    "Programs can be told of one on TCP only."
+    "It has to be on TCP: programs cannot use a Unix socket here."
 )
 
 

@@ -67,7 +67,7 @@ def trust(config: Source | None, platform: str | None, wants_install: bool, root
         wanted = Platform(platform) if platform else _detect(root)
         if wanted not in INSTALLABLE:
             raise click.UsageError(
-                "--install works on Debian, Red Hat and Alpine, and their kin; elsewhere see the instructions."
+                "--install works on Debian, Red Hat, Alpine and related systems; on others, follow the instructions."
             )
         target = install(wanted, anchors, root)
         if as_json:
@@ -106,6 +106,6 @@ def _detect(root: Path) -> Platform:
         found = None
     if found is None:
         raise ConfigurationError(
-            "This system is none that --install knows. Name its kin with --platform, or do it by hand."
+            "--install does not know this system. Name a related one with --platform, or install the CA by hand."
         )
     return found

@@ -23,7 +23,7 @@ def read_tenant(text: str) -> str:
     found = _GUID.search(tenant)
     if found is not None:
         return found.group().lower()
-    wrong = f"{text.strip()!r} is no tenant: write its GUID, or a domain such as contoso.onmicrosoft.com"
+    wrong = f"{text.strip()!r} is not a tenant: write its GUID, or a domain such as contoso.onmicrosoft.com"
     if "." not in tenant:
         raise ValueError(wrong)
     try:
@@ -45,4 +45,4 @@ def read_host(text: str) -> str:
     try:
         return TypeAdapter(HostPatternText).validate_python(host)
     except ValidationError:
-        raise ValueError(f"{text.strip()!r} is no host: write it as in contoso.azure-api.net") from None
+        raise ValueError(f"{text.strip()!r} is not a host: write it like contoso.azure-api.net") from None

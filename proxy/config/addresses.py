@@ -124,7 +124,7 @@ def _split_https(text: str) -> tuple[Authority, str]:
     if not separator:
         raise ConfigurationError("write a whole URL that begins with https://")
     if scheme.lower() != "https":
-        raise ConfigurationError("only https:// is allowed: what is sent there proves who the proxy is")
+        raise ConfigurationError("only https:// is allowed, because what is sent there proves who the proxy is")
     if not _URI.fullmatch(rest):
         raise ConfigurationError("a URL has a host, and no spaces or characters outside ASCII; percent-encode them")
     end = min((index for index in map(rest.find, "/?#") if index >= 0), default=len(rest))

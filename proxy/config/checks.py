@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 _OPEN_TO_OTHERS = (
     "other machines can reach this address, and anyone who reaches the proxy uses its identity. Listen on 127.0.0.1 or "
-    "[::1] (containers that share a network namespace, as in a pod, reach it there); or name those who may use it in clients, "
-    "or with the listener's tls.client_ca; or, if the network lets only the right clients through, set allow_any_client: true"
+    "[::1] (containers that share a network namespace, as in a pod, reach it there); or list the allowed clients in clients, "
+    "or with the listener's tls.client_ca; or, if only the right clients can reach it, set allow_any_client: true"
 )
 _ADMIN_OPEN_TO_OTHERS = (
     "other machines can reach this address, and `clients` does not protect the admin site. Listen on 127.0.0.1 or [::1]; or "
-    "add token_file, with a token that opens more than the probes; or, if the network lets only the right ones through, set "
+    "add token_file, with a token that opens more than the probes; or, if only the right machines can reach it, set "
     "allow_any_client: true"
 )
 _NOT_DEFAULT_SCOPE = (
@@ -138,7 +138,10 @@ def _check_listener_modes(root: Section) -> Iterator[Finding]:
         elif mode == ListenerMode.TRANSPARENT:
             yield from _check_transparent(path, listener)
         elif mode == ListenerMode.REVERSE and upstream is None:
-            yield (*path, "upstream"), "a reverse listener needs one; add upstream: https://host of a host in routes"
+            yield (
+                (*path, "upstream"),
+                "a reverse listener needs an upstream; add upstream: https://host of a host in routes",
+            )
         elif mode == ListenerMode.REVERSE and isinstance(upstream, str) and table is not None:
             try:
                 authority = parse_origin(upstream)
@@ -176,9 +179,12 @@ def _check_credentials(root: Section) -> Iterator[Finding]:
         if has_tenant and has_endpoint:
             yield (*path, "token_endpoint"), "tenant_id already says which token endpoint; remove one of the two"
         elif not has_tenant and not has_endpoint:
-            yield path, "who gives the token? Add tenant_id (Microsoft Entra ID) or token_endpoint (any other server)"
+            yield (
+                path,
+                "where do the tokens come from? Add tenant_id (Microsoft Entra ID) or token_endpoint (any other server)",
+            )
         elif has_endpoint and "authority" in credential:
-            yield (*path, "authority"), "the authority belongs to tenant_id; with token_endpoint remove it"
+            yield (*path, "authority"), "authority goes with tenant_id; with token_endpoint, remove it"
 
 
 def _check_routes(root: Section) -> Iterator[Finding]:
@@ -187,7 +193,7 @@ def _check_routes(root: Section) -> Iterator[Finding]:
     for path, route in sections(root, "routes"):
         for key in ("client_private_key", "client_password_file"):
             if route.get(key) is not None and route.get("client_certificate") is None:
-                yield (*path, key), "it belongs to client_certificate, which is not there; add that, or remove this key"
+                yield (*path, key), "this key needs client_certificate; add that, or remove this key"
 
 
 def _check_token_of(root: Section, path: KeyPath, route: Section) -> Iterator[Finding]:
@@ -239,7 +245,7 @@ def _check_hosts(root: Section) -> Iterator[Finding]:
         first = format_key_path(patterns[shadowed.by][0][:2])
         yield (
             patterns[shadowed.index][0],
-            f"{shadowed.pattern} stands in {first} already; a host has one route, so remove one",
+            f"{shadowed.pattern} is already in {first}; a host can have only one route, so remove one",
         )
 
 
@@ -264,7 +270,7 @@ def _check_token_cache(root: Section) -> Iterator[Finding]:
             "sharing tokens needs a package that is not installed; run pip install 'apim-auth-proxy[redis]', or remove token_cache",
         )
     if isinstance(url, str) and not url.startswith("rediss") and cache.get("ca_file") is not None:
-        yield ("token_cache", "ca_file"), "it belongs to TLS; write rediss in the url, or remove this key"
+        yield ("token_cache", "ca_file"), "this key is for TLS only; write rediss in the url, or remove this key"
     name = cache.get("credential")
     if name is None:
         return
@@ -277,7 +283,7 @@ def _check_token_cache(root: Section) -> Iterator[Finding]:
         elif isinstance(found, dict) and not _is_entra(found):
             yield (
                 ("token_cache", "credential"),
-                "Redis takes tokens of Microsoft Entra ID; name a credential that gives some",
+                "Redis accepts only tokens from Microsoft Entra ID; name a credential that gets them there",
             )
         if isinstance(url, str) and not url.startswith("rediss"):
             yield ("token_cache", "url"), "an access token travels over TLS only; write rediss in place of redis"

@@ -32,7 +32,7 @@ def check_clients(root: Section) -> Iterator[Finding]:
         if is_shared and _is_unix(listener) and isinstance(workers, int) and workers > 1:
             yield (*path, "address"), "relay processes cannot share a Unix socket; use a TCP address, or workers: 1"
     if root.get("clients") and root.get("allow_any_client") is True:
-        yield ("allow_any_client",), "clients says who may use the proxy; remove one of the two"
+        yield ("allow_any_client",), "clients already decides who can use the proxy; remove one of the two"
     routed = _routed_hosts(root)
     names: set[str] = set()
     for path, client in sections(root, "clients"):
@@ -47,7 +47,7 @@ def check_clients(root: Section) -> Iterator[Finding]:
 
 def _check_client(path: KeyPath, client: Section, listeners: list[tuple[KeyPath, Section]]) -> Iterator[Finding]:
     if not any(client.get(mark) for mark in _MARKS):
-        yield path, f"how is this client known? Add at least one of {', '.join(_MARKS)}"
+        yield path, f"how does the proxy recognise this client? Add at least one of {', '.join(_MARKS)}"
     if client.get("certificate_names") and not any(_asks_for_certificates(listener) for _, listener in listeners):
         yield (
             (*path, "certificate_names"),
@@ -56,11 +56,14 @@ def _check_client(path: KeyPath, client: Section, listeners: list[tuple[KeyPath,
     if client.get("users"):
         yield from _check_platform((*path, "users"))
         if client.get("networks"):
-            yield (*path, "users"), "users come through Unix sockets, which have no network; make two clients of it"
+            yield (
+                (*path, "users"),
+                "users are known on Unix sockets only, which have no network; split this into two clients",
+            )
         elif not any(_is_unix(listener) for _, listener in listeners):
             yield (*path, "users"), "no listener is a Unix socket, and only those tell users; add one"
     if client.get("burst") is not None and client.get("requests_per_s") is None:
-        yield (*path, "burst"), "it belongs to requests_per_s, which is not there; add that, or remove this key"
+        yield (*path, "burst"), "this key needs requests_per_s; add that, or remove this key"
 
 
 def _check_routes(path: KeyPath, routes: Value, routed: set[str]) -> Iterator[Finding]:

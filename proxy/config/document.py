@@ -30,7 +30,7 @@ _TYPED_TAGS = {f"{_TAG}int", f"{_TAG}float", f"{_TAG}bool", f"{_TAG}null"}
 
 # What PyYAML says, in part, and what we say. The first that matches counts.
 _SYNTAX_FAULTS = (
-    (r"'\t'", "a tab stands where YAML wants spaces; indent with spaces"),
+    (r"'\t'", "YAML does not allow a tab here; indent with spaces"),
     ("cannot start any token", "a value cannot begin with this character; put the value in quotes"),
     (
         "mapping values are not allowed",
@@ -146,7 +146,7 @@ class _Reader:
             if key is None:
                 continue
             if key in own:
-                message = f"this key stands in line {own[key][1]} already; keep one of the two"
+                message = f"this key is already in line {own[key][1]}; keep one of the two"
                 self.faults.append(Fault(format_key_path((*path, key)), _line(key_node), message))
                 continue
             own[key] = (value_node, _line(key_node))

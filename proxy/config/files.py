@@ -97,7 +97,7 @@ def _check_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iter
         elif not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
             yield path, f"{file} cannot be read by the user that runs the proxy, {describe_reader()}"
     except OSError:
-        yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"
+        yield path, "the system cannot look up this path; is it too long, or is a directory in it not accessible?"
 
 
 def _check_secrets(path: KeyPath, section: Section, surroundings: Surroundings) -> Iterator[Finding]:
@@ -162,7 +162,7 @@ def _check_log_file(path: KeyPath, text: object, surroundings: Surroundings) -> 
         elif not file.parent.is_dir():
             yield path, f"there is no directory {file.parent}; create it, or write the log elsewhere"
     except OSError:
-        yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"
+        yield path, "the system cannot look up this path; is it too long, or is a directory in it not accessible?"
 
 
 def _check_token_file(path: KeyPath, text: object, surroundings: Surroundings) -> Iterator[Finding]:
@@ -177,4 +177,4 @@ def _check_token_file(path: KeyPath, text: object, surroundings: Surroundings) -
         elif not os.access(file.parent, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
             yield path, f"{file.parent} cannot be written to by the user that runs the proxy, {describe_reader()}"
     except OSError:
-        yield path, "this is no path that the system can look up; is the name too long, or a directory on it closed?"
+        yield path, "the system cannot look up this path; is it too long, or is a directory in it not accessible?"

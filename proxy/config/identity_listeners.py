@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _SERVICES = ("authorize", "token_endpoint")
 _OTHERS_KEYS = ("upstream", "allow_cross_site", "http2")
 _OPEN_TO_OTHERS = (
-    "other machines may reach this address, and whoever reaches it is given access tokens, whatever allow_any_client says. "
-    "Listen on 127.0.0.1, [::1] or a Unix socket, or say in clients who may use it"
+    "other machines can reach this address, and anyone who can reach it gets access tokens, whatever allow_any_client says. "
+    "Listen on 127.0.0.1, [::1] or a Unix socket, or list the allowed clients in clients"
 )
 
 
@@ -48,7 +48,7 @@ def _check_keys(path: KeyPath, listener: Section) -> Iterator[Finding]:
     if not any(listener.get(key) for key in _SERVICES):
         yield (
             path,
-            "this listener would hand out nothing; add authorize: true (gateways) or token_endpoint: true (programs)",
+            "this listener would serve nothing; add authorize: true (gateways) or token_endpoint: true (programs)",
         )
 
 

@@ -182,7 +182,7 @@ ROUTE_OPTIONS: Final = (
         "Listen on other than loopback addresses: anyone who reaches the proxy uses its identity.",
         Form.FLAG,
     ),
-    RouteOption("other-hosts", (("other_hosts",),), "refuse|tunnel", "What becomes of other hosts. Default: refuse."),
+    RouteOption("other-hosts", (("other_hosts",),), "refuse|tunnel", "What to do with other hosts. Default: refuse."),
     RouteOption("state-directory", (("state_directory",),), "DIR", "Where the interception CA is kept."),
 )
 

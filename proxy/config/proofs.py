@@ -108,7 +108,7 @@ def check_proof(path: KeyPath, credential: Mapping[str, Value], names: Mapping[s
 def _check_pairs(path: KeyPath, given: set[str]) -> Iterator[Finding]:
     for key, other in _NEEDS:
         if key in given and other not in given:
-            yield (*path, key), f"it belongs to {other}, which is not there; add that, or remove this key"
+            yield (*path, key), f"this key needs {other}; add that, or remove this key"
     for key, other, why in _EXCLUDES:
         if key in given and other in given:
             yield (*path, key), f"{why}: remove it, or {other}"

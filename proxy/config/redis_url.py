@@ -71,7 +71,9 @@ def parse_redis_url(text: str) -> RedisUrl:
         )
     userinfo, at, hosts = rest.rpartition("@")
     if ":" in userinfo:
-        raise ConfigurationError("no password stands in this URL; write it into a file and name that in password_file")
+        raise ConfigurationError(
+            "passwords do not belong in this URL; put it into a file, and name that in password_file"
+        )
     if any(mark in hosts for mark in "?#"):
         raise ConfigurationError("this URL has no query or fragment; remove it")
     topology = Topology(match[2] or "")

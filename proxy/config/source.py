@@ -102,7 +102,7 @@ class FileSource:
             message = "the file cannot be read; let the user that runs the proxy read it"
         except (OSError, ValueError):
             # ValueError: a NUL in the name.
-            message = "the file cannot be read; is this its name, and is its disk in order?"
+            message = "the file cannot be read; check its name and the disk"
         raise ConfigurationFaults(self.name, [Fault("", 0, message)])
 
 

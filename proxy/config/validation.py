@@ -33,7 +33,7 @@ _REQUIRED = {
     "scope": "what tokens are for, such as api://orders/.default",
 }
 _NEVER_KEYS = {
-    "password": "no password stands in this file; write it into another one and name that in password_file",
+    "password": "passwords do not belong in this file; put it into a separate file, and name that in password_file",
 }
 _EXPECTED = {
     "string_type": "text",

@@ -73,7 +73,7 @@ _OWN_PARAMETERS = {
 }
 _PARAMETER_LIMIT = 32
 _TWO_SCHEMES = (
-    "two schemes stand in one URI; write the API's identifier URI alone, such as api://orders, with nothing in front"
+    "this URI has two schemes; write the API's identifier URI alone, such as api://orders, with nothing in front"
 )
 
 
@@ -101,7 +101,7 @@ class Surroundings:
             raise ValueError("a path cannot hold a NUL character; remove it")
         if text == "~" or text.startswith("~/"):
             if not self.home:
-                raise ValueError("'~' stands for HOME, which is not set in the environment; write the whole path")
+                raise ValueError("'~' means HOME, which is not set in the environment; write the whole path")
             text = self.home + text[1:]
         return self.directory / text
 

@@ -62,7 +62,7 @@ def check_listeners(settings: Settings, now: datetime) -> Iterator[Finding]:
             yield warning(
                 subject,
                 "Other machines can reach it, and anyone who does uses the proxy's identity (allow_any_client: true).",
-                "Name those who may in `clients`, or make sure that the network lets only the right ones through.",
+                "List the allowed clients in `clients`, or make sure that only they can reach it.",
             )
     if settings.admin is not None:
         admin = parse_listen_address(settings.admin.address)

@@ -122,7 +122,8 @@ def _describe_way(settings: Settings, scheme: str, route: RouteSettings) -> str:
         return f"With HTTP_PROXY=http://{forward}, in absolute form; the client needs no CA."
     return (
         f"With HTTPS_PROXY=http://{forward}, by CONNECT; the client's TLS ends at the proxy, so it must trust the proxy's CA "
-        "(`apim-auth-proxy ca export`). The same URL with http:// needs no CA and leaves here as TLS just so."
+        "(`apim-auth-proxy ca export`). With http:// in place of https://, it needs no CA, and the proxy still sends the request "
+        "on as https."
     )
 
 

@@ -69,7 +69,7 @@ def judge_response(
             "A gateway that cannot fetch its policy's openid-config answers 500 to every token: ask its operator for the trace.",
             status=status,
         )
-    return ok(subject, f"It answers {status}: the token was let in.", status=status)
+    return ok(subject, f"It answers {status}: the token was accepted.", status=status)
 
 
 def _judge_401(
@@ -144,7 +144,8 @@ def _judge_403(subject: str, gateway: str | None, token: DecodedToken | None, *,
     else:
         roles = ", ".join(token.roles) if token is not None else ""
         advice = (
-            f"The token was let in and does not suffice. Its roles: {roles or '(none)'}. Ask which one the API wants."
+            f"The token was accepted, but does not give enough access. Its roles: {roles or '(none)'}. "
+            "Ask which role the API requires."
         )
     return error(subject, f"{who} answers 403.", advice, status=403, cause="gateway" if gateway is not None else "api")
 

@@ -313,7 +313,7 @@ class TokenSource:
             if self._is_closed:
                 return _closed()
             # `peek` has just declined to begin a flight, so there is a reason to wait.
-            return self._cache.refusal(now_mono) or IdentityPlatformUnavailable("No access token is to be had now.")
+            return self._cache.refusal(now_mono) or IdentityPlatformUnavailable("There is no access token now.")
         known_failure = self._cache.last_error
         limit_s = max(self._patient_until_mono(asked_at_mono) - now_mono, PATIENCE_S)
         # Not wait_for: it would cancel the flight with its waiter.

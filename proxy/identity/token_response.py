@@ -192,7 +192,7 @@ def _parse_token(members: Mapping[str, object], server_now_at: float) -> TokenRe
     if not isinstance(token, str) or not token:
         raise _unusable("no_access_token", "a success without an access token")
     if len(token) > _TOKEN_LIMIT or not _SENDABLE.match(token):
-        raise _unusable("token_not_sendable", "an access token that may not stand in a field value")
+        raise _unusable("token_not_sendable", "an access token with characters that are not allowed in a header field")
     life_s, notes = _parse_life(members, server_now_at)
     refresh_in_s = _parse_number(members.get("refresh_in"))
     if refresh_in_s is not None and refresh_in_s <= 0:
@@ -232,7 +232,7 @@ def _parse_number(value: object) -> float | None:
 def _unusable(code: str, what: str) -> IdentityPlatformUnavailable:
     return IdentityPlatformUnavailable(
         f"The token endpoint answered with {what}. If this stays, check `authority` or `token_endpoint`,"
-        " and what stands between it and the proxy.",
+        " and what is between it and the proxy.",
         code=code,
     )
 
@@ -301,7 +301,7 @@ def _format_rejection(status: int, error: str, code: int | None, text: str, secr
         return f"The token endpoint answers {status} {error}: {meaning}{quoted}"
     return (
         f"The token endpoint answers {status} without an OAuth error. Check `authority`, `tenant_id` or"
-        " `token_endpoint`, and what stands between it and the proxy."
+        " `token_endpoint`, and what is between it and the proxy."
     )
 
 

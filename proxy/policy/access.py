@@ -130,7 +130,7 @@ def recognise(candidates: Sequence[Client], authorization: bytes | None) -> Clie
     """
     if not candidates:
         raise ClientRefused(
-            "None of the configured `clients` fits this connection. Add its address, user or certificate to one.",
+            "None of the configured `clients` matches this connection. Add its address, user or certificate to one.",
             code="unknown_client",
         )
     with_password = {client.name: client for client in candidates if client.password is not None}

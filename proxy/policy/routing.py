@@ -65,7 +65,7 @@ def parse_host_pattern(text: str) -> HostPattern:
     domain = text.removeprefix("*.")
     if "*" in domain:
         raise ConfigurationError(
-            "a '*' stands for the first labels as a whole, in front of a domain; write *.example.com, or list the hosts"
+            "a '*' can only replace whole labels at the start of a domain; write *.example.com, or list the hosts"
         )
     try:
         authority = parse_authority(domain.encode("utf-8", "surrogatepass"), HTTPS_PORT)

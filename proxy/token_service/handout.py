@@ -55,11 +55,11 @@ _HTTP_PORT: Final = 80
 # Of a path that nobody asks for, so that a log line has an end.
 _TARGET_BYTES: Final = 256
 _NOTHING_HERE: Final = (
-    "This listener hands out access tokens and passes nothing on; what it has is said by `authorize` and `token_endpoint`. To call "
-    "an API, use a forward or reverse listener."
+    "This listener gives out access tokens and forwards no requests; see its `authorize` and `token_endpoint`. "
+    "To call an API, use a forward or reverse listener."
 )
 _SAY_PASSWORD: Final = (
-    "The gateway says its name and password in Proxy-Authorization: Basic, with every request to this listener."  # noqa: S105
+    "The gateway has to send its name and password in Proxy-Authorization: Basic, with every request to this listener."  # noqa: S105
 )
 
 Counts = dict[tuple[str, str, int], int]
@@ -244,7 +244,7 @@ class Handout:
             )
         if time.monotonic() >= token.usable_until_mono:
             raise IdentityPlatformUnavailable(
-                "The access token reached its end before it could be handed out.",
+                "The access token expired before it could be delivered.",
                 retry_after_s=1,
                 code="expired_on_arrival",
             )

@@ -150,7 +150,7 @@ def check_program(
     if len(sent) != 1 or not hmac.compare_digest(sent[0].encode("utf-8", "surrogateescape"), secret.encode()):
         raise SecretRequired(
             f"Send the secret of this endpoint in {SECRET_FIELD}: programs that `apim-auth-proxy exec --token-endpoint` starts "
-            "find it in IDENTITY_HEADER. It is another one after each start of the proxy."
+            "find it in IDENTITY_HEADER. It changes each time the proxy starts."
         )
 
 

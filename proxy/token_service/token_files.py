@@ -89,7 +89,7 @@ class TokenFile:
             content = None
         if content is None or not is_ours(self.settings.format, content) or not self._has_our_marks():
             raise ConfigurationError(
-                f"{self.path} (token_files) is there already, and is none of the proxy's. Move it away, or name another file."
+                f"{self.path} (token_files) already exists, and the proxy did not write it. Move it away, or name another file."
             )
 
     def _has_our_marks(self) -> bool:

@@ -71,7 +71,7 @@ class RemoteSource:
             self._asked = self._owner.ask(lambda request: Want(source=self.number, request=request))
         await asyncio.shield(self._asked)
         if self._token is None:
-            raise IdentityPlatformUnavailable("No access token is to be had now.", retry_after_s=1)
+            raise IdentityPlatformUnavailable("There is no access token now.", retry_after_s=1)
         return self._token
 
     def rejected(

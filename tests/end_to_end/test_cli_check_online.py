@@ -249,7 +249,7 @@ async def test_one_credential_that_fails_does_not_hide_another(
     ]
     config = write_configuration(right | {"credentials": credentials, "routes": routes}, tmp_path)
     findings = await _diagnose(config, "/")
-    answered = [finding.subject for finding in findings if "the token was let in" in finding.message]
+    answered = [finding.subject for finding in findings if "the token was accepted" in finding.message]
     assert answered == [f"host {own_place.api_authority}, GET /"]
     assert [finding.subject for finding in findings if finding.level is Level.ERROR] == ["credential wrong"]
     assert sandbox.token_request_count == 2
@@ -287,6 +287,6 @@ async def test_the_command_exits_0_where_nothing_is_wrong(sandbox: Sandbox, own_
     config = write_configuration(configuration(own_place), tmp_path)
     done = await asyncio.to_thread(run_program, [COMMAND, "check", "--config", config, "--online"])
     assert done.status == 0, done.stdout
-    assert done.stdout.count(b"the token was let in") == 2
+    assert done.stdout.count(b"the token was accepted") == 2
     assert done.stderr == "Nothing is wrong.\n"
     assert sandbox.token_request_count == 1

@@ -130,7 +130,7 @@ def test_told_to_stop_it_leaves_nothing_behind(temporary: Path, tmp_path: Path) 
         finally:
             process.kill()
     assert process.returncode == 1, rest
-    assert "Told to stop" in complaint
+    assert "Stopped before the end" in complaint
     assert "Traceback" not in complaint
     assert list(temporary.iterdir()) == []
     # Not by asking who listens there: by now that may be somebody else.

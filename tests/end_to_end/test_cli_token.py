@@ -61,9 +61,9 @@ def test_a_refusal_names_code_cause_and_fix_and_exits_1(place: Place, tmp_path: 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ([], "Say which token"),
-        (["--host", "a", "--credential", "b", "--scope", "c"], "Say which token"),
-        (["--credential", "orders-client"], "Say which token"),
+        ([], "Which token?"),
+        (["--host", "a", "--credential", "b", "--scope", "c"], "Which token?"),
+        (["--credential", "orders-client"], "Which token?"),
         (["--host", "nobody.example"], "no route names nobody.example:443"),
         (["--host", "a b"], "not a DNS name"),
         (["--credential", "order-client", "--scope", "x"], "did you mean 'orders-client'"),

@@ -180,10 +180,10 @@ def test_it_says_what_else_was_found(place: Place, tmp_path: Path) -> None:
         return done.stderr
 
     left_over = said(APIM_AUTH_PROXY_TENANT_ID="x")
-    assert "what options and variables say (APIM_AUTH_PROXY_TENANT_ID); config.yaml here is not read" in left_over
+    assert "comes from options and variables (APIM_AUTH_PROXY_TENANT_ID); config.yaml here is not read" in left_over
     assert "--route (APIM_AUTH_PROXY_ROUTE)" in left_over, "which is what is missing then"
     explicit = said("--config", "config.yaml", APIM_AUTH_PROXY_TENANT_ID="x")
-    assert explicit == "Note: --config counts. Not looked at: APIM_AUTH_PROXY_TENANT_ID.\n"
+    assert explicit == "Note: --config counts. Ignored: APIM_AUTH_PROXY_TENANT_ID.\n"
     assert said(APIM_AUTH_PROXY_CONFIG="other.yaml").startswith(
         "Note: APIM_AUTH_PROXY_CONFIG names other.yaml; config.yaml"
     )

@@ -169,7 +169,7 @@ def test_what_a_gateway_cannot_be_given_is_metrics_and_a_line_too(
 def test_requests_are_not_passed_on(gateway: ProxyProgram, place: Place, curl: Curl) -> None:
     answer = curl("--proxy", f"http://{gateway.address('identity')}", f"http://{place.api_authority}/orders")
     assert answer.status == 404
-    assert "passes nothing on" in str(answer.problem["detail"])
+    assert "forwards no requests" in str(answer.problem["detail"])
     # RFC 9112 §3.2.2: a whole URL counts, and not the Host field beside it, which names this listener.
     whole = raw(
         gateway,

@@ -29,8 +29,8 @@ SCOPE = "scope: api://orders/.default"
         (f"{ID} ", SCOPE, "credentials.c.client_id", "begins or ends with a blank"),
         (ID.replace("-", " - ", 1), SCOPE, "credentials.c.client_id", "GUIDs, without blanks"),
         (ID, "resource: api://orders/.default", "routes[0].resource", "/.default belongs to a scope"),
-        (ID, "scope: https://api://orders/.default", "routes[0].scope", "two schemes stand in one URI"),
-        (ID, "resource: https://api://orders", "routes[0].resource", "two schemes stand in one URI"),
+        (ID, "scope: https://api://orders/.default", "routes[0].scope", "this URI has two schemes"),
+        (ID, "resource: https://api://orders", "routes[0].resource", "this URI has two schemes"),
     ],
 )
 def test_what_was_copied_wrong_is_refused_with_the_right_form(

@@ -48,7 +48,7 @@ def refusal(directory: Path) -> str:
         pytest.param(
             "admin: null",
             "admin: null\nclients: [{name: a}]",
-            ("how is this client known",),
+            ("how does the proxy recognise this client",),
             id="a client that is anybody",
         ),
         pytest.param(

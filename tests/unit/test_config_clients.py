@@ -81,7 +81,7 @@ def test_the_ways_to_say_who_may_connect(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "path", "words"),
     [
-        pytest.param(OPEN, "listeners[0].address", "name those who may use it in clients", id="open to all"),
+        pytest.param(OPEN, "listeners[0].address", "list the allowed clients in clients", id="open to all"),
         pytest.param(
             OPEN.replace("}", ", tls: {certificate: proxy.pem}}"),
             "listeners[0].address",
@@ -89,7 +89,7 @@ def test_the_ways_to_say_who_may_connect(tmp_path: Path, text: str) -> None:
             id="TLS alone keeps nobody out",
         ),
         pytest.param(
-            OPEN + "clients: []\n", "listeners[0].address", "name those who may use it in clients", id="no clients"
+            OPEN + "clients: []\n", "listeners[0].address", "list the allowed clients in clients", id="no clients"
         ),
         pytest.param(
             LOOPBACK + clients("{name: a, networks: [10.0.0.0/8]}") + "admin: {address: '0.0.0.0:9901'}\n",
@@ -97,7 +97,12 @@ def test_the_ways_to_say_who_may_connect(tmp_path: Path, text: str) -> None:
             "Listen on 127.0.0.1",
             id="the admin site does not know clients",
         ),
-        pytest.param(LOOPBACK + clients("{name: a}"), "clients[0]", "how is this client known", id="known by nothing"),
+        pytest.param(
+            LOOPBACK + clients("{name: a}"),
+            "clients[0]",
+            "how does the proxy recognise this client",
+            id="known by nothing",
+        ),
         pytest.param(
             LOOPBACK + clients("{name: a, networks: [10.0.0.0/8]}") + "allow_any_client: true\n",
             "allow_any_client",

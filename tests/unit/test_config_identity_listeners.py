@@ -71,7 +71,7 @@ def test_a_sound_identity_listener_is_taken(tmp_path: Path, old: str, new: str, 
             "clients",
             id="a token endpoint for others needs clients",
         ),
-        pytest.param("authorize: true", "authorize: false", "", "listeners[0]", "hand out nothing", id="nothing to do"),
+        pytest.param("authorize: true", "authorize: false", "", "listeners[0]", "serve nothing", id="nothing to do"),
         pytest.param("mode: identity\n", "mode: forward\n", "", "listeners[0].authorize", "mode: identity", id="forward"),
         pytest.param(
             "authorize: true", "authorize: true\n    upstream: https://api.example.com", "", "listeners[0].upstream",

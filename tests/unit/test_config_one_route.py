@@ -90,7 +90,7 @@ def test_a_flag_in_a_variable(text: str, *, expected: bool) -> None:
     ("variable", "text", "says"),
     [
         ("TENANT_ID", "common", "comes from one tenant"),
-        ("TENANT_ID", "", "who gives the token?"),
+        ("TENANT_ID", "", "where do the tokens come from?"),
         ("CLIENT_ID", "", "--client-id (APIM_AUTH_PROXY_CLIENT_ID): this key is required"),
         ("CERTIFICATE", "", "credential: how does it prove who it is?"),
         ("ROUTE", "", "--route (APIM_AUTH_PROXY_ROUTE): this key is required"),

@@ -27,9 +27,9 @@ def api(status: int, challenge: bytes | None = None, content: bytes = b"no") -> 
 
 
 ROWS = {
-    "let in": (api(200), WITH_ROLE, Level.OK, "the token was let in"),
+    "accepted": (api(200), WITH_ROLE, Level.OK, "the token was accepted"),
     "no content": (api(204, content=b""), WITH_ROLE, Level.OK, "204"),
-    "a path the API does not have": (api(404), WITH_ROLE, Level.OK, "the token was let in"),
+    "a path the API does not have": (api(404), WITH_ROLE, Level.OK, "the token was accepted"),
     "a path the gateway does not have": (
         gateway(404, "Resource not found"), WITH_ROLE, Level.WARNING, "token was not looked at",
     ),

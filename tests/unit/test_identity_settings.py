@@ -85,7 +85,7 @@ BAD: dict[str, tuple[list[str], str, str]] = {
         "mine.client_secret",
         "remove one",
     ),
-    "key_without_certificate": ([*VAULT, "private_key: k.pem"], "mine.private_key", "belongs to certificate"),
+    "key_without_certificate": ([*VAULT, "private_key: k.pem"], "mine.private_key", "this key needs certificate"),
     "key_beside_signer": (
         [*CERTIFICATE, "signer_command: [x]", "private_key: k"],
         "mine.private_key",
@@ -94,7 +94,7 @@ BAD: dict[str, tuple[list[str], str, str]] = {
     "signer_without_certificate": (
         [f"tenant_id: {TENANT}", "federated_token_file: t", "signer_command: [x]"],
         "mine.signer_command",
-        "belongs to certificate",
+        "this key needs certificate",
     ),
     "signer_and_vault": ([*VAULT, "certificate: c", "signer_command: [x]"], "mine.signer_command", "both sign"),
     "vault_user_without_vault": (

@@ -199,7 +199,7 @@ def _entra(code: int, error: str, text: str | None = None, codes: list[int] | No
             id="text",
         ),
         pytest.param(_answer(b"not found", 404), CredentialRejected, "http_404", "token_endpoint", id="not_found"),
-        pytest.param(_answer(b"", 407), CredentialRejected, "http_407", "stands between", id="corporate_proxy"),
+        pytest.param(_answer(b"", 407), CredentialRejected, "http_407", "is between it", id="corporate_proxy"),
         pytest.param(
             _answer({"error": ["x"], "error_description": 5, "error_codes": "y"}, 400),
             CredentialRejected,

@@ -35,7 +35,7 @@ def demo(client: str) -> None:
     try:
         exit_code = asyncio.run(_play(client))
     except asyncio.CancelledError:
-        raise click.ClickException("Told to stop before the end.") from None
+        raise click.ClickException("Stopped before the end.") from None
     sys.exit(exit_code)
 
 
