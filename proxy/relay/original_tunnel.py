@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from proxy.dialing.resolver import Attempt
 from proxy.errors import DestinationRefused
-from proxy.relay.recording import tunnelled
-from proxy.relay.tunnel import dial
+from proxy.relay.tunnel import dial, record_tunnel
 from proxy.tasks import guard
 
 if TYPE_CHECKING:
@@ -74,9 +73,6 @@ class OriginalTunnel:
 
     def on_end(self, up: int, down: int) -> None:
         """Take note that the tunnel is closed."""
-        connection = self._connection
-        connection.relay.counters.received_bytes += up
-        connection.relay.counters.sent_bytes += down
         self._record(200, up, down, "ok")
 
     async def _open(self) -> None:
@@ -103,25 +99,16 @@ class OriginalTunnel:
         self._connection.fail(error)
 
     def _record(self, status: int, up: int, down: int, outcome: str, code: str = "") -> None:
-        relay = self._connection.relay
-        if self._known is not None:
-            self._known.leave()
-        key = ("-", status)
-        relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
-        if relay.observe is not None:
-            now = time.monotonic()
-            relay.observe(
-                tunnelled(
-                    ended_at=relay.wall_offset + now,
-                    client=self._connection.peer,
-                    authority=str(self._original),
-                    status=status,
-                    received_bytes=up,
-                    sent_bytes=down,
-                    duration_s=now - self._started,
-                    outcome=outcome,
-                    code=code,
-                    client_name="" if self._known is None else self._known.client.name,
-                    name_s=None,
-                )
-            )
+        record_tunnel(
+            self._connection.relay,
+            self._connection.peer,
+            self._known,
+            self._original,
+            self._started,
+            status=status,
+            received_bytes=up,
+            sent_bytes=down,
+            outcome=outcome,
+            code=code,
+            name_s=None,
+        )

@@ -17,6 +17,7 @@ from proxy.tasks import guard
 
 if TYPE_CHECKING:
     from proxy.policy.authority import Authority
+    from proxy.relay.known_client import KnownClient
     from proxy.relay.message import RequestHead
     from proxy.relay.sender import Sender
     from proxy.relay.sides import ClientSide
@@ -125,34 +126,67 @@ class TunnelRequest(UnderWay):
             check_tunnel(relay, self._sender, self.request, authority)
 
     def _on_end(self, up: int, down: int) -> None:
-        self._relay.counters.received_bytes += up
-        self._relay.counters.sent_bytes += down
         self._record(200, up, down, "ok")
 
     def _record(self, status: int, up: int, down: int, outcome: str, code: str = "") -> None:
-        relay, sender = self._relay, self._sender
-        if sender.known is not None:
-            sender.known.leave()
-        key = ("-", status)
-        relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
-        if relay.observe is not None:
-            now = time.monotonic()
-            wait = self._attempt.name_wait
-            relay.observe(
-                tunnelled(
-                    ended_at=relay.wall_offset + now,
-                    client=sender.peer,
-                    authority=str(self._authority),
-                    status=status,
-                    received_bytes=up,
-                    sent_bytes=down,
-                    duration_s=now - self._started,
-                    outcome=outcome,
-                    code=code,
-                    client_name=sender.name,
-                    name_s=None if wait is None else wait[1],
-                )
+        wait, sender = self._attempt.name_wait, self._sender
+        record_tunnel(
+            self._relay,
+            sender.peer,
+            sender.known,
+            self._authority,
+            self._started,
+            status=status,
+            received_bytes=up,
+            sent_bytes=down,
+            outcome=outcome,
+            code=code,
+            name_s=None if wait is None else wait[1],
+        )
+
+
+def record_tunnel(
+    relay: Relay,
+    client: str,
+    known: KnownClient | None,
+    authority: Authority,
+    started: float,
+    *,
+    status: int,
+    received_bytes: int,
+    sent_bytes: int,
+    outcome: str,
+    code: str,
+    name_s: float | None,
+) -> None:
+    """Count a blind tunnel that has ended, or the attempt to open one, and make its record.
+
+    The client's exchange ends here, where it is a known one's. The keywords are those of `ExchangeRecord`; `started` is monotonic.
+    """
+    if known is not None:
+        known.leave()
+    counters = relay.counters
+    counters.received_bytes += received_bytes
+    counters.sent_bytes += sent_bytes
+    key = ("-", status)
+    counters.exchanges[key] = counters.exchanges.get(key, 0) + 1
+    if relay.observe is not None:
+        now = time.monotonic()
+        relay.observe(
+            tunnelled(
+                ended_at=relay.wall_offset + now,
+                client=client,
+                authority=str(authority),
+                status=status,
+                received_bytes=received_bytes,
+                sent_bytes=sent_bytes,
+                duration_s=now - started,
+                outcome=outcome,
+                code=code,
+                client_name="" if known is None else known.client.name,
+                name_s=name_s,
             )
+        )
 
 
 async def dial(relay: Relay, authority: Authority, attempt: Attempt) -> asyncio.Transport:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.identity.proof.interface import FormProof
+
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
 
-    from proxy.identity.certificate import PublicCertificate
 
 # Unlike an assertion, a secret travels with every request, can be used by whoever sees it, and has to be kept as one.
 WARNING = (
@@ -17,7 +17,7 @@ WARNING = (
 )
 
 
-class ClientSecret:
+class ClientSecret(FormProof):
     """A shared secret in the form."""
 
     def __init__(self, secret: str) -> None:
@@ -27,16 +27,6 @@ class ClientSecret:
     def name(self) -> str:
         """Says nothing about the secret."""
         return "client secret"
-
-    @property
-    def certificate(self) -> PublicCertificate | None:
-        """None: only the platform knows the secret's end."""
-        return None
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """None: the proof is in the form."""
-        return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:  # noqa: ARG002 -- the interface
         """Return client_secret."""

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proxy.identity.proof.interface import FormProof
 from proxy.identity.proof.signed_assertion import ASSERTION_TYPE
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
 
-    from proxy.identity.certificate import PublicCertificate
     from proxy.identity.source import TokenSource
 
 SETTING: Final = "federated_managed_identity"
 
 
-class FederatedManagedIdentity:
+class FederatedManagedIdentity(FormProof):
     """A token that the machine is given; kept as long as it holds, because its endpoint is shared by all on the machine."""
 
     def __init__(self, tokens: TokenSource, client_id: str | None) -> None:
@@ -36,16 +35,6 @@ class FederatedManagedIdentity:
     def name(self) -> str:
         """Which identity it is."""
         return f"federated managed identity {self._client_id or 'of this machine'}"
-
-    @property
-    def certificate(self) -> PublicCertificate | None:
-        """None: there is none."""
-        return None
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """None: the proof is in the form."""
-        return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:  # noqa: ARG002 -- the interface
         """Return client_assertion_type and the identity's token as client_assertion.

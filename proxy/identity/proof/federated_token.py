@@ -10,21 +10,20 @@ import re
 from typing import TYPE_CHECKING
 
 from proxy.errors import IdentityError
+from proxy.identity.proof.interface import FormProof
 from proxy.identity.proof.signed_assertion import ASSERTION_TYPE
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Mapping
     from pathlib import Path
 
-    from proxy.identity.certificate import PublicCertificate
 
 _LIMIT_BYTES = 65_536
 # Three non-empty segments of base64url, padded or not (RFC 7515 §7.1).
 _COMPACT = re.compile(rb"[A-Za-z0-9_-]+=*\.[A-Za-z0-9_-]+=*\.[A-Za-z0-9_-]+=*\Z")
 
 
-class FederatedToken:
+class FederatedToken(FormProof):
     """A token that somebody else issues and replaces; never kept here, so that the newest is always used."""
 
     def __init__(self, file: Path) -> None:
@@ -34,16 +33,6 @@ class FederatedToken:
     def name(self) -> str:
         """The file's path."""
         return f"federated token {self._file}"
-
-    @property
-    def certificate(self) -> PublicCertificate | None:
-        """None: whoever mounts the file replaces it in time."""
-        return None
-
-    @property
-    def tls(self) -> ssl.SSLContext | None:
-        """None: the proof is in the form."""
-        return None
 
     async def form_fields(self, *, client_id: str, audience: str, now: float) -> Mapping[str, str]:  # noqa: ARG002 -- the interface
         """Return client_assertion_type and the file's token as client_assertion.

@@ -43,6 +43,13 @@ class Proof(Protocol):
         ...
 
 
+class FormProof:
+    """What proofs have in common that are in the form alone, and whose end only somebody else knows."""
+
+    certificate: PublicCertificate | None = None
+    tls: ssl.SSLContext | None = None
+
+
 class Signer(Protocol):
     """Who holds the private key of a certificate and signs with it."""
 
