@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.simulation.network import Network
 
 EPOCH: Final = 1_780_000_000.0
+# What happens within this is one turn of the loop.
+_RESOLUTION_S: Final = 1e-4
 _EXECUTOR_S: Final = 0.001
 _TURNS_WITHOUT_TIME: Final = 1_000_000
 
@@ -64,6 +66,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.wall_error_s = 0.0
         self.network: Network | None = None
         self._selector = _Waiting(self)
+        self._clock_resolution = _RESOLUTION_S
 
     def time(self) -> float:
         return self.now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from collections import deque
@@ -220,7 +221,10 @@ class Endpoint(asyncio.Transport):
         if self._is_lost:
             return
         late_s = self._latency_s if self._chance.random() > 0.005 else self._chance.uniform(0.2, 2.5)
-        self._arrives_at = max(self._arrives_at + 1e-6, self._loop.now + late_s)  # never two at once: order holds
+        at, grid_s = self._loop.now + late_s, self._network.grid_s
+        if grid_s:
+            at = math.ceil(at / grid_s) * grid_s
+        self._arrives_at = max(self._arrives_at + 1e-6, at)  # never two at once: order holds
         self._loop.call_at(self._arrives_at, arrive, *what)
 
     def _arrive(self, segment: bytes) -> None:
@@ -306,6 +310,7 @@ class Network:
     Attributes:
         servers: what accepts connections.
         endpoints: those of the proxy.
+        grid_s: all arrives at multiples of this; 0: whenever.
     """
 
     def __init__(self, loop: VirtualLoop, draw: Callable[[str], Random], note: Callable[..., None]) -> None:
@@ -314,6 +319,7 @@ class Network:
         self.note = note
         self.servers: dict[Address, Server] = {}
         self.endpoints: list[Endpoint] = []
+        self.grid_s = 0.0
         self._connections = 0
 
     def listen(self, factory: Callable[[], Any], host: str, port: int) -> Server:

@@ -1,0 +1,161 @@
+"""Faults of the past, this proxy's and its peers', to be put into the interpreted relay: does the simulation notice?"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass, replace
+from math import inf
+from typing import TYPE_CHECKING, Any, Final
+from unittest import mock
+
+import pytest
+
+import proxy.relay.client
+import proxy.relay.exchange
+from proxy.identity.cache import TokenCache
+from proxy.identity.source import TokenSource
+from proxy.relay.client import ClientConnection
+from proxy.relay.destinations import Destination, Destinations
+from proxy.relay.exchange import Exchange
+from proxy.relay.message import HOP_BY_HOP
+from proxy.relay.pool import UpstreamPool
+from proxy.relay.sides import UNTIL_CLOSE
+from proxy.relay.upstream import UpstreamConnection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+if not str(proxy.relay.exchange.__file__).endswith(".py"):
+    pytest.skip("compiled classes cannot be given faults", allow_module_level=True)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """A fault that can be planted.
+
+    Attributes:
+        name: what goes wrong.
+        origin: where it was seen.
+        where, what, fault: the attribute that is replaced, and by what.
+        broken: words of the promise that is expected to be broken.
+    """
+
+    name: str
+    origin: str
+    where: Any
+    what: str
+    fault: Any
+    broken: str
+
+    @contextlib.contextmanager
+    def planted(self) -> Iterator[None]:
+        with mock.patch.object(self.where, self.what, self.fault):
+            yield
+
+
+async def _get_ready_unchecked(self: Any, *, new: bool) -> Any:
+    await self._find_token()
+    return await self._find_connection(new=new)
+
+
+def _age_only_what_is_here(self: Any, slept_s: float) -> None:
+    self._cache.age(slept_s)
+
+
+def _keep_unasked(self: Any, data: bytes, take: Callable[..., None] = UpstreamConnection.data_received) -> None:
+    if self.receiver is None:
+        self._buffer += data
+    else:
+        take(self, data)
+
+
+def _end_by_any_end(self: Any, exc: Any, lose: Callable[..., None] = UpstreamConnection.connection_lost) -> None:
+    if self._mode == UNTIL_CLOSE:
+        self.clean_end, exc = True, None
+    lose(self, exc)
+
+
+def _drop_no_field(self: Any, *arguments: Any, route: Callable[..., Destination] = Destinations._routed) -> Destination:
+    return replace(route(self, *arguments), drop=HOP_BY_HOP)
+
+
+def _lose_without_record(self: Any) -> None:
+    self._cancel()
+
+
+def _nothing(*_: object, **__: object) -> None:
+    """Do nothing."""
+
+
+def _expire_never(self: Any, _now: float) -> Any:
+    return self.token
+
+
+def _release_in_any_case(self: Any, *, is_whole: bool) -> None:  # noqa: ARG001  # the seam's signature
+    self.receiver = None
+    self.reused = True
+    self.pool.release(self)
+
+
+def _wait_for_ever(self: Any) -> None:
+    self.deadline = inf
+
+
+FAULTS: Final = (
+    Fault(
+        "A token that ends while a connection is opened is sent", "B1 of this project's list of faults",
+        Exchange, "_get_ready", _get_ready_unchecked, "with a token that ended",
+    ),
+    Fault(
+        "A token asked for before a sleep looks new behind it", "this project, lost in a merge and found by the simulation",
+        TokenSource, "wake", _age_only_what_is_here, "with a token that ended",
+    ),
+    Fault(
+        "In an outage, the token is used past its end", "envoyproxy/envoy#44674",
+        TokenCache, "usable", _expire_never, "with a token that ended",
+    ),
+    Fault(
+        "After a 401, the same token is sent again", "this project, with several workers",
+        TokenSource, "rejected", lambda *_, **__: True, "sent again with the token that was refused",
+    ),
+    Fault(
+        "The client's own Authorization goes along", "peers that add the field and do not replace it",
+        Destinations, "_routed", _drop_no_field, "for a token",
+    ),
+    Fault(
+        "Bytes that nobody asked for are kept for the next request", "RFC 9112 §11.2, response splitting",
+        UpstreamConnection, "data_received", _keep_unasked, "gets the response to",
+    ),
+    Fault(
+        "A connection is kept although its response was not whole", "smuggling by reuse",
+        UpstreamConnection, "release", _release_in_any_case, "idle upstreams are left",
+    ),
+    Fault(
+        "A response until the connection's end is whole by any end", "elazarl/goproxy#740 and its like",
+        UpstreamConnection, "connection_lost", _end_by_any_end, "looks whole",
+    ),
+    Fault(
+        "A cut response ends with FIN", "RFC 9112 §8, truncation",
+        proxy.relay.client, "reset_connection", lambda transport: transport.close(), "looks whole",
+    ),
+    Fault(
+        "A POST is sent again when its connection was lost", "proxies that repeat whatever they are given",
+        proxy.relay.exchange, "_IDEMPOTENT", frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"DELETE")), "(POST) came to an upstream",
+    ),
+    Fault(
+        "The place of a connection that cannot be opened is lost", "A10 of this project's list of faults, its sibling",
+        UpstreamPool, "_give_up", _nothing, "places in the pool",
+    ),
+    Fault(
+        "A client that leaves has no record, and stays counted", "this project, exchanges that ended twice or never",
+        Exchange, "on_client_lost", _lose_without_record, "exchanges are counted",
+    ),
+    Fault(
+        "A client that does not read is written to without end", "mitmproxy/mitmproxy#8246 and its like",
+        ClientConnection, "pause_writing", _nothing, "bytes waited",
+    ),
+    Fault(
+        "An upstream that says nothing is waited for without end", "agents that hang behind their proxy",
+        UpstreamConnection, "_await_response", _wait_for_ever, "has waited",
+    ),
+)  # fmt: skip
