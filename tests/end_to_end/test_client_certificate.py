@@ -267,7 +267,7 @@ def test_keys_without_a_certificate_and_open_files_are_faults(
 
     said = run_program([COMMAND, "run", "--config", path]).stderr
 
-    assert "routes[1].client_private_key: it belongs to client_certificate" in said
+    assert "routes[1].client_private_key: this key needs client_certificate" in said
     assert f"routes[2].client_certificate: {pair} holds a secret" in said
 
 
@@ -342,7 +342,7 @@ def test_check_online_shows_the_certificate(place: Place, upstreams: Upstreams, 
 
         said = " ".join(checked.stdout.decode().split())
         assert f"host {HOST}" in said
-        assert "It answers 200: the token was let in" in said
+        assert "It answers 200: the token was accepted" in said
         assert "it is shown" in said
 
 
