@@ -177,7 +177,7 @@ class TokenCache:
             claims: decoded JSON text of a claims challenge, or None.
             certain: the upstream said that the token is to blame, so its age does not acquit it.
         """
-        if self.token is not token:
+        if not self.is_current(token):
             return True  # Somebody was faster: its successor is here, or on the way.
         if now_mono - self._forced_at_mono < REJECTION_COOLDOWN_S:
             return False
@@ -188,6 +188,10 @@ class TokenCache:
         if claims is not None:
             self.claims = claims
         return True
+
+    def is_current(self, token: AccessToken) -> bool:
+        """Return whether a token is the one in use, perhaps as it was before the machine slept: `age` puts another in its place."""
+        return self.token is not None and self.token.value == token.value
 
     def age(self, seconds: float) -> None:
         """Let the token grow older by time that the monotonic clock did not count."""

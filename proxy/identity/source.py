@@ -202,7 +202,7 @@ class TokenSource:
         Returns:
             True: another token is to be had from `acquire`, and replaying the exchange once makes sense.
         """
-        dropped = self._cache.token is token
+        dropped = self._cache.is_current(token)
         replay = self._cache.reject(token, now_mono, claims, certain=certain)
         if replay and dropped:
             self._rejections += 1

@@ -6,6 +6,8 @@ import asyncio
 
 import pytest
 
+from proxy.identity.access_token import create_access_token
+from proxy.identity.cache import Pause, TokenCache
 from proxy.identity.credential import IssuedToken, Target
 from proxy.identity.source import TokenSource
 from proxy.identity.suspension import slept_s, watch_suspension
@@ -60,3 +62,13 @@ async def test_a_token_that_was_asked_for_before_a_sleep_is_as_old_as_that() -> 
         await asyncio.sleep(0)
     assert source.peek(now).expires_at_mono == pytest.approx(now + 3_600)  # type: ignore[union-attr]  # there is one
     await source.close()
+
+
+def test_a_token_that_was_sent_before_a_sleep_and_refused_after_it_is_not_sent_again() -> None:
+    """It is aged by a copy; the refusal is of the one that the request has in hand."""
+    cache = TokenCache(Pause(), Pause())
+    token = create_access_token("token", requested_at_mono=0.0, expires_in_s=3_600.0, refresh_in_s=None, jitter=0.0)
+    assert cache.succeed(token)
+    cache.age(600.0)
+    assert cache.reject(token, 100.0, None, certain=True)
+    assert cache.usable(100.0) is None
