@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trustme
+from websockets.sync.client import connect
 
 from proxy.config.settings import TokenFileFormat, TokenFileSettings
 from proxy.identity.access_token import create_access_token
@@ -113,6 +114,13 @@ def test_a_pushed_token_is_used_replaced_and_refused_when_it_has_ended(stage: Pu
     status, content, _ = stage.ask("POST", "/orders", b"x" * 1_000_000)
     assert (status, content["length"], content["host"]) == (200, 1_000_000, HOST)
     assert set(map(tuple, api.seen)) == {("Bearer token-1",)}
+
+    api.seen.clear()
+    fields = {"Authorization": "Bearer the-clients-own"}
+    with connect(f"ws://127.0.0.1:{stage.gateway.port}/socket", additional_headers=fields, proxy=None) as channel:
+        channel.send("hello")
+        assert channel.recv(PATIENCE_S) == "echo hello"
+    assert api.seen == [["Bearer token-1"]]
 
     big = "t" * 16_384
     stage.push(big)
