@@ -344,7 +344,6 @@ class World:
         root = logging.getLogger()
         root.addHandler(handler)
         self.loop.set_exception_handler(self._on_fault)
-        asyncio.set_event_loop(self.loop)
         patches = (
             mock.patch.object(proxy.dialing.dialer, "start_connection", self._dial),
             mock.patch.object(proxy.relay_server, "create_route_context", return_value=Context()),
@@ -361,7 +360,6 @@ class World:
         finally:
             for patch in patches:
                 patch.stop()
-            asyncio.set_event_loop(None)
             self.loop.close()
             gc.collect(1)
             root.removeHandler(handler)
@@ -478,7 +476,8 @@ class World:
             await asyncio.sleep(3_600)
         near, far = self.network.join(("10.9.9.9", 40_000 + self._dialled), address)
         self.network.endpoints.append(near)
-        await far.attach(Upstream(self, host, far, fault))
+        far.set_protocol(Upstream(self, host, far, fault))
+        far.begin()  # nothing is waited for behind this, so no cancellation can lose the connection
         return near.socket
 
     # What is noticed.
