@@ -165,8 +165,8 @@ class Endpoint(asyncio.Transport):
 
     async def attach(self, protocol: Any) -> None:
         """Give the connection to a protocol, as `create_connection` does."""
-        self._protocol = protocol
         await asyncio.sleep(0)
+        self._protocol = protocol
         self.begin()
 
     def begin(self) -> None:
