@@ -163,10 +163,10 @@ def _run_round(stage: Stage, rival: Rival, proxy: Program, seconds: float) -> Co
         seconds=seconds,
         directory=stage.directory,
     )
-    used, proxys = rival.program.cpu_time().total_s - before, proxy.cpu_time().total_s - proxys_before
+    used, ours = rival.program.cpu_time().total_s - before, proxy.cpu_time().total_s - proxys_before
     if load.failed or not load.count:
         raise BenchmarkError(f"{rival.name}: {load.failed} of {load.count + load.failed} requests failed.")
-    return Cost(used * 1e6 / load.count, proxys * 1e6 / load.count)
+    return Cost(used * 1e6 / load.count, ours * 1e6 / load.count)
 
 
 def _start_proxy(stage: Stage, name: str, directory: Path, port: int) -> Program:
