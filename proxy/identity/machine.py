@@ -77,6 +77,11 @@ class Machine:
             )
         return self._sources[key]
 
+    def wake(self, slept_s: float) -> None:
+        """Age the tokens by the time that the machine slept; see `TokenSource.wake`."""
+        for source in self._sources.values():
+            source.wake(slept_s)
+
     async def close(self) -> None:
         """Close tokens."""
         for source in self._sources.values():

@@ -430,6 +430,7 @@ class TokenSources:
     def _wake(self, slept_s: float) -> None:
         for source in self._sources.values():
             source.wake(slept_s)
+        self._vaults.machine.wake(slept_s)
 
     def _expirations(self) -> dict[str, datetime]:
         return {

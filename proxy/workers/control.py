@@ -11,6 +11,7 @@ import os
 import socket
 import time
 from collections import OrderedDict, deque
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ConfigurationError
@@ -89,9 +90,15 @@ class SharedSource:
         self.message: Token | None = None
 
     def look(self, now_mono: float) -> bool:
-        """Notices the current token; returns whether it is another than before."""
-        token = self.source.look(now_mono)
-        if token is None or token is self._current:
+        """Notices the current token; returns whether it is another than before.
+
+        Where the source has lost it before its end, because it was refused or the machine slept, relay processes are told that it
+        has ended: they count by the moments they were given.
+        """
+        token, current = self.source.look(now_mono), self._current
+        if token is None and current is not None and now_mono < current.usable_until_mono:
+            token = replace(current, refresh_at_mono=now_mono, expires_at_mono=now_mono, usable_until_mono=now_mono)
+        if token is None or token is current:
             return False
         self._take(token)
         return True

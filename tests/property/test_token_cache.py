@@ -35,6 +35,7 @@ class TokenLife(RuleBasedStateMachine):
         self.forced: list[float] = []
         self.last_failure: float | None = None
         self.own_wait_until = 0.0
+        self.given = 0
 
     @rule(seconds=st.floats(0, 10) | st.floats(0, 100_000))
     def time_passes(self, seconds: float) -> None:
@@ -54,8 +55,13 @@ class TokenLife(RuleBasedStateMachine):
     @rule(life_s=st.floats(0.5, 100_800), refresh_in_s=st.none() | st.floats(0.1, 100_000), jitter=JITTER)
     def the_platform_answers(self, life_s: float, refresh_in_s: float | None, jitter: float) -> None:
         assert self.flight_began is not None
+        self.given += 1
         token = create_access_token(
-            "t", requested_at_mono=self.flight_began, expires_in_s=life_s, refresh_in_s=refresh_in_s, jitter=jitter
+            f"t{self.given}",
+            requested_at_mono=self.flight_began,
+            expires_in_s=life_s,
+            refresh_in_s=refresh_in_s,
+            jitter=jitter,
         )
         kept = self.cache.succeed(token)
         assert kept == (self.cache.token is token)

@@ -10,6 +10,7 @@ from proxy.identity.access_token import create_access_token
 from proxy.identity.cache import Pause, TokenCache
 from proxy.identity.credential import IssuedToken, Target
 from proxy.identity.source import TokenSource
+from proxy.identity.sources import TokenSources
 from proxy.identity.suspension import slept_s, watch_suspension
 
 
@@ -72,3 +73,16 @@ def test_a_token_that_was_sent_before_a_sleep_and_refused_after_it_is_not_sent_a
     cache.age(600.0)
     assert cache.reject(token, 100.0, None, certain=True)
     assert cache.usable(100.0) is None
+
+
+@pytest.mark.asyncio
+async def test_tokens_of_the_machines_own_identity_are_aged_too() -> None:
+    """Those that open key vaults are no route's, and are kept apart from the others."""
+    now = 100.0
+    sources = TokenSources({}, clock=lambda: now)
+    source = sources._vaults.machine.tokens(None, "https://vault.azure.net", "managed_identity_client_id")
+    token = create_access_token("token", requested_at_mono=now, expires_in_s=3_600.0, refresh_in_s=None, jitter=0.0)
+    assert source._cache.succeed(token)
+    sources._wake(4_000.0)
+    assert source.peek(now) is None
+    await sources.close()
