@@ -40,12 +40,14 @@ class ProbeFailed(Exception):  # noqa: N818  # what happened, as everywhere in t
     Attributes:
         message: what happened, a sentence.
         advice: what to do next.
+        code: as `ProxyError.code`, where a handshake failed; else empty.
     """
 
-    def __init__(self, message: str, advice: str) -> None:
+    def __init__(self, message: str, advice: str, code: str = "") -> None:
         super().__init__(message)
         self.message = message
         self.advice = advice
+        self.code = code
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +108,7 @@ async def open_connection(
     except ssl.SSLError as failed:
         writer.transport.abort()
         failure = judge_handshake(failed, await _repeat_handshake(authority, target, context, dialer))
-        raise ProbeFailed(f"{target} {failure.reason}.", failure.advice) from None
+        raise ProbeFailed(f"{target} {failure.reason}.", failure.advice, failure.code) from None
     except (TimeoutError, OSError):
         writer.transport.abort()
         raise ProbeFailed(

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from proxy.config.settings import ClientAuthentication
+from proxy.config.settings import ClientAuthentication, Http2
 from proxy.dialing.building import build_dialer
+from proxy.dialing.handshake import NO_VERSION
 from proxy.dialing.route_tls import create_route_context
 from proxy.dialing.trust import create_tls_context
 from proxy.doctor.claims import decode_access_token, judge_claims
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _SKEW_NOTED_S: Final = 30.0
 _SKEW_REFUSED_S: Final = 300.0
 _SERVER_CERTIFICATE_DAYS: Final = 14
+_HTTP_2: Final = ("h2",)
 
 
 async def check_online(settings: Settings, path: str, now: datetime) -> AsyncIterator[Finding]:
@@ -221,13 +223,27 @@ class _Call:
     async def check(
         self, access_token: str | None, path: str, now: datetime, *, is_entra: bool
     ) -> AsyncIterator[Finding]:
+        has_http1 = True
         try:
-            connection = await open_connection(self._authority, self._dial, self._context, self._dialer)
+            try:
+                connection = await self._open(self._context)
+            except ProbeFailed as failed:
+                if failed.code != NO_VERSION or self._route.http2 is Http2.OFF:
+                    raise
+                has_http1 = False
+                connection = await self._open(create_route_context(self._route, _HTTP_2))
         except ProbeFailed as failed:
             yield error(self._subject, failed.message, failed.advice)
             return
         try:
             yield _describe_connection(self._subject, f"API {describe_port(self._authority)}", connection, now)
+            if not has_http1:
+                yield warning(
+                    self._subject,
+                    "It was not called: it speaks HTTP/2 only, and this command HTTP/1.1. The proxy speaks HTTP/2 with it.",
+                    "Call it through the running proxy to see whether it accepts the token.",
+                )
+                return
             if access_token is None:
                 yield warning(
                     self._subject, "It was not called: there is no access token for it.", "See its credential above."
@@ -238,6 +254,9 @@ class _Call:
             yield error(self._subject, failed.message, failed.advice)
         finally:
             connection.writer.transport.abort()
+
+    async def _open(self, context: ssl.SSLContext) -> Connection:
+        return await open_connection(self._authority, self._dial, context, self._dialer)
 
     async def _judge(self, connection: Connection, access_token: str, path: str, *, is_entra: bool) -> Finding:
         fields = {name: value.get_secret_value() for name, value in self._route.set_headers.items()}

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
 
 import pytest
+import trustme
 
 from proxy.config.routed_hosts import routed_hosts
 from proxy.doctor.findings import Level
@@ -190,7 +191,7 @@ MISCONFIGURATIONS = {
 async def _diagnose(config: Path, path: str) -> list[Finding]:
     now = datetime.now(UTC)
     settings, findings = check_configuration(config, os.environ)
-    assert settings is not None
+    assert settings is not None, findings
     findings += check_offline(settings, routed_hosts(settings), now)
     async for finding in check_online(settings, path, now):
         findings.append(finding)
@@ -290,3 +291,38 @@ async def test_the_command_exits_0_where_nothing_is_wrong(sandbox: Sandbox, own_
     assert done.stdout.count(b"the token was accepted") == 2
     assert done.stderr == "Nothing is wrong.\n"
     assert sandbox.token_request_count == 1
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(("http2", "level"), [("needed", Level.WARNING), ("off", Level.ERROR)])
+async def test_an_api_that_speaks_http2_only_is_not_said_to_be_broken(
+    sandbox: Sandbox, own_place: Place, tmp_path: Path, http2: str, level: Level
+) -> None:
+    assert sandbox is not None
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "api-ca.pem"))
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "api.pem"))
+    port = free_port()
+    script = _HTTP2_ONLY % (str(tmp_path / "api.pem"), port)
+    server = await asyncio.create_subprocess_exec("node", "-e", script, stdout=asyncio.subprocess.PIPE)
+    try:
+        assert server.stdout is not None
+        assert await server.stdout.readline() == b"ready\n"
+        route = {"hosts": [f"localhost:{port}"], "ca_file": str(tmp_path / "api-ca.pem"), "http2": http2, "dial": None}
+        config = write_configuration(
+            configuration(own_place, route=route, listeners=[{"address": f"127.0.0.1:{free_port()}"}]), tmp_path
+        )
+        of_host = [one for one in await _diagnose(config, "/orders") if one.subject == f"host localhost:{port}"]
+    finally:
+        server.kill()
+        await server.wait()
+    assert max(of_host, key=lambda one: list(Level).index(one.level)).level is level, of_host
+    assert ("It was not called: it speaks HTTP/2 only" in _sentences(of_host)) is (level is Level.WARNING)
+    assert ("speaks none of the HTTP versions" in _sentences(of_host)) is (level is Level.ERROR)
+
+
+_HTTP2_ONLY = """
+const pem = require("node:fs").readFileSync(%r);
+const server = require("node:http2").createSecureServer({ key: pem, cert: pem });
+server.listen(%d, "127.0.0.1", () => console.log("ready"));
+"""

@@ -147,8 +147,8 @@ def test_what_was_typed_is_brought_into_form_or_asked_for_again(tmp_path: Path) 
     answers = f"my tenant\n https://portal.azure.com/{TENANT.upper()}/overview \nmy host\nhttps://api.contoso.com/orders?x=1\n"
     done = init(tmp_path, stdin=answers.encode())
     assert done.status == 0, done.stderr
-    assert "'my tenant' is no tenant: write its GUID" in done.stderr
-    assert "'my host' is no host" in done.stderr
+    assert "'my tenant' is not a tenant: write its GUID" in done.stderr
+    assert "'my host' is not a host" in done.stderr
     config = yaml.safe_load((tmp_path / "config.yaml").read_text())
     assert config["credentials"]["api-client"]["tenant_id"] == TENANT
     assert config["routes"][0]["hosts"] == ["api.contoso.com"]
