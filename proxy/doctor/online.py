@@ -13,7 +13,7 @@ from proxy.config.settings import ClientAuthentication, Http2
 from proxy.dialing.building import build_dialer
 from proxy.dialing.handshake import NO_VERSION
 from proxy.dialing.route_tls import create_route_context
-from proxy.dialing.trust import create_tls_context
+from proxy.dialing.trust import HTTP_2, create_tls_context
 from proxy.doctor.claims import decode_access_token, judge_claims
 from proxy.doctor.connection import ProbeFailed, describe_port, open_connection
 from proxy.doctor.exchange import get
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 _SKEW_NOTED_S: Final = 30.0
 _SKEW_REFUSED_S: Final = 300.0
 _SERVER_CERTIFICATE_DAYS: Final = 14
-_HTTP_2: Final = ("h2",)
 
 
 async def check_online(settings: Settings, path: str, now: datetime) -> AsyncIterator[Finding]:
@@ -231,7 +230,7 @@ class _Call:
                 if failed.code != NO_VERSION or self._route.http2 is Http2.OFF:
                     raise
                 has_http1 = False
-                connection = await self._open(create_route_context(self._route, _HTTP_2))
+                connection = await self._open(create_route_context(self._route, HTTP_2))
         except ProbeFailed as failed:
             yield error(self._subject, failed.message, failed.advice)
             return

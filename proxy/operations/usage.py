@@ -45,7 +45,7 @@ class ClientUse:
         is_configured: whether it is.
         address: where it came from last.
         count: its exchanges.
-        failed: those that failed, whoever's fault it was.
+        failed: those that failed, no matter whose fault it was.
         at: when the newest ended, Unix seconds.
         identities: exchanges by the credential whose token was sent.
         routes: exchanges by route.

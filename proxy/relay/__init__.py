@@ -15,7 +15,8 @@ These do no I/O: `head` and `chunked` turn bytes into validated messages and bac
 refused, `answers` writes the proxy's own responses.
 
 `arrival` is a connection before its first request, on a listener or in a tunnel; `redirected` is one that the kernel led here
-(`original` asks where it was going, `original_tunnel` leads there). `gate` judges a request, and `tunnel` serves CONNECT.
+(`original` asks where it was going, `original_tunnel` leads there). `gate` stands between a connection and
+its exchanges, and judges each request; `tunnel` serves CONNECT for hosts that no route names.
 `secure` is TLS over a plain transport; `splice` passes bytes on without reading them. `shared` is what all connections of a process
 share, and `state` adds what the running configuration makes of requests; `counters` and `record`, which `recording` makes, are what
 `proxy.operations` sees of them.

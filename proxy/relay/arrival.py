@@ -112,7 +112,7 @@ class Arrival(asyncio.Protocol):
         secure.data_received(data)
 
     def _open(self, transport: asyncio.Transport, data: bytes = b"") -> None:
-        """Let requests come: the one place where the class of a client's connection is chosen.
+        """Let requests come, over the version of HTTP that TLS has agreed on.
 
         Args:
             transport: plain, or TLS whose handshake is complete.
@@ -281,7 +281,7 @@ class InterceptedArrival(Arrival):
         """Count and record that no request came."""
         raise NotImplementedError
 
-    def _intercept(self, host: str, data: bytes) -> None:
+    def _start_handshake(self, host: str, data: bytes) -> None:
         """Begin the TLS handshake; `data` is what the client has sent of it."""
         self._host = host
         relay = self._relay
@@ -325,7 +325,7 @@ class InterceptedArrival(Arrival):
         def go_on() -> None:
             if not transport.is_closing():
                 transport.resume_reading()
-                self._intercept(self._host, data)
+                self._start_handshake(self._host, data)
 
         fetch(self._host, go_on, rsa=rsa)
 
@@ -361,7 +361,7 @@ class TunnelArrival(InterceptedArrival):
         """Take the first bytes."""
         self._relay.arrivals.discard(self)
         if data[0] == TLS_HANDSHAKE and self._authority.port != 80:
-            self._intercept(self._authority.host, data)
+            self._start_handshake(self._authority.host, data)
         elif 0x41 <= data[0] <= 0x7A:
             self._open(self._transport, data)
         else:

@@ -43,10 +43,10 @@ if TYPE_CHECKING:
     from proxy.relay.message import RequestHead, ResponseHead
     from proxy.relay.state import Relay
 
-# What is being read.
+# What is being read: a head, content, what has to wait until an exchange, CONNECT or a check of a password is over, or nothing.
 _HEAD: Final = 0
 _CONTENT: Final = 1
-_PIPELINED: Final = 2
+_BUSY: Final = 2
 _LINGERING: Final = 3
 
 # Who holds the reading, beside those of `sides`.
@@ -162,7 +162,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
 
     def data_received(self, data: bytes) -> None:
         """Take request bytes."""
-        if self._buffer and self._state != _PIPELINED:
+        if self._buffer and self._state != _BUSY:
             data = self._buffer + data
             self._buffer = b""
         try:
@@ -171,7 +171,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
                     data = self._read_head(data)
                 elif self._state == _CONTENT:
                     data = self._read_content(data)
-                elif self._state == _PIPELINED:
+                elif self._state == _BUSY:
                     self._keep(data)
                     return
                 else:
@@ -219,7 +219,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         self._write_blocked = False
         exchange = self.exchange
         if exchange is None:
-            if self._state == _PIPELINED:
+            if self._state == _BUSY:
                 self._await_request()
             return
         if self.half_closed:
@@ -360,7 +360,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             # Closing with unread bytes would reset the connection, and could take the response with it (RFC 9112 §9.6).
             self._close(linger=not request_complete or self._holds != 0 or bool(self._buffer))
         elif self._write_blocked:
-            self._state = _PIPELINED  # the next response could not be written yet, so its request waits
+            self._state = _BUSY  # the next response could not be written yet, so its request waits
         else:
             self._await_request()
 
@@ -507,7 +507,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         try:
             if head.method != b"CONNECT":
                 return self._begin(head, rest)
-            self._state = _PIPELINED
+            self._state = _BUSY
             self.deadline = inf
             self._connect(head, rest)
         except ProxyError as error:
@@ -544,7 +544,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
         admission, accepted = self.relay.admission, self.accepted
         if admission is None or accepted is None:
             return  # nobody asked for a password then
-        self._state = _PIPELINED
+        self._state = _BUSY
         self.deadline = inf
         self._buffer = rest
         self.exchange = PendingCheck(admission, accepted, claim, head, self)
@@ -589,11 +589,11 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             raise TargetTooLong(f"The request line is over {limits.target_bytes} bytes (limits.target_bytes).")
         if len(data) > limits.head_bytes:
             raise FieldsTooLarge(f"The request head is over {limits.head_bytes} bytes (limits.head_bytes).")
-        if data != b"\r":
+        if data != b"\r":  # the first half of an empty line, and of no request
             check_partial_request(data, self._checked)
-        self._checked = len(data)
-        if not self._buffer and self.deadline > self.relay.now + self.relay.timeouts.head_s:
-            self.deadline = self.relay.now + self.relay.timeouts.head_s
+            if not self._checked:
+                self.deadline = self.relay.now + self.relay.timeouts.head_s
+            self._checked = len(data)
         self._buffer = data
 
     def _begin(self, head: RequestHead, rest: bytes) -> bytes:
@@ -611,7 +611,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
             if rest:
                 rest = self._read_content(rest)
         else:
-            self._state = _PIPELINED
+            self._state = _BUSY
             self.deadline = inf
             exchange.request_complete = True
         if self._is_serving(exchange):  # unless its content was refused already
@@ -675,7 +675,7 @@ class ClientConnection(asyncio.Protocol, ClientSide):
     def _complete(self, exchange: Exchange, content: bytes, trailers: bytes) -> None:
         self._chunks = None
         self._remaining = 0
-        self._state = _PIPELINED
+        self._state = _BUSY
         if not self._write_blocked:
             self.deadline = inf
         exchange.on_request_end(content, trailers)

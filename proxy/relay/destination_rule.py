@@ -74,7 +74,7 @@ class FixedRule:
         destination: where requests go.
         authority: what Host and absolute-form targets must name.
         mode: ``connect`` or ``reverse``.
-        accepted: Host values that have been found to name it, as sent.
+        known_hosts: Host values that have been found to name it, as sent.
         own_names: of a reverse listener, beside those that nobody on the internet can own.
         accepts_any_host: whether Host is the listener's, which nobody can know, and is replaced unseen.
         refuses_cross_site: whether requests of web pages of other sites are refused.
@@ -85,7 +85,7 @@ class FixedRule:
     destination: Destination
     authority: Authority
     mode: str
-    accepted: set[bytes] = field(default_factory=set)
+    known_hosts: set[bytes] = field(default_factory=set)
     own_names: frozenset[str] = frozenset()
     accepts_any_host: bool = False
     refuses_cross_site: bool = False
@@ -103,10 +103,12 @@ class FixedRule:
             # A client of a plain reverse listener calls its upstream `http://host`, for it knows no other (RFC 9112 §3.2.2).
             is_plain = scheme == b"http" and self.mode == "reverse"
             self._check(relay, raw, self.authority.port if is_plain else _DEFAULT_PORTS[scheme])
-        if head.host is not None and head.host not in self.accepted:
+        if head.host is not None and head.host not in self.known_hosts:
             self._check(relay, head.host, self.authority.port)
-            if len(self.accepted) < 64:  # spellings of one name; a client that varies them pays for the check each time
-                self.accepted.add(head.host)
+            if (
+                len(self.known_hosts) < 64
+            ):  # spellings of one name; a client that varies them pays for the check each time
+                self.known_hosts.add(head.host)
         if self.refuses_cross_site and not _PAGE_FIELDS.isdisjoint(head.names):
             self._check_site(head)
         return self.destination, target

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from proxy.relay.sender import Sender
     from proxy.relay.state import Relay
 
-# RFC 9110 §9.2.2. TRACE is idempotent as well, and refused: see `ClientConnection`.
+# RFC 9110 §9.2.2. TRACE is idempotent as well, and `gate.begin_exchange` refuses it where there is a token.
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
 # How often a token may reach its end while its connection is being opened.
 _ROUNDS: Final = 3
@@ -247,7 +247,7 @@ class Exchange(UnderWay, ResponseReceiver):
         self._send(upstream)
 
     async def _retry(self) -> None:
-        """Send the request again from its beginning, on a new connection."""
+        """Send the request again from its beginning, on a new connection: a kept-alive one may be as stale as the one lost."""
         upstream = await self._get_ready(new=True)
         self._task = None
         self._send(upstream)
@@ -469,7 +469,11 @@ class Exchange(UnderWay, ResponseReceiver):
         return True
 
     async def _replay(self) -> None:
-        """Send the request once more with another token; without one, the 401 is the answer after all."""
+        """Send the request once more with another token; without one, the 401 is the answer after all.
+
+        The upstream has just answered, so a kept-alive connection will do; should it be lost all the same, this is a request like
+        any other, and may be repeated once.
+        """
         try:
             upstream = await self._get_ready(new=False)
         except ProxyError:
@@ -483,6 +487,7 @@ class Exchange(UnderWay, ResponseReceiver):
         self._task = None
         self._withheld = None
         self._sent_bytes = 0
+        self._attempts = 0
         self._relay.counters.replays += 1
         self._send(upstream)
 
@@ -499,8 +504,9 @@ class Exchange(UnderWay, ResponseReceiver):
             self._relay.counters.retries += 1
             self._send_again(self._retry)
         elif not self._response_begun:
+            detail = self._describe_loss(loss, hint)
             self._withheld = None
-            self.fail(UpstreamClosed(self._describe_loss(loss, hint)))
+            self.fail(UpstreamClosed(detail))
         else:
             self._relay.counters.count_abort("upstream")
             self._abort("aborted_upstream", "response_incomplete" if loss == INCOMPLETE else "connection_reset")
@@ -560,6 +566,8 @@ class Exchange(UnderWay, ResponseReceiver):
         return self._kept is None or self._kept.is_whole
 
     def _describe_loss(self, loss: int, hint: str) -> str:
+        if self._withheld is not None:
+            return f"{self._destination.authority} closed the connection in the middle of its answer, a 401."
         words = f"{self._destination.authority} closed the connection before it had answered."
         if self._reused and loss == UNANSWERED:
             method = self.request.method.decode("ascii")

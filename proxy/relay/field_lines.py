@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from proxy.relay.message import LENGTH_DIGITS
+
 if TYPE_CHECKING:
     from mypy_extensions import i64
 
@@ -19,7 +21,6 @@ _CR: Final = 0x0D
 _LF: Final = 0x0A
 _SPACE: Final = 0x20
 _NAME_BYTES: Final = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")  # RFC 9110 §5.6.2
-_LENGTH_DIGITS: Final = 18  # more than any message needs, and fewer than 2**64 has
 # What says where the message ends.
 _FRAMING: Final = frozenset((b"content-length", b"transfer-encoding", b"upgrade"))
 
@@ -41,7 +42,7 @@ def _is_plain(name: bytes, value: bytes) -> bool:
     """Whether a field of `_FRAMING` is in the one form that leaves no question; `value` is all that follows the colon."""
     if name == b"content-length":
         # A slice that begins behind its end is an error for mypyc.
-        return 1 < len(value) <= 1 + _LENGTH_DIGITS and value[0] == _SPACE and value[1:].isdigit()
+        return 1 < len(value) <= 1 + LENGTH_DIGITS and value[0] == _SPACE and value[1:].isdigit()
     return name == b"transfer-encoding" and value == b" chunked"
 
 

@@ -132,11 +132,11 @@ def begin_connect(
     if head.host is not None:
         check_host(head.host)  # many clients write the proxy's own name there: the target alone decides
     if relay.destinations.route_for(authority) is not None:
-        relay.counters.intercepts += 1
         destination = relay.destinations.find(authority, authority.port)
         if sender.known is not None and sender.accepted is not None:
             sender.known.client.check_route(destination.route)
             sender.accepted.known = sender.known
+        relay.counters.intercepts += 1
         return RoutedTunnel(authority, destination, rule.takes_http2)
     if not relay.destinations.tunnels_others:
         raise DestinationRefused(describe_refusal(authority))

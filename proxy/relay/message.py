@@ -18,7 +18,7 @@ REQUEST_LINE: Final = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,64}) ([^\x00-
 STATUS_LINE: Final = re.compile(rb"HTTP/1\.[01] ([1-9][0-9][0-9])(?: [^\x00-\x08\x0a-\x1f\x7f]*)?\r\n")
 # A CR or LF that is not half of a CRLF (RFC 9112 §2.2); a CR at the end may still become one.
 BARE_LINE_END: Final = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
-_LENGTH_DIGITS: Final = 18
+LENGTH_DIGITS: Final = 18  # more than any message needs, and fewer than 2**64 has
 _LENGTH_LINE: Final = len(b"Content-Length: ")
 _SPACE: Final = 0x20
 _ZERO: Final = 0x30
@@ -124,7 +124,7 @@ class Head:
         if b"content-length" in special:
             line = self.lines[self.names.index(b"content-length")]
             digits = line[15:].strip(b" \t")
-            if len(digits) > _LENGTH_DIGITS:
+            if len(digits) > LENGTH_DIGITS:
                 raise MalformedRequest("Content-Length has more digits than any message needs (RFC 9110 §8.6).")
             self.length = int(digits)
             if (

@@ -58,7 +58,6 @@ class NegotiatingPool(UpstreamPool):
         self._name = server_name
         self._make_http2_context = make_http2_context
         self._prefers_http2 = prefers_http2
-        self._is_by_dns = dns_only
         self._over_http2: UpstreamPool | None = None
         self._http1_until = -inf
         self._has_http1 = prefers_http2  # nothing is to be found out behind a choice
@@ -82,7 +81,7 @@ class NegotiatingPool(UpstreamPool):
                 self._make_http2_context,
                 self._require_http1,
                 adopt,
-                dns_only=self._is_by_dns,
+                dns_only=self._dns_only,
             )
         return pool
 
@@ -150,7 +149,7 @@ class NegotiatingPool(UpstreamPool):
                 raise
             if has_http2:
                 connection.abort()
-                raise UpstreamUnreachable(f"{self.dial} speaks HTTP/2 alone.", code="upstream_http2_only")
+                raise UpstreamUnreachable(f"{self.dial} speaks HTTP/2 only.", code=NO_VERSION)
         self._has_http1 = True
         if transport.is_closing():
             self.size += 1

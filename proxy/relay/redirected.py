@@ -259,7 +259,7 @@ class RedirectedConnection(InterceptedArrival):
             if is_tls:
                 self._relay.counters.intercepts += 1
                 self._rule = rule
-                self._intercept(authority.host, data)
+                self._start_handshake(authority.host, data)
             else:
                 self._hand_over(rule, data)
             return

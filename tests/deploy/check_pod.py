@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+    from tests.deploy.container import Settings
+
 pytestmark = pytest.mark.skipif(not is_root(), reason="mounts volumes and runs a container, so it needs root")
 
 
@@ -95,6 +97,24 @@ def sandbox_values(sandbox: dict[str, Any], **more: Any) -> dict[str, Any]:
     return {"config": config, "keys": keys, "image": {"tag": "test"}, **more}
 
 
+def mounted(
+    rendered: list[Document], sandbox: dict[str, Any], tmp_path: Path
+) -> tuple[dict[str, Any], Settings, dict[str, Path]]:
+    """Return the pod's container as rendered, what to run it with, and its volumes, with the sandbox's files in them."""
+    (deployment,) = of_kind(rendered, "Deployment")
+    pod = deployment["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    directory = sandbox["directory"]
+    content = {
+        "config": of_kind(rendered, "ConfigMap")[0]["data"],
+        "key-clientapp": {"clientapp.pem": (directory / "clientapp.pem").read_text()},
+        "key-sandbox": {"ca.pem": (directory / "ca.pem").read_text()},
+    }
+    (tmp_path / "volumes").mkdir()
+    settings, volumes = settings_of(pod, container, content, tmp_path / "volumes")
+    return container, settings, volumes
+
+
 def test_the_rendered_pod_serves_a_client_and_takes_up_what_the_kubelet_swaps(
     sandbox: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -109,18 +129,7 @@ def test_the_rendered_pod_serves_a_client_and_takes_up_what_the_kubelet_swaps(
         file.write_text(yaml.safe_dump(values | more))
         return template(CHART, file)
 
-    rendered = render()
-    (deployment,) = of_kind(rendered, "Deployment")
-    pod = deployment["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    directory = sandbox["directory"]
-    content = {
-        "config": of_kind(rendered, "ConfigMap")[0]["data"],
-        "key-clientapp": {"clientapp.pem": (directory / "clientapp.pem").read_text()},
-        "key-sandbox": {"ca.pem": (directory / "ca.pem").read_text()},
-    }
-    (tmp_path / "volumes").mkdir()
-    settings, volumes = settings_of(pod, container, content, tmp_path / "volumes")
+    container, settings, volumes = mounted(render(), sandbox, tmp_path)
     assert settings.is_read_only
     assert settings.drops_capabilities
     with running(settings, tmp_path) as proxy:
@@ -149,18 +158,7 @@ def test_the_rendered_pod_serves_a_client_under_podman(sandbox: dict[str, Any], 
     values["config"]["timeouts"] = {"drain_delay_s": 0}
     file = tmp_path / "values.yaml"
     file.write_text(yaml.safe_dump(values))
-    rendered = template(CHART, file)
-    (deployment,) = of_kind(rendered, "Deployment")
-    pod = deployment["spec"]["template"]["spec"]
-    (container,) = pod["containers"]
-    directory = sandbox["directory"]
-    content = {
-        "config": of_kind(rendered, "ConfigMap")[0]["data"],
-        "key-clientapp": {"clientapp.pem": (directory / "clientapp.pem").read_text()},
-        "key-sandbox": {"ca.pem": (directory / "ca.pem").read_text()},
-    }
-    (tmp_path / "volumes").mkdir()
-    settings, _ = settings_of(pod, container, content, tmp_path / "volumes")
+    _, settings, _ = mounted(template(CHART, file), sandbox, tmp_path)
     assert (settings.is_read_only, settings.drops_capabilities, settings.may_gain_privileges) == (True, True, False)
     log = tmp_path / "podman.log"
     with running_with_podman(settings, tmp_path) as podman:

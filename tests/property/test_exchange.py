@@ -715,3 +715,19 @@ def test_a_token_that_ends_while_a_connection_is_opened_is_not_sent() -> None:
     machine.token_comes(succeeds=True, ends_at_once=False)
     assert machine.pool.busy()
     machine.teardown()
+
+
+def test_a_replay_whose_kept_alive_connection_is_lost_is_sent_once_more() -> None:
+    """It is a request like any other: what it was sent for before has been answered."""
+    machine = Exchanges()
+    machine.start(has_token=True, idle=1, replaces=True)
+    machine.begin(b"GET", has_content=False, expects=False)
+    machine.respond_whole(0, 401)
+    machine.token_comes(succeeds=True, ends_at_once=False)
+    assert machine.pool.busy(), "the replay is under way on the connection that the 401 came on"
+    machine.upstream_goes(0, UNANSWERED)
+    machine.connection_comes(0, succeeds=True, token_ends=False)
+    assert machine.pool.busy()
+    machine.upstream_goes(0, UNANSWERED)
+    assert machine.pool.clients[0].ends == ["answer"]
+    machine.teardown()

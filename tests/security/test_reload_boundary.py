@@ -126,12 +126,18 @@ async def test_a_connection_before_its_listener_is_in_use_is_judged_by_the_new_c
         assert boundary.upstream.connections == []
 
 
+async def connected_early(boundary: Boundary) -> tuple[Plan, Peer]:
+    """A plan that is not in use yet, and a connection to its new listener."""
+    plan, address = await opened(boundary)
+    peer = await boundary.connect_to(address)
+    await eventually(lambda: bool(boundary.server._early))
+    return plan, peer
+
+
 @pytest.mark.asyncio
 async def test_a_connection_before_its_listener_is_in_use_is_served_once_it_is(tmp_path: Path, trust: Trust) -> None:
     async with running(tmp_path, trust) as boundary:
-        plan, address = await opened(boundary)
-        peer = await boundary.connect_to(address)
-        await eventually(lambda: bool(boundary.server._early))
+        plan, peer = await connected_early(boundary)
         boundary.use(plan)
         peer.send(f"GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode())
         assert status(await boundary.answer(peer)) == 200
@@ -141,9 +147,7 @@ async def test_a_connection_before_its_listener_is_in_use_is_served_once_it_is(t
 @pytest.mark.asyncio
 async def test_a_connection_to_a_listener_that_is_given_up_is_cut(tmp_path: Path, trust: Trust) -> None:
     async with running(tmp_path, trust) as boundary:
-        plan, address = await opened(boundary)
-        peer = await boundary.connect_to(address)
-        await eventually(lambda: bool(boundary.server._early))
+        plan, peer = await connected_early(boundary)
         boundary.server.close_new(plan)
         await eventually(lambda: peer.lost)
         assert boundary.server._early == []

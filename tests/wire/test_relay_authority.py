@@ -212,7 +212,7 @@ def test_only_http_without_a_port_means_whatever_port_the_listener_leads_to(
             await (check_relayed(rig, client, b"/x") if is_its else check_misdirected(rig, client))
         finally:
             rig.reverse.authority = usual
-            rig.reverse.accepted.clear()
+            rig.reverse.known_hosts.clear()
 
     uv_wire.run(work)
 
@@ -224,7 +224,7 @@ def test_only_so_many_spellings_of_a_host_are_remembered(uv_wire: Wire) -> None:
         for number in range(200):
             raw = f"GET / HTTP/1.1\r\nHost: proxy{number}\r\n\r\n".encode()
             rig.reverse.locate(rig.relay, parse_request_head(raw, target_bytes=100, field_count=10))
-        assert len(rig.reverse.accepted) == 64
-        rig.reverse.accepted.clear()
+        assert len(rig.reverse.known_hosts) == 64
+        rig.reverse.known_hosts.clear()
 
     uv_wire.run(work)

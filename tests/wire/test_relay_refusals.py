@@ -156,6 +156,38 @@ def test_a_head_that_stops_says_what_it_asked_for(uv_wire: Wire) -> None:
     uv_wire.run(work)
 
 
+def test_a_head_that_begins_at_the_end_of_the_idle_time_has_its_own(uv_wire: Wire) -> None:
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        await eventually(lambda: bool(rig.relay.clients))
+        rig.later(rig.timeouts.client_idle_s - 1)
+        client.send(b"GET /a HTTP/1.1\r\nHost:")
+        await eventually(lambda: any(one._buffer for one in rig.relay.clients))
+        rig.later(rig.timeouts.head_s - 1)
+        client.send(b" %b\r\n\r\n" % HOST.encode())
+        upstream = await rig.upstream.next()
+        assert (await upstream.read_until()).startswith(b"GET /a HTTP/1.1\r\n")
+
+    uv_wire.run(work)
+
+
+def test_empty_lines_are_no_request_and_keep_no_connection(uv_wire: Wire) -> None:
+    async def work(rig: Rig) -> None:
+        client = await rig.client("reverse")
+        await eventually(lambda: bool(rig.relay.clients))
+        for _ in range(3):
+            rig.later(rig.timeouts.client_idle_s / 4)
+            client.send(b"\r")
+            await eventually(lambda: any(one._buffer for one in rig.relay.clients))
+            client.send(b"\n")
+            await eventually(lambda: not any(one._buffer for one in rig.relay.clients))
+        rig.later(rig.timeouts.client_idle_s / 4 + 1)
+        assert await client.read_to_end() == b""
+        assert rig.records == []
+
+    uv_wire.run(work)
+
+
 @pytest.mark.parametrize("said", [b"", b"Proxy-Authorization: Basic d29ya2VyOndyb25n\r\n"], ids=["nothing", "wrong"])
 def test_a_client_that_is_not_known_is_told_so_without_content_for_head(uv_wire: Wire, said: bytes) -> None:
     async def work(rig: Rig) -> None:

@@ -197,6 +197,8 @@ def test_an_upstream_that_dies_in_its_refusal_is_502(uv_wire: Wire, mode: Mode) 
         await settle()
         upstream.cut()
         assert (await client.read_until()).startswith(b"HTTP/1.1 502 ")
+        await client.until(lambda peer: b"in the middle of its answer" in peer.received or peer.lost)
+        assert b"in the middle of its answer" in client.received
 
     uv_wire.run(work)
 
