@@ -65,7 +65,7 @@ _UNKNOWN_NAME: Final = HandshakeFailure(
 # What an upstream answers that speaks none of the HTTP versions it was offered (RFC 7301 §3.2).
 NO_VERSION: Final = "upstream_http2_only"
 _NO_VERSION: Final = HandshakeFailure(
-    NO_VERSION,
+    "upstream_http2_only",
     "speaks none of the HTTP versions that it was offered",
     "If the route has `http2: off`, perhaps it has HTTP/2 only: remove that. Otherwise ask its operator to allow HTTP/1.1.",
 )

@@ -149,7 +149,7 @@ class NegotiatingPool(UpstreamPool):
                 raise
             if has_http2:
                 connection.abort()
-                raise UpstreamUnreachable(f"{self.dial} speaks HTTP/2 only.", code=NO_VERSION)
+                raise UpstreamUnreachable(f"{self.dial} speaks HTTP/2 only.", code="upstream_http2_only")
         self._has_http1 = True
         if transport.is_closing():
             self.size += 1
