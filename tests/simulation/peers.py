@@ -25,6 +25,7 @@ class Upstream(asyncio.Protocol):
         self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self._tls = Tls(self._incoming, self._outgoing, server_hostname=None, server_side=True)
         self._tls.fault = fault
+        self._tls.names = (host,)
         self._reader = Reader(responses=False)
         self._has_tls = False
         self._plan: Request | None = None
@@ -48,8 +49,6 @@ class Upstream(asyncio.Protocol):
             if not self._has_tls:
                 self._tls.do_handshake()
                 self._has_tls = True
-                if self._tls.server_hostname != self._host:
-                    self._world.fail(f"{self._host} is asked for {self._tls.server_hostname}")
                 self._begins_at = self._endpoint.taken - self._incoming.pending
                 self._flush()
             while True:

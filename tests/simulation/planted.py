@@ -12,14 +12,19 @@ import pytest
 
 import proxy.relay.client
 import proxy.relay.exchange
+from proxy.dialing.resolver import Resolver
 from proxy.identity.cache import TokenCache
 from proxy.identity.source import TokenSource
+from proxy.identity.sources import TokenSources
+from proxy.relay.accepted_connection import AcceptedConnection
 from proxy.relay.client import ClientConnection
 from proxy.relay.destinations import Destination, Destinations
 from proxy.relay.exchange import Exchange
+from proxy.relay.known_client import KnownClient
 from proxy.relay.message import HOP_BY_HOP
 from proxy.relay.pool import UpstreamPool
-from proxy.relay.sides import UNTIL_CLOSE
+from proxy.relay.secure import SecureTransport
+from proxy.relay.sides import CHUNKED, UNTIL_CLOSE
 from proxy.relay.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -101,6 +106,48 @@ def _wait_for_ever(self: Any) -> None:
     self.deadline = inf
 
 
+def _ask_for_no_name(
+    self: Any, *arguments: Any, make: Callable[..., None] = SecureTransport.__init__, **options: Any
+) -> None:
+    make(self, *arguments, **{**options, "server_hostname": None})
+
+
+async def _keep_the_flight(self: Any, name: str, lookup: Any, look_up: Callable[..., Any] = Resolver._look_up) -> Any:
+    flight = self._flights.get(name)
+    answer = await look_up(self, name, lookup)
+    if not answer.addresses:
+        self._flights[name] = flight
+    return answer
+
+
+def _one_source_for_all(
+    self: Any, credential: str, target: Any, find: Callable[..., Any] = TokenSources.source_for
+) -> Any:
+    return next(iter(self._sources.values()), None) or find(self, credential, target)
+
+
+def _cut_by_fin(self: Any) -> bool:
+    self._protocol.eof_received()
+    self.close()
+    return False
+
+
+def _end_chunks_by_end(self: Any, exc: Any, lose: Callable[..., None] = UpstreamConnection.connection_lost) -> None:
+    receiver = self.receiver
+    if self._mode == CHUNKED and receiver is not None and self.answered:
+        self.receiver = None
+        lose(self, exc)
+        receiver.on_response_end(b"", b"")
+    else:
+        lose(self, exc)
+
+
+def _record_twice(self: Any, outcome: str, code: str = "", record: Callable[..., None] = Exchange._record) -> None:
+    record(self, outcome, code)
+    if outcome == "aborted_client" and self._attempts > 0:
+        record(self, outcome, code)
+
+
 FAULTS: Final = (
     Fault(
         "A token that ends while a connection is opened is sent", "B1 of this project's list of faults",
@@ -157,5 +204,37 @@ FAULTS: Final = (
     Fault(
         "An upstream that says nothing is waited for without end", "agents that hang behind their proxy",
         UpstreamConnection, "_await_response", _wait_for_ever, "has waited",
+    ),
+    Fault(
+        "Whoever a name leads to is believed to be it", "clients that leave the certificate's name unchecked",
+        SecureTransport, "__init__", _ask_for_no_name, "which is for",
+    ),
+    Fault(
+        "A name that was not found is never asked for again", "look-ups that are shared and not cleaned up",
+        Resolver, "_look_up", _keep_the_flight, "look-ups of names are left",
+    ),
+    Fault(
+        "Tokens are kept without regard to the scope", "caches by credential alone",
+        TokenSources, "source_for", _one_source_for_all, "with a token for",
+    ),
+    Fault(
+        "A connection that has ended keeps its place among the accepted", "this project, connections counted for ever",
+        AcceptedConnection, "leave", _nothing, "accepted connections are left",
+    ),
+    Fault(
+        "An exchange is counted for ever", "this project, its limit of exchanges",
+        KnownClient, "leave", _nothing, "exchanges are counted",
+    ),
+    Fault(
+        "A TLS connection without close_notify counts as ended", "RFC 8446 §6.1, truncation",
+        SecureTransport, "eof_received", _cut_by_fin, "looks whole",
+    ),
+    Fault(
+        "A chunked response ends with its connection", "RFC 9112 §8, truncation",
+        UpstreamConnection, "connection_lost", _end_chunks_by_end, "looks whole",
+    ),
+    Fault(
+        "A request that was sent, and whose client leaves, has two records", "this project, exchanges that ended twice",
+        Exchange, "_record", _record_twice, "has 2 records",
     ),
 )  # fmt: skip

@@ -104,6 +104,7 @@ def _candidates(story: Story) -> Iterator[Story]:
         yield replace(story, events=story.events[:index] + story.events[index + 1 :])
     for change in (
         {"dial_faults": 0.0},
+        {"name_faults": 0.0},
         {"platform_faults": 0.0},
         {"drains_at": 10_000.0},
         {"life_s": (300.0, 3_600.0)},

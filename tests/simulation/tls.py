@@ -32,6 +32,7 @@ class Tls:
 
     Attributes:
         fault: how the server's side fails the handshake; empty: not at all.
+        names: that the server's certificate carries; a client that asks for another does not trust it. Empty: all.
         context: what made it.
         server_hostname: the name the client asks for.
     """
@@ -41,6 +42,7 @@ class Tls:
 
     def __init__(self, incoming: Any, outgoing: Any, *, server_hostname: str | None, server_side: bool) -> None:
         self.fault = ""
+        self.names: tuple[str, ...] = ()
         self.context: Context | None = None
         self.server_hostname = server_hostname
         self._incoming = incoming
@@ -57,9 +59,11 @@ class Tls:
         kind, content = self._take()
         if self._server_side:
             self.server_hostname = content.decode()
+            # Who asks for no name has none to compare.
+            is_other = bool(self.names and content) and self.server_hostname not in self.names
             self._put(
                 *{"alert": (_ALERT, b"internal"), "untrusted": (_HANDSHAKE, b"untrusted")}.get(
-                    self.fault, (_HANDSHAKE, b"ok")
+                    self.fault or ("untrusted" if is_other else ""), (_HANDSHAKE, b"ok")
                 )
             )
         elif content == b"untrusted":

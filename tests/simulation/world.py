@@ -20,12 +20,14 @@ from unittest import mock
 import proxy.dialing.dialer
 import proxy.relay_server
 from proxy.config.settings import Settings
+from proxy.dialing.resolver import Resolver
 from proxy.identity.credential import Credential, Target
 from proxy.identity.sources import TokenSources
 from proxy.identity.token_endpoint import TokenEndpoint
 from proxy.identity.token_response import Answer
 from proxy.relay_server import RelayServer
 from tests.simulation.loop import VirtualLoop, virtual_time
+from tests.simulation.names import SILENCE_S, Names
 from tests.simulation.network import Network
 from tests.simulation.peers import Caller, Upstream
 from tests.simulation.tls import Context
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from proxy.relay.record import ExchangeRecord
 
 HOSTS: Final = ("one.example", "two.example")
+ADDRESSES: Final = {host: f"10.0.0.{index}" for index, host in enumerate(HOSTS, 1)}
 FORWARD: Final = ("127.0.0.1", 8080)
 REVERSE: Final = ("127.0.0.1", 8081)
 TIMEOUTS: Final = {
@@ -114,6 +117,7 @@ class Story:
     Attributes:
         seed: what the network, and what is not decided here, is drawn from.
         dial_faults: how often a connection to an upstream fails, 0 to 1.
+        name_faults: how often a name resolves late, wrongly or not at all, 0 to 1.
         platform_faults: how often a token request fails, 0 to 1.
         life_s: of tokens, the shortest and the longest.
         grid_s: the network delivers at multiples of this, so that much happens at the same time; 0: whenever.
@@ -125,6 +129,7 @@ class Story:
     visits: tuple[Visit, ...]
     events: tuple[Event, ...] = ()
     dial_faults: float = 0.0
+    name_faults: float = 0.0
     platform_faults: float = 0.0
     life_s: tuple[float, float] = (300.0, 3_600.0)
     grid_s: float = 0.0
@@ -135,7 +140,7 @@ class Story:
     def is_calm(self) -> bool:
         """Whether nothing goes wrong: then nothing may fail."""
         return (
-            not (self.events or self.dial_faults or self.platform_faults or self.drains_at < 10_000)
+            not (self.events or self.dial_faults or self.name_faults or self.platform_faults or self.drains_at < 10_000)
             and self.life_s[0] >= 300
             and not any(each.upstream_fault or each.client_fault for visit in self.visits for each in visit.requests)
         )
@@ -172,6 +177,7 @@ def draw_story(seed: str, exchanges: int) -> Story:
         grid_s=chance.choice((0.0, 0.01, 0.05)),
         places=chance.choice((6, 6, 2)),
         drains_at=chance.choice((10_000.0, 10_000.0, chance.uniform(5, 35))),
+        name_faults=chance.choice((0.0, 0.1, 0.4)),
     )
 
 
@@ -382,7 +388,8 @@ class World:
             jitter=self.draw("jitter").random,
             patience_s=TIMEOUTS["token_s"],
         )
-        server = self.server = RelayServer(self.settings(), self.sources, lambda _host: None)
+        self.resolver = Resolver(Names(self, ADDRESSES), clock=self.loop.time)
+        server = self.server = RelayServer(self.settings(), self.sources, lambda _host: None, resolver=self.resolver)
         relay = server.relay
         relay.clients, relay.arrivals, relay.upstreams, relay.splices = InOrder(), InOrder(), InOrder(), InOrder()
         await server.start()
@@ -406,6 +413,8 @@ class World:
         await asyncio.wait_for(self._finished.wait(), 3 * PATIENCE_S)
         await asyncio.sleep(5)
         await self.sources.close()
+        if self.resolver.pending:
+            await asyncio.sleep(SILENCE_S)
         self._check_end()
 
     def settings(self, *, hosts: tuple[str, ...] = HOSTS, **limits: int) -> Settings:
@@ -424,7 +433,6 @@ class World:
                         "hosts": [host],
                         "credential": "app",
                         "scope": scope_of(host),
-                        "dial": f"10.0.0.{HOSTS.index(host) + 1}:443",
                     }
                     for host in hosts
                 ],
@@ -464,7 +472,7 @@ class World:
     async def _dial(self, infos: Any, **_: object) -> Any:
         """Stand for `start_connection`."""
         address: tuple[str, int] = infos[0][4][:2]
-        host = HOSTS[int(address[0].rpartition(".")[2]) - 1]
+        host = next(host for host, each in ADDRESSES.items() if each == address[0])
         self._dialled += 1
         chance = self.draw(f"dial {self._dialled}")
         fault = chance.choice(DIAL_FAULTS) if chance.random() < self.story.dial_faults else ""
@@ -515,6 +523,7 @@ class World:
             "upstreams": len(relay.upstreams),
             "idle upstreams": len(relay.idle),
             "open connections": sum(not each.is_dead for each in self.network.endpoints),
+            "look-ups of names": self.resolver.pending,
             "tasks": len(asyncio.all_tasks()) - 1,
         }
         for host in HOSTS[:1] if len(self.server._settings.routes) < len(HOSTS) else HOSTS:
