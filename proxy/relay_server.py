@@ -45,7 +45,7 @@ from proxy.tasks import keep_going
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from proxy.config.settings import ClientSettings, ListenerSettings, RouteSettings, Settings
     from proxy.dialing.dialer import Dialer, Permit
@@ -205,6 +205,7 @@ class RelayServer:
         self.relay.destinations, self.relay.admission = self._plan.destinations, self._plan.admission
         self._listeners: dict[tuple[str, str, int], Listener] = {}
         self._early: list[_EarlyConnection] = []
+        self._excluded: frozenset[tuple[str, int]] = frozenset()
         self.addresses: list[tuple[str, int]] = []
         self.loop_lag = LoopLag()
         self._trimmer = HeapTrimmer(self._count_open, find_trim())
@@ -344,7 +345,7 @@ class RelayServer:
         if plan.dialer.opened is None and any(isinstance(listener.rule, RedirectedRule) for listener in plan.listeners):
             plan.dialer.opened = WeakValueDictionary()
         relay.dialer = plan.dialer
-        relay.dialer.own_addresses = frozenset(self.addresses) | _sites(plan.settings)
+        relay.dialer.own_addresses = frozenset(self.addresses) | _sites(plan.settings) | self._excluded
         if self._client_files is not None:
             self._client_files.cancel()
         self._client_files = asyncio.create_task(
@@ -367,6 +368,11 @@ class RelayServer:
         else:
             old_log, self.access_log = self.access_log, plan.access_log
             asyncio.get_running_loop().run_in_executor(None, old_log.close)
+
+    def exclude(self, addresses: Iterable[tuple[str, int]]) -> None:
+        """Take these addresses, of this process's other listeners, for no destination either; port 0 is known by what was bound."""
+        self._excluded = frozenset(addresses)
+        self.relay.dialer.own_addresses |= self._excluded
 
     def snapshot(self, *, events_dropped: int = 0) -> WorkerSnapshot:
         """Return what has been counted so far."""

@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import re
-import socket
 import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
@@ -24,42 +23,28 @@ from proxy.dialing.route_tls import ClientCertificates
 from proxy.errors import ConfigurationError
 from proxy.identity.rotation import ExpiryWarnings, warn_of_expiry
 from proxy.identity.sources import TokenSources
-from proxy.interception.contexts import ServerContexts
-from proxy.interception.leaf import mint
-from proxy.interception.names import split_hosts
 from proxy.interception.opening import AuthorityWatch, authority_files, find_date_problem, open_authority
-from proxy.interception.rsa import RSAKey
-from proxy.operations.access_log import AccessLog
 from proxy.operations.event_log import EventLog
 from proxy.policy.authority import HTTPS_PORT, parse_authority
-from proxy.relay.accepted_connection import AcceptedConnections
 from proxy.relay.listening import cannot_listen, find_listener_certificates
-from proxy.relay.passwords import PasswordChecker
-from proxy.relay_server import RelayServer, build_admission, relayed
-from proxy.tasks import guard, keep_going
+from proxy.relays import OneRelay
+from proxy.tasks import keep_going
 from proxy.token_service.service import TokenService
 from proxy.token_service.token_files import TokenFiles
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
-
     from proxy.config.settings import Settings
     from proxy.identity.sources import Failing, IdentityStatistics
-    from proxy.interception.leaf import Leaf
     from proxy.interception.signing import Authority
     from proxy.operations.admin import AdminSite
     from proxy.operations.metrics import CertificateExpiry
     from proxy.operations.overview import ClientSummary, RouteSummary
-    from proxy.operations.own_errors import ErrorCount
     from proxy.operations.server_metrics import ServerFigures
-    from proxy.operations.snapshot import WorkerSnapshot
-    from proxy.operations.usage import Usage
-    from proxy.relay.admission import Admission
-    from proxy.relay.record import ExchangeRecord
-    from proxy.workers.control import Control
+    from proxy.relays import Relays
 
 logger = logging.getLogger("proxy.interception")
 
@@ -82,8 +67,6 @@ class Server:
     Attributes:
         tokens: the token sources.
         reloads: how many there were, by outcome: ``ok`` or ``refused``.
-        front: the relay of a single process; None where there are relay processes.
-        control: over the relay processes; None for a single process.
         admin_address: of the admin site; None where there is none.
     """
 
@@ -105,27 +88,11 @@ class Server:
         self._listener_certificates = find_listener_certificates(settings.listeners)
         self._ca_watch = AuthorityWatch(authority_files(settings), time.monotonic())
         self._ca = _open_ca(settings, self._hosts)
-        self.front: RelayServer | None = None
-        self.control: Control | None = None
-        self._contexts: ServerContexts | None = None
-        if settings.workers == 1:
-            self._contexts = ServerContexts(self._ca, self._hosts)
-            self.front = RelayServer(
-                settings, self.tokens, self._contexts.context_for, self._show_rsa, resolver=self._resolver
-            )
-        self._handout_log = self._open_handout_log(settings)
-        self._passwords = PasswordChecker()
-        self._accepted_connections = (
-            AcceptedConnections(settings.limits) if self.front is None else self.front.relay.accepted_connections
-        )
+        self._relays = self._build_relays()
         self.token_files = TokenFiles()
-        self.token_service = TokenService(settings, self._observe_handout, self._accepted_connections)
-        self._rsa_key = RSAKey()
-        self._making_rsa: set[asyncio.Task[None]] = set()
-        self._relay_addresses: list[tuple[str, int]] = []
+        self.token_service = TokenService(settings, self._relays.observe, self._relays.accepted_connections)
         self.admin_address: tuple[str, int] | None = None
         self._admin: AdminSite | None = None
-        self._reserved: list[socket.socket] = []
         self._warm_up: asyncio.Task[None] | None = None
         self._ca_task: asyncio.Task[None] | None = None
         self._expiry_task: asyncio.Task[None] | None = None
@@ -142,7 +109,7 @@ class Server:
     def addresses(self) -> list[tuple[str, int]]:
         """The bound address of each listener, in the configuration's order, once started."""
         handing_out = self.token_service.addresses
-        relaying = iter(self._relay_addresses)
+        relaying = iter(self._relays.addresses)
         found = [handing_out.get(index) or next(relaying, None) for index in range(len(self._settings.listeners))]
         return [address for address in found if address is not None]
 
@@ -159,31 +126,16 @@ class Server:
         _warn_of_exposed(self._settings)
         _warn_of_descriptors(self._settings)
         token_files = self.token_files.plan(self._settings, self.tokens)
-        plan = self.token_service.plan(self._settings, self.tokens, self._admission(self._settings))
+        plan = self.token_service.plan(self._settings, self.tokens, self._relays.admission)
         handing_out = {listener.index for listener in plan.listeners}
         await self.token_service.open(plan, {index: one for index, one in enumerate(inherited) if index in handing_out})
         self.token_service.use(plan)
-        if self.front is not None:
-            await self.front.start(inherited=[one for index, one in enumerate(inherited) if index not in handing_out])
-            self._relay_addresses = self.front.addresses
-            self._note_own_addresses()
-        else:
-            if inherited:
-                raise ConfigurationError("Sockets of a service manager can be used with `workers: 1` only.")
-            self._reserved = [_reserve(listener.address) for listener in relayed(self._settings)]
-            self._relay_addresses = [one.getsockname()[:2] for one in self._reserved]
-            from proxy.workers.control import Control  # noqa: PLC0415  # one process needs none of it
-
-            self.control = Control(
-                self._with_bound(self._settings),
-                [port for _, port in self._relay_addresses],
-                self.tokens,
-                LeafMint(self._ca, self._hosts),
-            )
-            await self.control.start()
+        relaying = [one for index, one in enumerate(inherited) if index not in handing_out]
+        await self._relays.start(self._with_bound(self._settings), relaying)
         opened = await self._open_admin(self._settings)
         if opened is not None:
             self._admin, self.admin_address = opened
+        self._exclude_own_addresses()
         self._warm_up = asyncio.create_task(self.tokens.warm_up(), name="warm-up")
         await self.token_files.use(token_files)
         self._expiry_task = asyncio.create_task(
@@ -197,29 +149,11 @@ class Server:
             keep_going(self._follow_ca, "following the interception CA"), name="interception CA"
         )
 
-    def _show_rsa(self, host: str, on_done: Callable[[], None], *, rsa: bool = True) -> None:
-        """Has a host's context show an RSA certificate too, then calls back; see `Relay.fetch_context`."""
-        contexts = self._contexts
-        if contexts is None or not rsa:
-            on_done()
-            return
-
-        async def show() -> None:
-            contexts.show_rsa(host, await self._rsa_key.get())
-
-        task = asyncio.create_task(guard(show, lambda _error: None, f"making an RSA certificate for {host}"))
-        self._making_rsa.add(task)
-        task.add_done_callback(self._making_rsa.discard)
-        task.add_done_callback(lambda _: on_done())
-
     def begin_drain(self) -> None:
         """Fails readiness, and tells clients that their connections end; everything else goes on until `stop`."""
         self._is_draining = True
         self.token_service.announce_end()
-        if self.front is not None:
-            self.front.announce_end()
-        if self.control is not None:
-            self.control.announce_end()
+        self._relays.announce_end()
 
     async def stop(self) -> None:
         """Fails readiness, waits for who routes by it, stops accepting, lets exchanges finish, closes everything."""
@@ -228,18 +162,10 @@ class Server:
         if delay_s and self.addresses:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_cut.wait(), delay_s)
-        for reserved in self._reserved:
-            reserved.close()
         handing_out = asyncio.create_task(self.token_service.stop(), name="identity listeners")
         await self.token_files.close()
-        if self.front is not None:
-            await self.front.stop()
-        if self.control is not None:
-            await self.control.drain()
+        await self._relays.drain()
         await handing_out
-        self._passwords.close()
-        if self._handout_log is not None:
-            self._handout_log.close()
         if self._admin is not None:
             await self._admin.close()
         for background in (self._warm_up, self._ca_task, self._expiry_task):
@@ -280,12 +206,8 @@ class Server:
         self._last_reload_ok = True
 
     def _refuse_what_needs_a_restart(self, settings: Settings) -> None:
-        before = self._settings
-        changed = ["workers"] if before.workers != settings.workers else []
-        if self.front is None and [one.address for one in relayed(before)] != [
-            one.address for one in relayed(settings)
-        ]:
-            changed.append("listeners, with several workers")
+        changed = ["workers"] if self._settings.workers != settings.workers else []
+        changed += self._relays.fixed_until_restart(settings)
         if changed:
             raise ConfigurationError(f"These settings change with a restart only: {', '.join(changed)}.")
 
@@ -299,13 +221,9 @@ class Server:
         tokens.adopt(self.tokens, unchanged_credentials(self._settings, settings))
         async with contextlib.AsyncExitStack() as undo:
             undo.push_async_callback(tokens.retire, self.tokens)
-            plan = None
-            if self.front is not None:
-                plan = self.front.plan(settings, tokens)
-                await self.front.open(plan)
-                undo.callback(self.front.close_new, plan)
-            admission = self._admission(settings) if plan is None else plan.admission
-            handout = self.token_service.plan(settings, tokens, admission)
+            change = await self._relays.prepare(settings, tokens)
+            undo.callback(change.give_up)
+            handout = self.token_service.plan(settings, tokens, change.admission)
             await self.token_service.open(handout)
             undo.callback(self.token_service.close_new, handout)
             token_files = self.token_files.plan(settings, tokens)
@@ -318,33 +236,39 @@ class Server:
         before, self._settings, self._hosts, self._ca = self._settings, settings, hosts, ca
         self._ca_watch, self._client_certificates = watch, client_certificates
         self._listener_certificates = listener_certificates
-        if self._contexts is not None:
-            self._contexts.use(ca, hosts)
         retired, self.tokens = self.tokens, tokens
-        if self.front is not None and plan is not None:
-            self.front.use(plan)
-        self._accepted_connections.limits = settings.limits
         self.token_service.use(handout)
-        if self.control is not None:
-            self._renew_handout_log(before, settings)
-            self.control.reload(self._with_bound(settings), tokens, LeafMint(ca, hosts))
+        change.use(self._with_bound(settings), ca)
+        closing = None
         if before.admin != settings.admin:
             closing, (self._admin, self.admin_address) = self._admin, admin or (None, None)
-            if closing is not None:
-                await closing.close()
-        self._note_own_addresses()
+        self._exclude_own_addresses()
+        if closing is not None:
+            await closing.close()
         self._warm_up = asyncio.create_task(tokens.warm_up(), name="warm-up")
         await self.token_files.use(token_files)
         tokens.forgive()
         self._retire(retired, settings.timeouts.drain_s)
 
-    def _note_own_addresses(self) -> None:
+    def _build_relays(self) -> Relays:
+        """Return what relays: in this process, or in several of their own.
+
+        Raises:
+            ConfigurationError: a file named by the settings cannot be used.
+        """
+        if self._settings.workers == 1:
+            return OneRelay(self._settings, self.tokens, self._ca, self._resolver, self._events_dropped)
+        from proxy.workers.relays import RelayProcesses  # noqa: PLC0415  # one process needs none of it
+
+        return RelayProcesses(self._settings, self.tokens, self._ca, self._resolver, self._events_dropped)
+
+    def _events_dropped(self) -> int:
+        return self._event_log.dropped if self._event_log is not None else 0
+
+    def _exclude_own_addresses(self) -> None:
         """Tell the dialler what is no destination; port 0 is known by what was bound."""
-        if self.front is not None:
-            bound = {*self.token_service.addresses.values()}
-            if self.admin_address is not None:
-                bound.add(self.admin_address)
-            self.front.relay.dialer.own_addresses |= bound
+        admin = [] if self.admin_address is None else [self.admin_address]
+        self._relays.exclude([*self.token_service.addresses.values(), *admin])
 
     def _with_bound(self, settings: Settings) -> Settings:
         """Return the settings as relay processes are told them: with the ports that identity listeners have got."""
@@ -356,32 +280,6 @@ class Server:
             for index, listener in enumerate(settings.listeners)
         ]
         return settings.model_copy(update={"listeners": tuple(listeners)})
-
-    def _admission(self, settings: Settings) -> Admission | None:
-        """Return who may be handed a token: the same clients as on other listeners."""
-        return build_admission(settings, self._passwords) if self.front is None else self.front.relay.admission
-
-    def _observe_handout(self, record: ExchangeRecord) -> None:
-        if self.front is not None:
-            self.front.access_log.observe(record)
-            return
-        if self.control is not None:
-            self.control.recent.add([record])
-        if self._handout_log is not None:
-            self._handout_log.observe(record)
-
-    def _open_handout_log(self, settings: Settings) -> AccessLog | None:
-        """Return the log of what this process hands out; None where its relay has one, or it hands out nothing."""
-        is_alone = settings.workers == 1
-        return None if is_alone or len(relayed(settings)) == len(settings.listeners) else AccessLog(settings.access_log)
-
-    def _renew_handout_log(self, before: Settings, settings: Settings) -> None:
-        if self._handout_log is not None and before.access_log == settings.access_log:
-            self._handout_log.reopen()
-            return
-        earlier, self._handout_log = self._handout_log, self._open_handout_log(settings)
-        if earlier is not None:
-            asyncio.get_running_loop().run_in_executor(None, earlier.close)
 
     async def _follow_ca(self) -> None:
         """Take up another CA when its files have changed, as at a rotation, and once an hour what is due without that."""
@@ -400,10 +298,7 @@ class Server:
             if settings is not self._settings:
                 continue  # a reload came in between, and has looked itself
             self._ca = ca
-            if self._contexts is not None:
-                self._contexts.use(ca, hosts)
-            if self.control is not None:
-                self.control.use_ca(LeafMint(ca, hosts))
+            self._relays.use_ca(ca)
             logger.warning("the interception CA has changed: new connections get certificates as it now says")
 
     def _retire(self, tokens: TokenSources, after_s: float) -> None:
@@ -420,15 +315,12 @@ class Server:
         """End a drain: what is left of it is cut."""
         self._is_cut.set()
         self.token_service.cut()
-        if self.front is not None:
-            self.front.relay.abort()
-        if self.control is not None:
-            self.control.kill()
+        self._relays.cut()
 
     def readiness(self) -> tuple[bool, list[str]]:
         """Whether a request of at least one route can be served, and what cannot be. Never speaks of the API's health."""
         reasons = ["draining"] if self._is_draining else []
-        serves = self.control is None or self.control.is_serving
+        serves = self._relays.is_serving
         if not serves:
             reasons.append("no relay process is running; the log says why")
         reasons += [self._describe_failing(one) for one in self.tokens.failing()]
@@ -456,21 +348,6 @@ class Server:
             f" {since:%Y-%m-%d %H:%M:%S} UTC: {failing.reason}"
         )
 
-    def snapshots(self) -> list[WorkerSnapshot]:
-        """Return what each process that relays has counted so far."""
-        dropped = self._event_log.dropped if self._event_log is not None else 0
-        if self.front is not None:
-            return [self.front.snapshot(events_dropped=dropped)]
-        return self.control.snapshots() if self.control is not None else []
-
-    def _counted(self) -> list[WorkerSnapshot]:
-        """Return the snapshots, and where there are relay processes, the look-ups of this one: those of token endpoints."""
-        if self.front is not None:
-            return self.snapshots()
-        from proxy.operations.snapshot import WorkerSnapshot  # noqa: PLC0415  # see `_open_admin`
-
-        return [WorkerSnapshot(name_lookups=dict(self._resolver.outcomes)), *self.snapshots()]
-
     async def _open_admin(self, settings: Settings) -> tuple[AdminSite, tuple[str, int]] | None:
         """Open the admin site of a configuration, where it has one that is not open already."""
         if settings.admin is None or (self._admin is not None and settings.admin == self._settings.admin):
@@ -485,18 +362,18 @@ class Server:
         text = settings.admin.address
         address = parse_listen_address(text)
         collector = ServerCollector(
-            self._counted, self._identity_statistics, self._other_certificates, figures=self._figures
+            self._relays.counted, self._identity_statistics, self._other_certificates, figures=self._figures
         )
         page = Page(
             PageSources(
                 readiness=self.readiness,
-                workers=self.snapshots,
+                workers=self._relays.snapshots,
                 identity=self._identity_statistics,
                 certificates=self._other_certificates,
                 routes=self._summarise_routes,
-                tail=self._tail,
-                errors=self._errors,
-                usage=self._usage,
+                tail=self._relays.tail,
+                errors=self._relays.errors,
+                usage=self._relays.usage,
                 clients=self._summarise_clients,
             )
         )
@@ -517,8 +394,6 @@ class Server:
             bound = await site.start()
         except OSError as error:
             raise cannot_listen(text, error, site="admin") from None
-        if self.front is not None:
-            self.front.relay.dialer.own_addresses |= {bound}
         return site, bound
 
     def _forward_addresses(self) -> list[tuple[str, int]]:
@@ -531,9 +406,13 @@ class Server:
         from proxy.operations.server_metrics import ServerFigures  # noqa: PLC0415  # see `_open_admin`
 
         ready, _ = self.readiness()
-        restarts = self.control.restarts if self.control is not None else 0
         return ServerFigures(
-            ready, self.reloads, self._last_reload_ok, restarts, self.token_service.counts, self.token_files.files
+            ready,
+            self.reloads,
+            self._last_reload_ok,
+            self._relays.restarts,
+            self.token_service.counts,
+            self.token_files.files,
         )
 
     def _identity_statistics(self) -> IdentityStatistics:
@@ -580,23 +459,6 @@ class Server:
         from proxy.operations.overview import summarise_client  # noqa: PLC0415  # see `_open_admin`
 
         return [summarise_client(client) for client in self._settings.clients]
-
-    def _tail(self, after: int) -> tuple[int, list[ExchangeRecord]]:
-        if self.front is not None:
-            return self.front.access_log.tail(after)
-        return self.control.recent.tail(after) if self.control is not None else (0, [])
-
-    def _usage(self) -> Usage:
-        from proxy.operations.usage import Usage  # noqa: PLC0415  # see `_open_admin`
-
-        if self.front is not None:
-            return self.front.access_log.usage()
-        return self.control.recent.usage() if self.control is not None else Usage()
-
-    def _errors(self) -> list[ErrorCount]:
-        if self.front is not None:
-            return self.front.access_log.errors()
-        return self.control.recent.errors() if self.control is not None else []
 
 
 def unchanged_credentials(before: Settings, after: Settings) -> list[str]:
@@ -652,28 +514,6 @@ def _warn_of_exposed(settings: Settings) -> None:
         logging.getLogger("proxy.config").warning("%s: %s", key, sentence)
 
 
-class LeafMint:
-    """Makes the leaf certificates that relay processes present.
-
-    Args:
-        ca: what signs them.
-        hosts: the routed hosts.
-    """
-
-    def __init__(self, ca: Authority, hosts: Sequence[str]) -> None:
-        self._ca = ca
-        literal, self._apexes = split_hosts(hosts)
-        self._literal = frozenset(literal)
-
-    def __call__(self, host: str, key: RSAPrivateKey | None = None) -> Leaf:
-        """Return a leaf for a host; one below a wildcard route shares it with its siblings. See `proxy.interception.leaf.mint`.
-
-        Raises:
-            ConfigurationError: the CA may not sign for that host.
-        """
-        return mint(self._ca, host, datetime.now(UTC), () if host in self._literal else self._apexes, key)
-
-
 def read_admin_token(file: Path | None) -> str | None:
     """Return what opens the admin site; None without a file.
 
@@ -693,34 +533,3 @@ def read_admin_token(file: Path | None) -> str | None:
             f"{file} holds no admin token: write 32 or more letters and digits into it, as `openssl rand -hex 32` prints them."
         )
     return token
-
-
-def _reserve(text: str) -> socket.socket:
-    """Binds an address for the relay processes to share, without listening on it: so the port is known, and ours.
-
-    Raises:
-        ConfigurationError: it cannot be bound, or somebody else listens there.
-    """
-    address = parse_listen_address(text)
-    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
-    host = "127.0.0.1" if address.host == "localhost" else address.host
-    try:
-        # First without SO_REUSEPORT, under which a second proxy would share the first one's clients.
-        with socket.socket(family) as probe:
-            _keep_to_family(probe)
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((host, address.port))
-            port = probe.getsockname()[1]
-        reserved = socket.socket(family)
-        _keep_to_family(reserved)
-        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        reserved.bind((host, port))
-    except OSError as error:
-        raise cannot_listen(text, error) from None
-    return reserved
-
-
-def _keep_to_family(bound: socket.socket) -> None:
-    """Leave IPv4 alone, as the relay's listeners do: [::] and 0.0.0.0 may have the same port."""
-    if bound.family == socket.AF_INET6:
-        bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)

@@ -222,7 +222,6 @@ class Control:
 
     Args:
         settings: what they serve.
-        ports: the port of each of their listeners, which they share.
         tokens: the sources they draw on.
         mint: returns a leaf certificate for a host, with a key where one is given; raises `ConfigurationError` for other hosts.
 
@@ -235,12 +234,11 @@ class Control:
     def __init__(
         self,
         settings: Settings,
-        ports: Sequence[int],
         tokens: TokenSources,
         mint: Callable[[str, RSAPrivateKey | None], LeafCertificate],
     ) -> None:
         self._settings = settings
-        self._ports = tuple(ports)
+        self._ports: tuple[int, ...] = ()
         self._mint = mint
         self._processes: dict[int, RelayProcess] = {}
         self._retired = WorkerSnapshot()
@@ -255,12 +253,17 @@ class Control:
         self._rsa_key = RSAKey()
         self._take_sources(settings, tokens)
 
-    async def start(self) -> None:
+    async def start(self, settings: Settings, ports: Sequence[int]) -> None:
         """Start all relay processes and wait until their listeners are open.
+
+        Args:
+            settings: what they serve, with the ports that this process's own listeners have got.
+            ports: the port of each of their listeners, which they share.
 
         Raises:
             ConfigurationError: one of them did not get that far.
         """
+        self._settings, self._ports = settings, tuple(ports)
         self._spawn(keep_going(self._look_for_tokens, "looking for renewed tokens"))
         for number in range(self._settings.workers):
             self._spawn(

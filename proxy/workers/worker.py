@@ -45,9 +45,14 @@ _RECORDS: Final = 100
 
 
 class Worker:
-    """One relay process, from its first message to its end."""
+    """One relay process, from its first message to its end.
 
-    def __init__(self) -> None:
+    Args:
+        events: the process's event log.
+    """
+
+    def __init__(self, events: EventLog) -> None:
+        self._events = events
         self._channel: Channel[ToRelay] = Channel(TO_RELAY, self._on_message, self._on_closed)
         self._sources = RemoteSources(self._channel.send)
         self._contexts: RemoteContexts | None = None
@@ -102,7 +107,7 @@ class Worker:
 
     def _report(self, front: RelayServer) -> None:
         self._seen, records = front.access_log.tail(self._seen)
-        snapshot = format_snapshot(front.snapshot()).decode()
+        snapshot = format_snapshot(front.snapshot(events_dropped=self._events.dropped)).decode()
         self._channel.send(Figures(snapshot=snapshot, records=tuple(records[-_RECORDS:])))
 
     def _on_message(self, message: ToRelay) -> None:
@@ -146,7 +151,7 @@ class Worker:
 async def _main() -> None:
     harden_process()
     events = EventLog()
-    worker = Worker()
+    worker = Worker(events)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)

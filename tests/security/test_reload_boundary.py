@@ -101,6 +101,16 @@ async def test_a_connection_in_its_handshake_follows_its_listener(tmp_path: Path
         peer.transport.abort()
 
 
+@pytest.mark.asyncio
+async def test_the_process_s_other_listeners_stay_no_destination(tmp_path: Path, trust: Trust) -> None:
+    """The admin site's address, say, on a port the system chose: no plan has it, and a client certificate's renewal is a plan."""
+    async with running(tmp_path, trust) as boundary:
+        admin = ("127.0.0.1", 9901)
+        boundary.server.exclude([admin])
+        await boundary.reload()
+        assert admin in boundary.server.relay.dialer.own_addresses
+
+
 async def opened(boundary: Boundary, **changes: object) -> tuple[Plan, tuple[str, int]]:
     """A plan whose new listener is open and not in use yet, and that listener's address."""
     plan = boundary.plan(listeners=[{"address": "127.0.0.1:0"}, {"address": "[::1]:0"}], **changes)

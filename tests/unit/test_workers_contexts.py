@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proxy.interception.authority import InterceptionCA, issue
-from proxy.server import LeafMint
 from proxy.workers.contexts import _REMEMBERED, _WAITING, RemoteContexts
 from proxy.workers.messages import Leaf, WantLeaf
+from proxy.workers.relays import LeafMint
 
 if TYPE_CHECKING:
     from proxy.workers.messages import Message

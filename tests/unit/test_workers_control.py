@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import pytest
 
 from proxy.config.settings import Settings
+from proxy.dialing.resolver import Resolver
 from proxy.errors import ProxyError
 from proxy.identity.access_token import AccessToken, create_access_token
 from proxy.workers.channel import Channel
 from proxy.workers.control import Control, RelayProcess, target_of
 from proxy.workers.messages import TO_RELAY, Answered, Failed, Leaf, Reload, SourceKey, Token, ToRelay, WantLeaf
+from proxy.workers.relays import RelayProcesses
 from proxy.workers.tokens import RemoteSources
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from proxy.identity.credential import Target
     from proxy.identity.sources import TokenSources
     from proxy.interception.leaf import Leaf as LeafCertificate
+    from proxy.interception.signing import Authority
 
 pytestmark = pytest.mark.logs_own_fault
 SECRET = "what-the-exception-says"
@@ -35,6 +38,7 @@ CONFIGURATION: dict[str, Any] = {
     "routes": [{"hosts": [HOST], "credential": "orders", "scope": SCOPE}],
     "state_directory": "state",
 }
+NO_PROCESS = Settings.model_validate(CONFIGURATION).model_copy(update={"workers": 0})
 
 
 class FaultySource:
@@ -67,8 +71,7 @@ def create_control(source: FaultySource) -> Control:
     def mint(_host: str, _key: RSAPrivateKey | None) -> LeafCertificate:
         raise RuntimeError(SECRET)
 
-    settings = Settings.model_validate(CONFIGURATION).model_copy(update={"workers": 0})
-    return Control(settings, [8080], cast("TokenSources", source), mint)
+    return Control(NO_PROCESS, cast("TokenSources", source), mint)
 
 
 class RelaySide:
@@ -150,7 +153,7 @@ def test_a_fault_while_looking_for_renewed_tokens_does_not_end_the_looking(caplo
     async def work() -> None:
         source = FaultySource()
         control = create_control(source)
-        await control.start()
+        await control.start(NO_PROCESS, [8080])
         async with asyncio.timeout(20):
             while source.looks < 2:  # noqa: ASYNC110  # nothing announces it
                 await asyncio.sleep(0.01)
@@ -182,5 +185,15 @@ def test_reloads_leave_no_sources_behind_and_whoever_waits_for_an_old_one_is_ans
             assert (await asyncio.wait_for(current.acquire(), 10)).value == "a-token"
             assert (await asyncio.wait_for(first.acquire(), 10)).value == "a-token"  # the last one it was sent
             del control._processes[0]
+
+    asyncio.run(work())
+
+
+def test_what_the_control_process_s_own_event_log_drops_is_counted() -> None:
+    async def work() -> None:
+        tokens, ca = cast("TokenSources", FaultySource()), cast("Authority", None)
+        relays = RelayProcesses(NO_PROCESS, tokens, ca, Resolver(), lambda: 7)
+        assert sum(snapshot.events_dropped for snapshot in relays.counted()) == 7
+        await relays.drain()
 
     asyncio.run(work())
