@@ -28,7 +28,7 @@ _UNTRUSTED: Final = "The program does not trust the proxy's CA, which signs the 
 _EXEC: Final = "Start it with `apim-auth-proxy exec -- PROGRAM`, or call the API by an http URL."
 _REFUSED_TUNNEL: Final = "The proxy refused the tunnel (403): no route names the host. Programs do not show the content of the response to CONNECT, which has the reason."
 _ROUTE_IT: Final = "`apim-auth-proxy exec` prints the reason when the program ends; the access log also has it. Add the host to a route, set `other_hosts: tunnel`, or name it in NO_PROXY."
-_ASKS_WHO: Final = "The proxy requires a user name and a password (407)."
+_ASKS_WHO: Final = "The proxy requires a user name and password (407)."
 _SAY_WHO: Final = "Put them into the proxy's URL: http://NAME:PASSWORD@host:port."
 _WAS_IT_SENT: Final = "Look for the request in the proxy's access log: no line means that the program bypasses the proxy. `apim-auth-proxy explain URL` says whether a route names the host."
 _COMPARE_CLAIMS: Final = 'compare `apim-auth-proxy token --host HOST --claims` with the policy: "What each 401 means" in docs/azure-setup.md.'
@@ -78,18 +78,18 @@ SYMPTOMS: Final = (
         "The proxy requires a user name and a password, and Java sends no Basic credentials to a proxy for https URLs.",
         "Run it with -Djdk.http.auth.tunneling.disabledSchemes= (empty), which `apim-auth-proxy exec` sets, and an Authenticator for the proxy."),
     Symptom(".NET", "The remote certificate is invalid because of errors in the certificate chain: PartialChain", _UNTRUSTED, f"{_EXEC} On Windows: `apim-auth-proxy ca trust --platform windows`."),
-    Symptom(".NET", "The proxy tunnel request to proxy", "The proxy refused the tunnel, with the status at the end of that line: 403 where no route names the host, 407 where it wants a password.", _ROUTE_IT),
-    Symptom("Go", "x509: certificate signed by unknown authority", _UNTRUSTED, f"{_EXEC} On Linux, or set SSL_CERT_FILE."),
+    Symptom(".NET", "The proxy tunnel request to proxy", "The proxy refused the tunnel. The status at the end of that line says why: 403 means that no route names the host, 407 that the proxy requires a password.", _ROUTE_IT),
+    Symptom("Go", "x509: certificate signed by unknown authority", _UNTRUSTED, f"{_EXEC} Or, on Linux, set SSL_CERT_FILE."),
     Symptom("Go", "proxyconnect tcp", "Go could not reach the proxy itself.", f"{_RUN_IT} Write http:// in the proxy's own URL."),
     Symptom("Ruby", "certificate verify failed (unable to get local issuer certificate)", _UNTRUSTED, f"{_EXEC} Or set SSL_CERT_FILE."),
-    Symptom("PHP", "SSL certificate problem: unable to get local issuer certificate", _UNTRUSTED, "Start it with `apim-auth-proxy exec -- php …`, which adds settings by PHP_INI_SCAN_DIR; or run `php -d curl.cainfo=proxy-ca.pem`."),
+    Symptom("PHP", "SSL certificate problem: unable to get local issuer certificate", _UNTRUSTED, "Start it with `apim-auth-proxy exec -- php …`, which sets PHP_INI_SCAN_DIR; or run `php -d curl.cainfo=proxy-ca.pem`."),
     Symptom("Perl LWP", "Can't verify SSL peers without knowing which Certificate Authorities to trust", _UNTRUSTED, f"{_EXEC} Or set PERL_LWP_SSL_CA_FILE."),
     Symptom("PowerShell", "The SSL connection could not be established", _UNTRUSTED, "`apim-auth-proxy ca trust --platform windows`, or call the API by an http URL."),
     Symptom("Azure CLI", "Please add this certificate to the trusted CA bundle", _UNTRUSTED, f"{_EXEC} Or set REQUESTS_CA_BUNDLE."),
     Symptom("a browser", "NET::ERR_CERT_AUTHORITY_INVALID", _UNTRUSTED, "`apim-auth-proxy ca trust` prints how to trust it on each platform."),
     Symptom("a browser", "ERR_TUNNEL_CONNECTION_FAILED", _REFUSED_TUNNEL, "Use http://127.0.0.1:9901/proxy.pac, which sends only routed hosts through the proxy."),
     Symptom("any program", "Access token is missing or invalid",
-        "API Management found no access token in the request, or one that its policy does not accept; this message does not say which.",
+        "API Management found no access token in the request, or one that its policy does not accept. The message does not say which.",
         f"{_WAS_IT_SENT} If it was sent, {_COMPARE_CLAIMS}"),
     Symptom("any program", "JWT not present",
         "API Management found no access token in the request: it did not go through the proxy, or no route names its host.",
@@ -108,6 +108,6 @@ SYMPTOMS: Final = (
         "Copy the key of a subscription for that product or API into the route's `set_headers`."),
     Symptom("any program", "wrong version number",
         "The program speaks TLS to a port that does not: the proxy's own URL begins with https://.",
-        "Write http:// in the proxy's own URL, also for https destinations."),
+        "Write http:// in the proxy's own URL, even for https destinations."),
     Symptom("any program", "Connection refused", f"{_NOT_RUNNING} Inside a container, 127.0.0.1 is the container itself.", _RUN_IT),
 )

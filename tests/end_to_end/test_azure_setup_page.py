@@ -89,7 +89,7 @@ WAYS: Final = {
     "Key Vault": [
         *(START + CLIENT),
         ("When the tenant refuses the certificate", 0),
-        ("Key Vault as the origin", 0),
+        ("A certificate from Key Vault", 0),
     ],
     "another cloud": [*START, ("Other clouds", 0)],
 }
