@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
+import functools
 import re
 from pathlib import Path
 from typing import Final
@@ -29,7 +30,12 @@ from tests.codes_in_source import Found, collect_codes, product_sources
 
 PAGE: Final = Path(__file__).parent.parent / "docs" / "troubleshooting.md"
 ENTRIES: Final = [*CODES.values(), *STATUSES.values()]
-FOUND: Final = collect_codes(product_sources())
+
+
+@functools.cache
+def found_in_source() -> Found:
+    """Takes seconds, which each test process would spend before its first test."""
+    return collect_codes(product_sources())
 
 
 def kinds(kind: type[ProxyError] = ProxyError) -> set[type[ProxyError]]:
@@ -42,14 +48,14 @@ def has_entry(code: str) -> bool:
 
 def test_every_code_in_the_source_has_an_explanation() -> None:
     """E7: an entry in proxy/explanations/codes.py is missing for what this names."""
-    missing = {code: places for code, places in FOUND.codes.items() if not has_entry(code)}
+    missing = {code: places for code, places in found_in_source().codes.items() if not has_entry(code)}
     assert missing == {}
-    assert len(FOUND.codes) > 50
+    assert len(found_in_source().codes) > 50
 
 
 def test_every_code_is_written_where_it_can_be_found() -> None:
     """E7: write the code as a text, or say in PASSED_ON of tests/codes_in_source.py where it comes from."""
-    assert FOUND.unclear == []
+    assert found_in_source().unclear == []
 
 
 def test_every_error_token_and_status_of_our_own_has_an_explanation() -> None:
@@ -80,7 +86,7 @@ def test_no_entry_outlives_its_code() -> None:
         code
         for code in CODES
         if code not in tokens | elsewhere
-        and not any(fnmatch.fnmatchcase(code.replace("NNN", "500"), found) for found in FOUND.codes)
+        and not any(fnmatch.fnmatchcase(code.replace("NNN", "500"), found) for found in found_in_source().codes)
     ]
     assert idle == []
 

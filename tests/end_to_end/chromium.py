@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import base64
+import functools
 import itertools
 import json
-import os
 import shutil
-import signal
+import subprocess
 import tempfile
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -114,38 +115,66 @@ class Tab:
             self.requested.append(parameters["request"]["url"])
 
 
+# The shell holds the other end of a pipe: whatever way this process ends, the browser and its profile go with it.
+_KEEPER = """
+profile=$1; shift
+setsid "$@" --user-data-dir="$profile" about:blank >/dev/null 2>&1 </dev/null &
+read -r _
+kill -s KILL -- "-$!" 2>/dev/null
+wait
+exec rm -rf "$profile"
+"""
+
+
+@functools.cache
+def _browser() -> Path:
+    """Starts the browser of this process: a second of its time, which each test would need anew. Returns its profile."""
+    assert PROGRAM is not None
+    profile = Path(tempfile.mkdtemp(prefix="apim-auth-proxy-chromium-"))
+    # Root has no sandbox of its own to give; containers have a small /dev/shm.
+    keeper = subprocess.Popen(
+        [
+            "sh", "-c", _KEEPER, "sh", str(profile), PROGRAM,
+            "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run",
+            "--disable-background-networking", "--disable-component-update", "--no-proxy-server", "--remote-debugging-port=0",
+        ],
+        stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    atexit.register(_end, keeper)
+    return profile
+
+
+def _end(keeper: subprocess.Popen[bytes]) -> None:
+    assert keeper.stdin is not None
+    keeper.stdin.close()
+    keeper.wait(PATIENCE_S)
+
+
 @asynccontextmanager
 async def browser_tab() -> AsyncIterator[Tab]:
-    """A tab in a browser of its own, which ends with it."""
-    assert PROGRAM is not None
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
-        # Root has no sandbox of its own to give; containers have a small /dev/shm.
-        process = await asyncio.create_subprocess_exec(
-            PROGRAM, "--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--no-first-run",
-            "--disable-background-networking", "--disable-component-update", "--no-proxy-server",
-            "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank",
-            stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL, start_new_session=True,
-        )  # fmt: skip
+    """A tab with cookies, cache and storage of its own, as of a browser that was just started; they end with it."""
+    address = await _debugging_address(_browser() / "DevToolsActivePort")
+    async with aiohttp.ClientSession(trust_env=False) as session:
+        browser = Tab(await session.ws_connect(address))
         try:
-            port = await _debugging_port(Path(profile) / "DevToolsActivePort")
-            async with aiohttp.ClientSession(trust_env=False) as session:
-                async with session.get(f"http://127.0.0.1:{port}/json/list") as response:
-                    target = next(one for one in await response.json() if one["type"] == "page")
-                connection = await session.ws_connect(target["webSocketDebuggerUrl"], max_msg_size=64 << 20)
-                tab = Tab(connection)
-                try:
-                    yield tab
-                finally:
-                    await tab.close()
+            context = (await browser.call("Target.createBrowserContext", disposeOnDetach=True))["browserContextId"]
+            made = await browser.call("Target.createTarget", url="about:blank", browserContextId=context)
+            page = f"{address.partition('/devtools/')[0]}/devtools/page/{made['targetId']}"
+            tab = Tab(await session.ws_connect(page, max_msg_size=64 << 20))
+            try:
+                yield tab
+            finally:
+                await tab.close()
+                with suppress(RuntimeError):
+                    await browser.call("Target.disposeBrowserContext", browserContextId=context)
         finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await browser.close()
 
 
-async def _debugging_port(file: Path) -> int:
+async def _debugging_address(file: Path) -> str:
+    """Returns the browser's own endpoint, which it writes down once it listens."""
     for _ in range(int(PATIENCE_S / 0.1)):
-        if file.exists() and "\n" in (written := file.read_text()):  # noqa: ASYNC240 -- a few bytes
-            return int(written.split("\n", 1)[0])
+        if file.exists() and len(written := file.read_text().split("\n")) > 1:  # noqa: ASYNC240 -- a few bytes
+            return f"ws://127.0.0.1:{written[0]}{written[1]}"
         await asyncio.sleep(0.1)
     raise AssertionError("Chromium did not start")
