@@ -17,7 +17,6 @@ from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.config.privacy import find_tolerated
 from proxy.config.routed_hosts import routed_hosts
 from proxy.dialing.descriptors import find_exhaustion, read_limit, reserve
-from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.resolver import Resolver
 from proxy.dialing.route_tls import ClientCertificates
 from proxy.errors import ConfigurationError
@@ -352,8 +351,7 @@ class Server:
         """Open the admin site of a configuration, where it has one that is not open already."""
         if settings.admin is None or (self._admin is not None and settings.admin == self._settings.admin):
             return None
-        # aiohttp.web costs a quarter of a second to import, and not everybody wants the site.
-        import_aiohttp()
+        # Some of it takes long to import, and not everybody wants the site.
         from proxy.operations.admin import AdminSite  # noqa: PLC0415
         from proxy.operations.extras import AutoConfig, Quit  # noqa: PLC0415
         from proxy.operations.page import Page, PageSources  # noqa: PLC0415

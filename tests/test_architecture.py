@@ -41,8 +41,9 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "identity": frozenset({"dialing", "keys", "policy", "config", "tasks", "errors", ""}),
     "interception": BELOW_RELAY,
     "relay": BELOW_RELAY,
-    "operations": BELOW_RELAY,
-    "token_service": BELOW_RELAY,
+    "http_server": BELOW_RELAY,
+    "operations": BELOW_RELAY | {"http_server"},
+    "token_service": BELOW_RELAY | {"http_server"},
     "relay_server": BELOW_SERVER,
     "relays": BELOW_SERVER | {"relay_server"},
     "workers": BELOW_SERVER | {"relay_server", "relays"},
@@ -53,9 +54,11 @@ MAY_IMPORT: Final[Mapping[str, frozenset[str]]] = {
     "sandbox": frozenset(),
     "__main__": frozenset({"cli"}),
 }
-# operations watches the relay through what the relay leaves for it, and through nothing else. The token service takes from it how
-# listeners are opened and speak TLS, who their clients are and what answers look like; nothing that relays.
+# What the proxy answers itself is read as strictly as what it relays, by the same parser. operations watches the relay through what
+# the relay leaves for it, and through nothing else. The token service takes from it how listeners are opened, who their clients are
+# and what answers look like; nothing that relays.
 ALSO: Final[Mapping[str, frozenset[str]]] = {
+    "http_server": frozenset({"proxy.relay.asked", "proxy.relay.head", "proxy.relay.message", "proxy.relay.secure"}),
     "operations": frozenset({"proxy.relay.record", "proxy.relay.counters"}),
     "token_service": frozenset(
         f"proxy.relay.{name}"

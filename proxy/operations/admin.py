@@ -1,4 +1,4 @@
-"""The admin site: probes and metrics over plain HTTP. Does I/O on the event loop, and imports aiohttp: import it late.
+"""The admin site: probes and metrics over plain HTTP. Does I/O on the event loop.
 
     /livez      200 for as long as the event loop runs
     /readyz     200 while requests can be served, else 503 and why not; never speaks of an upstream's health
@@ -15,19 +15,20 @@ import asyncio
 import ipaddress
 import json
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
-from aiohttp import web
-
+from proxy.config.settings import LimitSettings
+from proxy.errors import ProxyError
+from proxy.http_server import Connection, HttpServer, Request, Response
 from proxy.operations.admission import Admission, Denial
 from proxy.operations.metrics import format_metrics
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, MutableMapping, Sequence
+    from collections.abc import Collection, Sequence
 
-    from aiohttp.typedefs import Middleware
     from prometheus_client.registry import Collector
 
     from proxy.operations.page import Page
@@ -37,18 +38,21 @@ logger = logging.getLogger("proxy.operations")
 Probe: TypeAlias = Callable[[], "tuple[bool, Sequence[str]]"]
 """Returns whether it is so, and what is wrong: why it is not so, or what fails although it is."""
 
-_Handler: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Routes: TypeAlias = Mapping[str, Callable[[Request], Awaitable[Response]]]
+"""What answers at each path."""
 
 _METHODS: Final = ("GET", "HEAD")
 _NOTHING_HERE: Final = (
     "This is the admin site of apim-auth-proxy: it has /livez, /readyz, /startupz and /metrics. To call an API, use an "
     "address of `listeners`."
 )
+_HEAD_S: Final = 30.0
 _KEEP_ALIVE_S: Final = 30.0
 _SHUTDOWN_S: Final = 1.0
 # A few scrapers, probes and pages; each connection takes one of the proxy's file descriptors.
 _CONNECTIONS: Final = 64
 _SECURITY_FIELDS: Final = {
+    "Server": "apim-auth-proxy",
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -67,12 +71,12 @@ class Extra(Protocol):
 
     posts: Sequence[str]
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> Routes:
         """Return what is served."""
         ...
 
 
-class AdminSite:
+class AdminSite(HttpServer):
     """One admin site, from `start` to `close`.
 
     Args:
@@ -100,17 +104,25 @@ class AdminSite:
         page: Page | None = None,
         extras: Sequence[Extra] = (),
     ) -> None:
+        super().__init__("The admin site", LimitSettings(), head_s=_HEAD_S, idle_s=_KEEP_ALIVE_S)
         # One address, so that a free port is one port: localhost may stand for two.
         self._host = "127.0.0.1" if host == "localhost" else host
         self._port = port
         self._readiness = readiness
         self._started = started
         self._collector = collector
-        self._token = token
-        self._server_names = frozenset(name.lower() for name in server_names)
+        self._admission = Admission(_is_loopback(self._host), frozenset(name.lower() for name in server_names), token)
         self._page = page
-        self._extras = extras
-        self._runner: web.AppRunner | None = None
+        self._posts = frozenset(path for extra in extras for path in extra.posts)
+        self._routes: Routes = {
+            "/livez": self._answer_live,
+            "/readyz": self._answer_ready,
+            "/startupz": self._answer_started,
+            "/metrics": self._answer_metrics,
+            **({} if page is None else page.routes()),
+        }
+        for extra in extras:
+            self._routes |= extra.routes()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> tuple[str, int]:
@@ -119,39 +131,7 @@ class AdminSite:
         Raises:
             OSError: the address cannot be bound.
         """
-        admission = Admission(_is_loopback(self._host), self._server_names, self._token)
-        posts = frozenset(path for extra in self._extras for path in extra.posts)
-        application = web.Application(middlewares=[_guard(admission, posts)])
-        application.on_response_prepare.append(_add_fields)
-        application.add_routes(
-            [
-                web.get("/livez", self._answer_live),
-                web.get("/readyz", self._answer_ready),
-                web.get("/startupz", self._answer_started),
-                web.get("/metrics", self._answer_metrics),
-            ]
-        )
-        if self._page is not None:
-            application.add_routes(self._page.routes())
-        for extra in self._extras:
-            application.add_routes(extra.routes())
-        runner = web.AppRunner(
-            application,
-            handle_signals=False,
-            access_log=None,
-            logger=_OneLine(logger),
-            keepalive_timeout=_KEEP_ALIVE_S,
-            shutdown_timeout=_SHUTDOWN_S,
-        )
-        await runner.setup()
-        try:
-            self._server = await asyncio.get_running_loop().create_server(
-                lambda: _accept(runner), self._host, self._port
-            )
-        except OSError:
-            await runner.cleanup()
-            raise
-        self._runner = runner
+        self._server = await asyncio.get_running_loop().create_server(self.accept, self._host, self._port)
         if self._page is not None:
             self._page.start()
         bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
@@ -159,107 +139,85 @@ class AdminSite:
 
     async def close(self) -> None:
         """Stop listening and end connections within about a second."""
-        runner, self._runner = self._runner, None
-        if runner is not None:
-            if self._server is not None:
-                self._server.close()
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
             if self._page is not None:
                 await self._page.close()
-            await runner.cleanup()
+            await self.end(_SHUTDOWN_S)
 
-    async def _answer_live(self, _: web.Request) -> web.Response:
+    def on_connected(self, connection: Connection) -> None:  # noqa: ARG002  # see `HttpServer`
+        """Where there are many connections, the oldest gives way, so that probes always get through."""
+        for oldest in list(self.connections)[:-_CONNECTIONS]:
+            oldest.abort()
+
+    def refuse(self, error: ProxyError) -> Response:
+        """See `HttpServer`."""
+        return _secure(_answer_problem(400, error.detail))
+
+    async def respond(self, request: Request) -> Response:
+        """See `HttpServer`."""
+        try:
+            return _secure(await self._respond(request))
+        except ProxyError as error:
+            return self.refuse(error)
+        except Exception:
+            logger.exception("The admin site failed to answer %s", request.path)
+            return _secure(_answer_problem(500, "The admin site failed; the log says more."))
+
+    async def _respond(self, request: Request) -> Response:
+        path = request.path
+        own = request.connection.transport.get_extra_info("sockname")
+        host = request.authority or request.value("Host")
+        denial = self._admission.decide(path, host, own[0] if own else "", request.value("Authorization"))
+        if denial is not None:
+            return _answer_denial(denial)
+        if request.method not in (("POST",) if path in self._posts else _METHODS):
+            return _answer_problem(405, "This site is read with GET or HEAD.", {"Allow": ", ".join(_METHODS)})
+        answer = self._routes.get(path)
+        return _answer_problem(404, _NOTHING_HERE) if answer is None else await answer(request)
+
+    async def _answer_live(self, _: Request) -> Response:
         return _answer_probe("live", True, ())
 
-    async def _answer_ready(self, _: web.Request) -> web.Response:
+    async def _answer_ready(self, _: Request) -> Response:
         return _answer_probe("ready", *self._readiness())
 
-    async def _answer_started(self, _: web.Request) -> web.Response:
+    async def _answer_started(self, _: Request) -> Response:
         return _answer_probe("started", *self._started())
 
-    async def _answer_metrics(self, request: web.Request) -> web.Response:
+    async def _answer_metrics(self, request: Request) -> Response:
         # Read here, where nobody writes meanwhile; written out elsewhere, since that reads files.
         metrics = list(self._collector.collect())
-        content, media_type = await asyncio.to_thread(format_metrics, metrics, request.headers.get("Accept", ""))
-        return web.Response(body=content, headers={"Content-Type": media_type})
+        content, media_type = await asyncio.to_thread(format_metrics, metrics, request.value("Accept") or "")
+        return Response(200, {"Content-Type": media_type}, content)
 
 
-def _accept(runner: web.AppRunner) -> asyncio.Protocol:
-    """Return the protocol of a new connection. Where there are many, the oldest gives way, so that probes always get through."""
-    server = runner.server
-    assert server is not None  # noqa: S101  # there is one from `setup` to `cleanup`
-    transports = [one.transport for one in server.connections if one.transport is not None]
-    open_ones = [transport for transport in transports if not transport.is_closing()]
-    for transport in open_ones[: len(open_ones) + 1 - _CONNECTIONS]:
-        transport.abort()
-    return server()
-
-
-class _OneLine(logging.LoggerAdapter[logging.Logger]):
-    """Writes what aiohttp says of a request as one line: a traceback does not help with a malformed one."""
-
-    def process(self, msg: str, kwargs: MutableMapping[str, Any]) -> tuple[str, MutableMapping[str, Any]]:
-        """See `logging.LoggerAdapter`."""
-        error = kwargs.pop("exc_info", None)
-        return f"The admin site: {msg}: {type(error).__name__}" if isinstance(error, BaseException) else msg, kwargs
-
-
-def _answer_probe(what: str, holds: bool, reasons: Sequence[str]) -> web.Response:
+def _answer_probe(what: str, holds: bool, reasons: Sequence[str]) -> Response:
     content: dict[str, str | list[str]] = {"status": what if holds else f"not {what}"}
     if reasons or not holds:
         content["reasons"] = list(reasons)
-    return web.json_response(content, status=200 if holds else 503, dumps=_dump)
+    return Response(200 if holds else 503, {"Content-Type": "application/json; charset=utf-8"}, _dump(content))
 
 
-def _guard(admission: Admission, posts: Collection[str]) -> Middleware:
-    @web.middleware
-    async def guard(request: web.Request, handler: _Handler) -> web.StreamResponse:
-        own = request.transport.get_extra_info("sockname") if request.transport is not None else None
-        denial = admission.decide(
-            request.path, request.headers.get("Host"), own[0] if own else "", request.headers.get("Authorization")
-        )
-        if denial is not None:
-            return _answer_denial(denial)
-        if request.method not in (_METHODS if request.path not in posts else ("POST",)):
-            return _answer_problem(405, "This site is read with GET or HEAD.", {"Allow": ", ".join(_METHODS)})
-        try:
-            return await handler(request)
-        except web.HTTPNotFound:
-            return _answer_problem(404, _NOTHING_HERE)
-        except web.HTTPException:
-            raise
-        except Exception:
-            logger.exception("The admin site failed to answer %s", request.path)
-            return _answer_problem(500, "The admin site failed; the log says more.")
-
-    return guard
-
-
-def _answer_denial(denial: Denial) -> web.Response:
+def _answer_denial(denial: Denial) -> Response:
     fields = {"WWW-Authenticate": denial.challenge} if denial.challenge else {}
     return _answer_problem(denial.status, denial.detail, fields)
 
 
-def _answer_problem(status: int, detail: str, fields: dict[str, str] | None = None) -> web.Response:
+def _answer_problem(status: int, detail: str, fields: dict[str, str] | None = None) -> Response:
     """Return problem details (RFC 9457); where status and title say it all, the type is about:blank (§4.2.1)."""
-    title = "Misdirected Request" if status == 421 else HTTPStatus(status).phrase
-    content = {"type": "about:blank", "title": title, "status": status, "detail": detail}
-    return web.Response(
-        status=status,
-        reason=title,
-        body=_dump(content).encode(),
-        headers={"Content-Type": "application/problem+json", **(fields or {})},
-    )
+    content = {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status, "detail": detail}
+    return Response(status, {"Content-Type": "application/problem+json", **(fields or {})}, _dump(content))
 
 
-def _dump(content: object) -> str:
+def _dump(content: object) -> bytes:
     """Indented, with a line feed at the end: a person reads it in a terminal."""
-    return json.dumps(content, indent=2) + "\n"
+    return json.dumps(content, indent=2).encode() + b"\n"
 
 
-async def _add_fields(_: web.Request, response: web.StreamResponse) -> None:
-    response.headers["Server"] = "apim-auth-proxy"
-    for name, value in _SECURITY_FIELDS.items():
-        response.headers.setdefault(name, value)
+def _secure(response: Response) -> Response:
+    return replace(response, fields={**_SECURITY_FIELDS, **response.fields})
 
 
 def _is_loopback(host: str) -> bool:

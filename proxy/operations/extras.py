@@ -6,10 +6,13 @@ import asyncio
 import json
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from proxy.http_server import Request, Response
+from proxy.policy.authority import HTTPS_PORT, parse_authority
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from proxy.operations.admin import Routes
 
 
 class AutoConfig:
@@ -26,19 +29,20 @@ class AutoConfig:
         self._hosts = hosts
         self._addresses = addresses
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> Routes:
         """Return what is served."""
-        return [web.get("/proxy.pac", self._answer)]
+        return {"/proxy.pac": self._answer}
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: Request) -> Response:
         addresses = self._addresses()
         if not addresses:
-            return web.Response(status=404, text="No forward listener can be named in a proxy auto-config file.\n")
+            return _answer_text(404, "No forward listener can be named in a proxy auto-config file.\n")
         host, port = addresses[0]
-        if host in ("0.0.0.0", "::"):  # noqa: S104  # who asks has reached this machine by a name, which is good for the proxy too
-            host = request.url.host or host
+        named = request.authority or request.value("Host")
+        if named and host in ("0.0.0.0", "::"):  # noqa: S104  # who asks has reached this machine by a name, which is good for the proxy too
+            host = parse_authority(named.encode("utf-8", "surrogateescape"), HTTPS_PORT).host
         text = format_auto_config(self._hosts(), f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
-        return web.Response(text=text, headers={"Content-Type": "application/x-ns-proxy-autoconfig"})
+        return _answer_text(200, text, "application/x-ns-proxy-autoconfig")
 
 
 class Quit:
@@ -53,16 +57,20 @@ class Quit:
     def __init__(self, on_quit: Callable[[], None]) -> None:
         self._on_quit = on_quit
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> Routes:
         """Return what is served."""
-        return [web.post("/quit", self._answer)]
+        return {"/quit": self._answer}
 
-    async def _answer(self, request: web.Request) -> web.Response:
+    async def _answer(self, request: Request) -> Response:
         # Browsers send one of them with every POST of a page, also of another origin, which must not end the proxy.
-        if "Origin" in request.headers or "Sec-Fetch-Site" in request.headers:
-            return web.Response(status=403, text="This is not for browsers.\n")
+        if request.values("Origin") or request.values("Sec-Fetch-Site"):
+            return _answer_text(403, "This is not for browsers.\n")
         asyncio.get_running_loop().call_soon(self._on_quit)
-        return web.Response(text="The proxy drains, then ends.\n")
+        return _answer_text(200, "The proxy drains, then ends.\n")
+
+
+def _answer_text(status: int, text: str, media_type: str = "text/plain; charset=utf-8") -> Response:
+    return Response(status, {"Content-Type": media_type}, text.encode())
 
 
 def format_auto_config(hosts: Iterable[str], proxy: str) -> str:

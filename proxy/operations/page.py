@@ -18,9 +18,8 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING, Final
 
-from aiohttp import web
-
 from proxy.errors import Overloaded
+from proxy.http_server import Request, Response
 from proxy.operations.history import SAMPLE_S, History
 from proxy.operations.log_lines import JsonFormat
 from proxy.operations.metrics import credential_certificates
@@ -33,9 +32,10 @@ from proxy.operations.usage import Usage
 from proxy.tasks import keep_going
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
 
     from proxy.identity.sources import IdentityStatistics
+    from proxy.operations.admin import Routes
     from proxy.operations.metrics import CertificateExpiry
     from proxy.operations.overview import ClientSummary, RouteSummary
     from proxy.operations.own_errors import ErrorCount, Json
@@ -114,14 +114,14 @@ class Page:
         directory = resources.files("proxy.operations") / "static"
         self._files = {name: (directory / name).read_bytes() for name in _MEDIA_TYPES}
 
-    def routes(self) -> list[web.RouteDef]:
-        """Return what an application has to serve."""
-        return [
-            web.get("/", self._file_handler("index.html")),
-            *(web.get(f"/{name}", self._file_handler(name)) for name in _MEDIA_TYPES if name != "index.html"),
-            web.get("/api/state", self._answer_state),
-            web.get("/api/events", self._answer_events),
-        ]
+    def routes(self) -> Routes:
+        """Return what has to be served."""
+        return {
+            **{f"/{name}": self._file_handler(name) for name in _MEDIA_TYPES if name != "index.html"},
+            "/": self._file_handler("index.html"),
+            "/api/state": self._answer_state,
+            "/api/events": self._answer_events,
+        }
 
     def start(self) -> None:
         """Begins to sample; needs the running loop."""
@@ -143,44 +143,41 @@ class Page:
             self._lifelines.add(self._sources.identity().sources, now)
             await asyncio.sleep(SAMPLE_S)
 
-    def _file_handler(self, name: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        async def answer(_: web.Request) -> web.Response:
-            return web.Response(body=self._files[name], headers={"Content-Type": _MEDIA_TYPES[name], **_PAGE_FIELDS})
+    def _file_handler(self, name: str) -> Callable[[Request], Awaitable[Response]]:
+        response = Response(200, {"Content-Type": _MEDIA_TYPES[name], **_PAGE_FIELDS}, self._files[name])
+
+        async def answer(_: Request) -> Response:
+            return response
 
         return answer
 
-    async def _answer_state(self, _: web.Request) -> web.Response:
-        return web.Response(text=self._format_state(), content_type="application/json")
+    async def _answer_state(self, _: Request) -> Response:
+        return _answer_json(200, self._format_state())
 
-    async def _answer_events(self, request: web.Request) -> web.StreamResponse:
+    async def _answer_events(self, _: Request) -> Response:
         if self._streams >= _STREAMS:
-            return web.json_response({"title": Overloaded.title, "status": 503}, status=503)
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"})
-        self._streams += 1
-        try:
-            await response.prepare(request)
-            if request.method == "GET":
-                with contextlib.suppress(ConnectionError):
-                    await self._stream(response)
-        finally:
-            self._streams -= 1
-        return response
+            return _answer_json(503, json.dumps({"title": Overloaded.title, "status": 503}))
+        return Response(200, {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}, self._stream())
 
-    async def _stream(self, response: web.StreamResponse) -> None:
+    async def _stream(self) -> AsyncGenerator[bytes, None]:
+        self._streams += 1
         position = 0
         state_due = 0.0
-        while not self._closing.is_set():
-            position, records = self._sources.tail(position)
-            text = ""
-            if records:
-                text += self._format_exchanges(records[-_FIRST_EXCHANGES:])
-            if time.monotonic() >= state_due:
-                state_due = time.monotonic() + SAMPLE_S
-                text += f"event: state\ndata: {self._format_state()}\n\n"
-            # A comment, where there is nothing to say, finds out whether anyone still listens.
-            await response.write(text.encode() or b":\n\n")
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._closing.wait(), _TAIL_S)
+        try:
+            while not self._closing.is_set():
+                position, records = self._sources.tail(position)
+                text = ""
+                if records:
+                    text += self._format_exchanges(records[-_FIRST_EXCHANGES:])
+                if time.monotonic() >= state_due:
+                    state_due = time.monotonic() + SAMPLE_S
+                    text += f"event: state\ndata: {self._format_state()}\n\n"
+                # A comment, where there is nothing to say, finds out whether anyone still listens.
+                yield text.encode() or b":\n\n"
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._closing.wait(), _TAIL_S)
+        finally:
+            self._streams -= 1
 
     def _format_exchanges(self, records: list[ExchangeRecord]) -> str:
         lines = self._format.format(records).splitlines()
@@ -213,6 +210,10 @@ class Page:
             lifelines=self._lifelines,
         )
         return json.dumps(describe_overview(overview), separators=(",", ":"))
+
+
+def _answer_json(status: int, text: str) -> Response:
+    return Response(status, {"Content-Type": "application/json; charset=utf-8"}, text.encode())
 
 
 def _describe_steps(trace: TraceNote | None) -> dict[str, Json]:
