@@ -18,6 +18,7 @@ from proxy.errors import (
     IdentityPlatformUnavailable,
     ProxyError,
     UpstreamClosed,
+    UpstreamProtocolError,
     UpstreamTimeout,
 )
 from proxy.policy.refusal import Refusal, judge_refusal
@@ -25,7 +26,9 @@ from proxy.relay.reauthorisation import check_upgrade
 from proxy.relay.recording import ended, note_trace
 from proxy.relay.replay import KeptContent, WithheldResponse
 from proxy.relay.sides import (
+    BROKEN,
     INCOMPLETE,
+    RESET,
     SILENT,
     STALLED,
     UNANSWERED,
@@ -51,6 +54,8 @@ if TYPE_CHECKING:
 
 # RFC 9110 §9.2.2. TRACE is idempotent as well, and `gate.begin_exchange` refuses it where there is a token.
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"PUT", b"DELETE"))
+# How an upstream may be lost so that nobody can say whether it has carried the request out.
+_UNSURE: Final = frozenset((UNANSWERED, RESET, BROKEN))
 # How often a token may reach its end while its connection is being opened.
 _ROUNDS: Final = 3
 
@@ -506,7 +511,7 @@ class Exchange(UnderWay, ResponseReceiver):
         elif not self._response_begun:
             detail = self._describe_loss(loss, hint)
             self._withheld = None
-            self.fail(UpstreamClosed(detail))
+            self.fail(UpstreamProtocolError(detail) if loss == BROKEN else UpstreamClosed(detail))
         else:
             self._relay.counters.count_abort("upstream")
             self._abort("aborted_upstream", "response_incomplete" if loss == INCOMPLETE else "connection_reset")
@@ -515,7 +520,7 @@ class Exchange(UnderWay, ResponseReceiver):
         """Whether the request is sent again; of those that had begun to be answered, none is."""
         if not self._is_kept or self._attempts >= 2:
             return False
-        return loss == UNPROCESSED or (loss == UNANSWERED and self._reused and self.request.method in _IDEMPOTENT)
+        return loss == UNPROCESSED or (loss in _UNSURE and self._reused and self.request.method in _IDEMPOTENT)
 
     def _on_silence(self) -> None:
         if self._response_begun:
@@ -568,22 +573,41 @@ class Exchange(UnderWay, ResponseReceiver):
     def _describe_loss(self, loss: int, hint: str) -> str:
         if self._withheld is not None:
             return f"{self._destination.authority} closed the connection in the middle of its answer, a 401."
-        words = f"{self._destination.authority} closed the connection before it had answered."
-        if self._reused and loss == UNANSWERED:
+        if loss == UNPROCESSED:
+            return self._describe_refusal()
+        words = self._describe_end(loss, hint)
+        if self._reused and loss in _UNSURE:
             method = self.request.method.decode("ascii")
             if self.request.method in _IDEMPOTENT and not self._is_kept:
                 words += (
                     f" The {method} was not sent again, because its content is over {self._relay.limits.replay_bytes} bytes "
                     "and was not kept (limits.replay_bytes). To repeat it is safe."
                 )
-            else:
-                words += (
-                    f" The {method} may have been carried out, so it was not sent again; only you can know whether to repeat it. "
-                    "If this comes back, set `timeouts.upstream_idle_s` below the upstream's own limit for idle connections."
-                )
-        elif hint:
+            elif self.request.method not in _IDEMPOTENT:
+                words += f" The {method} may have been carried out, so it was not sent again; only you know whether to repeat it."
+            if loss == UNANSWERED:
+                words += " If this comes back, set `timeouts.upstream_idle_s` below the upstream's own limit for idle connections."
+        elif hint and loss == UNANSWERED:
             words += f" {hint}"
         return words
+
+    def _describe_end(self, loss: int, hint: str) -> str:
+        authority = self._destination.authority
+        if loss == RESET:
+            return f"{authority} ended the request without an answer. {hint}"
+        if loss == BROKEN:
+            return f"{authority} broke a rule of HTTP/2, and its connection was closed. {hint}"
+        return f"{authority} closed the connection before it had answered."
+
+    def _describe_refusal(self) -> str:
+        """Say that the upstream has done nothing with the request, and why it is not sent again all the same."""
+        words = f"{self._destination.authority} took the request back unprocessed (RFC 9113 §8.7)"
+        if self._attempts > 1:
+            return f"{words}, twice. To repeat it is safe."
+        return (
+            f"{words}. It was not sent again, because its content is over {self._relay.limits.replay_bytes} bytes and was not "
+            "kept (limits.replay_bytes). To repeat it is safe."
+        )
 
     def _end_upstream(self, *, is_whole: bool) -> None:
         upstream, self._upstream = self._upstream, None

@@ -36,6 +36,8 @@ UNANSWERED: Final = 1  # without a byte of a response
 INCOMPLETE: Final = 2  # in the middle of the response, by a proper end
 CUT: Final = 3  # in the middle of the response, by a reset
 SILENT: Final = 4  # it sent nothing for too long
+RESET: Final = 5  # it has ended this request alone, without a byte of a response
+BROKEN: Final = 6  # without a byte of a response, by something after which nothing on its connection can be relied on
 
 
 class Pipe:
@@ -220,7 +222,7 @@ class ResponseReceiver:
         """Take note that no more of the response will come.
 
         Args:
-            loss: UNPROCESSED, UNANSWERED, INCOMPLETE, CUT or SILENT.
+            loss: UNPROCESSED, UNANSWERED, INCOMPLETE, CUT, SILENT, RESET or BROKEN.
             hint: what may be behind it, in a sentence; or nothing.
         """
         raise NotImplementedError

@@ -47,6 +47,7 @@ class Connection(Control):
         is_client: our role.
 
     Attributes:
+        frame_count: how many whole frames have come.
         fault: why the connection is over; GOAWAY is in the output, and nothing is read any more.
         places: how many of the client's streams somebody still works for, closed ones included: a client that resets its
             streams at once must not have more work done than others (CVE-2023-44487, CVE-2025-8671).
@@ -67,6 +68,7 @@ class Connection(Control):
         "_terms",
         "_wants_preface",
         "fault",
+        "frame_count",
         "places",
     )
 
@@ -75,6 +77,7 @@ class Connection(Control):
         self._terms = terms
         self._decoder = Decoder(terms.list_bytes, terms.field_count)
         self.fault: ConnectionFault | None = None
+        self.frame_count = 0
         # Bytes that are less than a frame, and how many more make one.
         self._pieces: list[bytes] = []
         self._missing = 0
@@ -223,6 +226,7 @@ class Connection(Control):
                 self._keep(data[at:], stop - end)
                 return
             # RFC 9113 §4.1: the first bit is reserved.
+            self.frame_count += 1
             stream_id = (data[at + 5] & 0x7F) << 24 | data[at + 6] << 16 | data[at + 7] << 8 | data[at + 8]
             try:
                 self._read_frame(data[at + 3], data[at + 4], stream_id, data, start, stop)

@@ -24,9 +24,11 @@ from proxy.relay.http2.translation import (
 )
 from proxy.relay.secure import SecureTransport
 from proxy.relay.sides import (
+    BROKEN,
     CHUNKED,
     CUT,
     NO_CONTENT,
+    RESET,
     SILENT,
     SIZED,
     UNANSWERED,
@@ -50,6 +52,11 @@ _STREAM_WINDOW: Final = 262_144
 _HIGHEST_STREAM_WINDOW: Final = 1 << 20
 # A server that sends interim responses without end is broken; real ones send one or two.
 _INTERIM_RESPONSES: Final = 32
+# How long an upstream may take to read what was written before its connection is closed.
+_FLUSH_S: Final = 30.0
+# What is written while content waits, because the upstream reads nothing, are answers to its own frames. Above so many times
+# the buffer it gets no more of them.
+_UNREAD_ANSWERS: Final = 4
 _BROKEN: Final = "The upstream's response is malformed, or out of all proportion (RFC 9113 §8.1.1)."
 
 
@@ -68,6 +75,7 @@ class UpstreamStream(UpstreamSide):
     """
 
     __slots__ = (
+        "_awaited",
         "_holds",
         "_interims",
         "_is_open",
@@ -94,6 +102,7 @@ class UpstreamStream(UpstreamSide):
         self._owed = 0
         self._stalled = False
         self._interims = 0
+        self._awaited = 0
 
     # What the exchange asks for.
 
@@ -119,6 +128,7 @@ class UpstreamStream(UpstreamSide):
         if owner.transport.is_closing() or not owner.core.can_open():  # it has gone since this side was taken
             self.receiver = receiver
             asyncio.get_running_loop().call_soon(self._give_up)
+            owner.on_room()
             return
         self.receiver = receiver
         stream = self._stream = owner.core.open(head.method == b"HEAD")
@@ -170,6 +180,7 @@ class UpstreamStream(UpstreamSide):
     def _await_response(self) -> None:
         timeouts = self._owner.shared.timeouts
         self.deadline = self._now + (timeouts.body_idle_s if self.answered else timeouts.response_s)
+        self._awaited = self._owner.core.frame_count
 
     @property
     def _now(self) -> float:
@@ -299,11 +310,25 @@ class UpstreamStream(UpstreamSide):
         elif self.answered:
             receiver.on_upstream_lost(CUT)
         else:
-            receiver.on_upstream_lost(UNANSWERED, f"It reset the stream with code {code} (RFC 9113 §7).")
+            receiver.on_upstream_lost(RESET, f"It reset the stream with code {code} (RFC 9113 §7).")
 
-    def on_lost(self) -> None:
-        """Tell the exchange that the connection has gone."""
-        self.on_reset(NO_ERROR, "")
+    def on_lost(self, fault: str) -> None:
+        """Tell the exchange that the connection has gone.
+
+        Args:
+            fault: the rule that the upstream has broken, in a sentence; or nothing.
+        """
+        receiver, self.receiver = self.receiver, None
+        self._is_open = False
+        self.deadline = inf
+        if receiver is None:
+            return
+        if not self.answered:
+            receiver.on_upstream_lost(BROKEN if fault else UNANSWERED, fault)
+        elif fault:
+            receiver.on_upstream_failed(UpstreamProtocolError(f"The upstream broke a rule of HTTP/2. {fault}"))
+        else:
+            receiver.on_upstream_lost(CUT)
 
     def on_writable(self) -> None:
         """Let more of the request come."""
@@ -322,6 +347,7 @@ class UpstreamStream(UpstreamSide):
         if not receiver.request_complete and not self._stalled and receiver.request_deadline > now:
             self.deadline = receiver.request_deadline
             return
+        self._owner.on_silence(self._awaited)
         self.cancel()
         receiver.on_upstream_lost(SILENT)
 
@@ -376,6 +402,8 @@ class Http2UpstreamConnection(FramedConnection):
     """
 
     __slots__ = (
+        "_is_deaf",
+        "_unread_limit",
         "deadline",
         "is_agreed",
         "on_connected",
@@ -404,6 +432,8 @@ class Http2UpstreamConnection(FramedConnection):
         self.opened = False
         self.is_agreed = False
         self.on_connected: Callable[[], object] | None = None
+        self._unread_limit = limits.buffer_bytes * _UNREAD_ANSWERS
+        self._is_deaf = False
 
     @property
     def is_idle(self) -> bool:
@@ -445,6 +475,20 @@ class Http2UpstreamConnection(FramedConnection):
                 self.pool.note_idle(self)
         self.pool.on_room()
 
+    def on_silence(self, frame_count: int) -> None:
+        """Take no further requests here where not one whole frame, or block of fields, has come while a stream waited in vain.
+
+        Whoever only thinks long still answers others, or moves windows. Where nothing comes at all, the way there may have gone
+        dark, and each request that followed would wait as long.
+
+        Args:
+            frame_count: how many frames had come when the wait began.
+        """
+        if self.core.frame_count == frame_count or self.core.is_within_head:
+            self.pool.retire(self)
+            self.pool.note_busy(self)
+            self.core.go_away()
+
     def evict(self) -> None:
         """Leave the pool, and close; for one that is idle."""
         self.pool.retire(self)
@@ -469,8 +513,12 @@ class Http2UpstreamConnection(FramedConnection):
         if not self.is_agreed:
             self.transport.abort()  # whoever speaks first here speaks no version of HTTP
         elif not self.receive(data):
-            self._let_go()
-            self.transport.close()
+            fault = self.core.fault
+            self._let_go("" if fault is None else fault.detail)
+            self._close()
+        elif self.core.is_held and self.transport.get_write_buffer_size() > self._unread_limit:
+            self._is_deaf = True
+            self.transport.pause_reading()
 
     def eof_received(self) -> bool:
         """Take note of a proper end."""
@@ -481,13 +529,13 @@ class Http2UpstreamConnection(FramedConnection):
         if self.opened:
             self.opened = False
             self.pool.forget_connection(self)
-        self._let_go()
+        self._let_go("")
 
-    def _let_go(self) -> None:
+    def _let_go(self, fault: str) -> None:
         for stream in list(self.core.streams.values()):
             user, stream.user = stream.user, None
             if isinstance(user, UpstreamStream):
-                user.on_lost()
+                user.on_lost(fault)
 
     def pause_writing(self) -> None:
         """Back-pressure: the upstream reads more slowly than requests come."""
@@ -496,11 +544,17 @@ class Http2UpstreamConnection(FramedConnection):
     def resume_writing(self) -> None:
         """End back-pressure."""
         self.core.is_held = False
+        if self._is_deaf and not self.transport.is_closing():
+            self._is_deaf = False
+            self.transport.resume_reading()
         self.flush()
 
     def on_deadline(self) -> None:
         """Look after the streams at each tick; close a connection that has nothing to do."""
         now = self.shared.now
+        if self.transport.is_closing():
+            self.transport.abort()  # it never took what was written before
+            return
         if self.is_idle:
             self.close()
             return
@@ -516,7 +570,11 @@ class Http2UpstreamConnection(FramedConnection):
         if not self.transport.is_closing():
             self.core.go_away()
             self.flush()
-            self.transport.close()
+            self._close()
+
+    def _close(self) -> None:
+        self.deadline = self.shared.now + _FLUSH_S
+        self.transport.close()
 
     # The core's events.
 
