@@ -77,7 +77,12 @@ def new(
     except ConfigurationError as problem:
         raise click.ClickException(problem.detail) from None
     _write_file(out_key, key_pem, 0o600, replace=force)
-    _write_file(out_certificate, certificate_pem, 0o644, replace=force)
+    try:
+        _write_file(out_certificate, certificate_pem, 0o644, replace=force)
+    except click.ClickException:
+        # Of no use without its certificate, and in the way of the next attempt.
+        out_key.unlink(missing_ok=True)
+        raise
     made = load_certificate(out_certificate, out_key, password)
     if as_json:
         write_json({"certificate": str(out_certificate), "private_key": str(out_key), **_facts(made)})
@@ -177,10 +182,15 @@ def _write_file(file: Path, content: bytes, mode: int, *, replace: bool) -> None
     target = file.with_name(f".{file.name}.{secrets.token_hex(4)}") if replace else file
     try:
         descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(content)
-        if replace:
-            target.replace(file)
+        try:
+            with os.fdopen(descriptor, "wb") as stream:
+                stream.write(content)
+            if replace:
+                target.replace(file)
+        except BaseException:
+            # A full disk leaves half a file, which the next attempt would take for somebody's key.
+            target.unlink(missing_ok=True)
+            raise
     except OSError as problem:
         raise click.ClickException(
             f"{file} cannot be written: {problem.strerror}. Check its directory, or name another file."

@@ -208,7 +208,11 @@ def init(
         if certificate is None and needs_pair:
             certificate, key = create_certificate(name, _DAYS, _KEY_BITS, datetime.now(UTC))
             _write(pair[1], key)
-            _write(pair[0], certificate, 0o644)
+            try:
+                _write(pair[0], certificate, 0o644)
+            except OSError:
+                pair[1].unlink(missing_ok=True)  # it has no certificate
+                raise
             written += pair
         _write(config_file, format_first_config(first).encode())
     except OSError as error:
@@ -445,6 +449,10 @@ def _write(file: Path, content: bytes, mode: int = 0o600) -> None:
     """Write a file that nobody else can read at any moment of it, whole or not at all."""
     whole = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     descriptor = os.open(whole, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with os.fdopen(descriptor, "wb") as out:
-        out.write(content)
-    whole.replace(file)
+    try:
+        with os.fdopen(descriptor, "wb") as out:
+            out.write(content)
+        whole.replace(file)
+    except BaseException:
+        whole.unlink(missing_ok=True)
+        raise

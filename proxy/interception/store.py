@@ -17,6 +17,7 @@ Each file is replaced by a rename, and the keys alone decide, so a crash at any 
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import secrets
@@ -352,6 +353,11 @@ def _refuse_if_open_to_others(path: Path, status: os.stat_result, mode: str) -> 
 
 
 def _unusable(path: Path, error: OSError) -> ConfigurationError:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return ConfigurationError(
+            f"{path} cannot be written: {error.strerror}. The interception CA lives there, in state_directory; what was there is "
+            "unchanged. Make room and try again."
+        )
     return ConfigurationError(
         f"{path} cannot be used: {error.strerror or 'the operating system gives no reason'}. "
         "The interception CA lives there; the proxy's user needs to read and write that directory (state_directory)."
