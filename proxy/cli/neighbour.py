@@ -94,9 +94,9 @@ def _named_config(number: int, words: Sequence[str]) -> str:
 
 
 def _holders(port: int) -> set[int]:
-    """Return the processes that have a listening socket of a port, and their parents, as far as this user may see them.
+    """Return the processes that have a listening socket of a port, and their parents twice over, as far as this user may see them.
 
-    Relay processes are children of the one that was started.
+    A relay process is its template's child, which is the proxy's.
     """
     sockets = set(_listening(port))
     numbers = set()
@@ -104,7 +104,8 @@ def _holders(port: int) -> set[int]:
         with contextlib.suppress(OSError):
             if str(descriptor.readlink()) in sockets:
                 numbers.add(int(descriptor.parts[2]))
-    return numbers | {_parent(number) for number in numbers}
+    parents = {_parent(number) for number in numbers}
+    return numbers | parents | {_parent(number) for number in parents if number}
 
 
 def _parent(number: int) -> int:

@@ -4,8 +4,11 @@
     ───────────────                                     ────────────────────────
     private keys, CA key, token sources, admin site     listeners (SO_REUSEPORT), relay, access log
          `control`  ◄──── frames over a socket pair ────►  `worker`
-                          `messages`, `channel`            `tokens`, `contexts`: what the relay asks, answered from there
+         `relays`         `messages`, `channel`            `tokens`, `contexts`: what the relay asks, answered from there
+            │                                                 ▲
+            └─────────────►  `template`  ──── forks ──────────┘
 
-A relay process is started anew (not forked), so nothing of the control process' memory is in it: it never opens a key file and
-never holds a key but those of the leaf certificates it presents. It gets access tokens and leaves over its socket pair.
+The template is started anew (not forked), so nothing of the control process' memory is in it, nor in the relay processes that are
+forked from it and share its imports: none of them ever opens a key file or holds a key but those of the leaf certificates it
+presents. They get access tokens and leaves over their socket pairs.
 """

@@ -7,7 +7,6 @@ import errno
 import functools
 import itertools
 import logging
-import os
 import socket
 import time
 from collections import OrderedDict, deque
@@ -15,7 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ConfigurationError
-from proxy.hardening import own_program
 from proxy.identity.credential import Target
 from proxy.interception.rsa import RSAKey
 from proxy.operations.own_errors import ErrorTally
@@ -44,6 +42,7 @@ from proxy.workers.messages import (
     Want,
     WantLeaf,
 )
+from proxy.workers.template import Template
 from proxy.workers.tokens import ERRORS
 
 if TYPE_CHECKING:
@@ -60,10 +59,9 @@ if TYPE_CHECKING:
     from proxy.operations.own_errors import ErrorCount
     from proxy.operations.usage import Usage
     from proxy.relay.record import ExchangeRecord
+    from proxy.workers.template import ForkedProcess
 
 logger = logging.getLogger("proxy.workers")
-
-CHANNEL_VARIABLE: Final = "APIM_AUTH_PROXY_CHANNEL"
 
 # How often control looks for a renewed token; a renewal is minutes ahead of the expiry.
 _LOOK_S: Final = 0.25
@@ -171,13 +169,15 @@ class RelayProcess:
 
     def __init__(self, number: int, on_message: Callable[[RelayProcess, ToControl], None]) -> None:
         self.number = number
-        self.channel: Channel[ToControl] = Channel(TO_CONTROL, lambda message: on_message(self, message), lambda: None)
+        self.channel: Channel[ToControl] = Channel(
+            TO_CONTROL, lambda message: on_message(self, message), self._on_closed
+        )
         self.started = asyncio.Event()
         self.snapshot = WorkerSnapshot()
         self.born_at_mono = time.monotonic()
-        self.process: asyncio.subprocess.Process | None = None
+        self.process: ForkedProcess | None = None
 
-    async def start(self) -> None:
+    async def start(self, template: Template) -> None:
         """Start the process, with one end of a socket pair and nothing else of ours.
 
         Raises:
@@ -186,13 +186,7 @@ class RelayProcess:
         ours, theirs = socket.socketpair()
         try:
             with theirs:
-                self.process = await asyncio.create_subprocess_exec(
-                    *own_program("proxy.workers.worker"),
-                    pass_fds=(theirs.fileno(),),
-                    stdin=asyncio.subprocess.DEVNULL,
-                    env={**os.environ, CHANNEL_VARIABLE: str(theirs.fileno())},
-                    start_new_session=True,  # a terminal's Ctrl-C is for control, which passes it on as a drain
-                )
+                self.process = await template.fork(theirs)
             ours.setblocking(False)
             await self.channel.open(ours)
         except BaseException:
@@ -213,8 +207,12 @@ class RelayProcess:
 
     def kill(self) -> None:
         """End it at once."""
-        if self.process is not None and self.process.returncode is None:
+        if self.process is not None:
             self.process.kill()
+
+    def _on_closed(self) -> None:
+        if self.process is not None:
+            self.process.fall_silent()
 
 
 class Control:
@@ -240,6 +238,7 @@ class Control:
         self._settings = settings
         self._ports: tuple[int, ...] = ()
         self._mint = mint
+        self._template = Template()
         self._processes: dict[int, RelayProcess] = {}
         self._retired = WorkerSnapshot()
         self.recent = RecentExchanges()
@@ -329,6 +328,7 @@ class Control:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._template.close()
 
     def kill(self) -> None:
         """End every relay process at once; no other takes its place."""
@@ -372,7 +372,7 @@ class Control:
     async def _run(self, process: RelayProcess, delay_s: float) -> int | None:
         """Run a relay process to its end and return its status; None where it could not be started."""
         try:
-            await process.start()
+            await process.start(self._template)
         except OSError as error:
             logger.error(  # noqa: TRY400  # the reason in our words says it all
                 "relay process %d could not be started: %s. It is tried again in %g s.",
@@ -503,6 +503,8 @@ def _describe_start(number: int | None) -> str:
         return "the system has no file descriptor left (fs.file-max)"
     if number == errno.EAGAIN:
         return "no more processes may be started; raise the limit of this user or container (ulimit -u, pids.max)"
+    if number == errno.ECHILD:
+        return "the process that they are forked from has ended"
     if number == errno.ENOMEM:
         return "there is no memory for it"
     return f"the system refused it ({errno.errorcode.get(number or 0, 'no reason given')})"

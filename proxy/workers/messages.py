@@ -192,13 +192,46 @@ class Figures(Message):
     records: tuple[ExchangeRecord, ...] = ()
 
 
+class Forked(Message):
+    """Template → control: the relay process asked for runs."""
+
+    kind: Literal["forked"] = "forked"
+    pid: int
+
+
+class NotForked(Message):
+    """Template → control: the system lets us have no process.
+
+    Attributes:
+        number: its reason, as in `errno`.
+    """
+
+    kind: Literal["not_forked"] = "not_forked"
+    number: int
+
+
+class Ended(Message):
+    """Template → control: a relay process has ended.
+
+    Attributes:
+        pid: its process id.
+        status: its exit status, or the negative number of a signal.
+    """
+
+    kind: Literal["ended"] = "ended"
+    pid: int
+    status: int
+
+
 ToRelay = Annotated[
     Begin | Reload | Token | Answered | Failed | Leaf | CAChanged | AnnounceEnd | Drain, Field(discriminator="kind")
 ]
 ToControl = Annotated[Started | Want | Stale | Rejected | WantLeaf | Figures, Field(discriminator="kind")]
+ToForking = Annotated[Forked | NotForked | Ended, Field(discriminator="kind")]
 
 TO_RELAY: Final[TypeAdapter[ToRelay]] = TypeAdapter(ToRelay)
 TO_CONTROL: Final[TypeAdapter[ToControl]] = TypeAdapter(ToControl)
+TO_FORKING: Final[TypeAdapter[ToForking]] = TypeAdapter(ToForking)
 
 
 class BrokenFrames(Exception):  # noqa: N818  # a verdict on the other process, which is then replaced

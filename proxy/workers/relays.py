@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -59,8 +60,10 @@ class RelayProcesses:
         """Build everything that can fail for reasons of configuration, before any socket opens.
 
         Raises:
-            ConfigurationError: a client is known by a Unix user that this machine does not have.
+            ConfigurationError: this system cannot share a listener, or a client is known by a Unix user that it does not have.
         """
+        if not hasattr(os, "fork") or not hasattr(socket, "SO_REUSEPORT"):
+            raise ConfigurationError("This system cannot have several relay processes: use `workers: 1`.")
         self._settings = settings
         self._resolver = resolver
         self._events_dropped = events_dropped

@@ -1,27 +1,23 @@
-"""A relay process: gets its configuration, tokens and leaves over a socket pair, and serves. Started by `control`. Does I/O."""
+"""A relay process: gets its configuration, tokens and leaves over a socket pair, and serves. Forked from `template`. Does I/O."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-import os
 import signal
-import socket
 import sys
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from proxy.config.routed_hosts import routed_hosts
 from proxy.config.settings import Settings
 from proxy.errors import ConfigurationError
 from proxy.event_loop import run
-from proxy.hardening import harden_process
 from proxy.operations.event_log import EventLog
 from proxy.operations.snapshot import format_snapshot
 from proxy.relay_server import RelayServer
 from proxy.workers.channel import Channel
 from proxy.workers.contexts import RemoteContexts
-from proxy.workers.control import CHANNEL_VARIABLE
 from proxy.workers.messages import (
     TO_RELAY,
     AnnounceEnd,
@@ -38,6 +34,9 @@ from proxy.workers.messages import (
     ToRelay,
 )
 from proxy.workers.tokens import RemoteSources
+
+if TYPE_CHECKING:
+    import socket
 
 _FIGURES_S: Final = 0.5
 # As many as the page shows; the access log has them all.
@@ -148,14 +147,21 @@ class Worker:
             self._begin.cancel()
 
 
-async def _main() -> None:
-    harden_process()
+def run_worker(end: socket.socket) -> None:
+    """Serve as a relay process until control says to drain, or is gone.
+
+    Args:
+        end: of the socket pair to control.
+    """
+    run(_serve(end))
+
+
+async def _serve(end: socket.socket) -> None:
     events = EventLog()
     worker = Worker(events)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, worker.stop)
-    end = socket.socket(fileno=int(os.environ.pop(CHANNEL_VARIABLE)))
     end.setblocking(False)
     try:
         await worker.serve(end)
@@ -164,7 +170,3 @@ async def _main() -> None:
         sys.exit(2)
     finally:
         events.close()
-
-
-if __name__ == "__main__":
-    run(_main())

@@ -62,7 +62,12 @@ def opened_files(pid: int) -> list[str]:
 
 def relay_processes(proxy: ProxyProgram) -> list[int]:
     """Returns the process ids of the relay processes."""
-    return [pid for pid in children(proxy.process.pid) if b"proxy.workers.worker" in command_line(pid)]
+    return [pid for template in templates(proxy) for pid in children(template)]
+
+
+def templates(proxy: ProxyProgram) -> list[int]:
+    """Returns the process id of what the relay processes are forked from."""
+    return [pid for pid in children(proxy.process.pid) if b"proxy.workers.template" in command_line(pid)]
 
 
 def wait_until(holds: Callable[[], bool], what: str) -> None:
@@ -144,7 +149,7 @@ def test_no_relay_process_ever_has_a_private_key(several: ProxyProgram, place: P
     pids = relay_processes(several)
     assert len(pids) == 2
     assert memory_holds(several.process.pid, needles), "the search finds the key where it is: in the control process"
-    for pid in pids:
+    for pid in [*templates(several), *pids]:
         assert not memory_holds(pid, needles)
         opened = opened_files(pid)
         assert opened
@@ -167,6 +172,37 @@ def test_a_dead_relay_process_is_replaced_and_the_other_goes_on(
         lambda: all(curl("--proxy", several.forward, f"http://{host}/orders").status == 200 for _ in range(4)),
         "requests failed after the replacement",
     )
+
+
+def test_relay_processes_outlive_what_they_were_forked_from(several: ProxyProgram, place: Place, curl: Curl) -> None:
+    """They go on serving, and one that dies later is noticed by its channel and replaced from a new template."""
+    host = place.api_url.removeprefix("https://")
+    before = relay_processes(several)
+    (template,) = templates(several)
+    os.kill(template, signal.SIGKILL)
+    wait_until(lambda: template not in children(several.process.pid), "the template was not reaped")
+    for _ in range(4):
+        assert curl("--proxy", several.forward, f"http://{host}/orders").status == 200
+    assert all(Path(f"/proc/{pid}").exists() for pid in before)
+    os.kill(before[0], signal.SIGKILL)
+    several.wait_for_line("another takes its place")
+    wait_until(lambda: len(relay_processes(several)) == 1, "no other relay process took the place of the dead one")
+    wait_until(
+        lambda: all(curl("--proxy", several.forward, f"http://{host}/orders").status == 200 for _ in range(4)),
+        "requests failed after the replacement",
+    )
+    assert several.stop() == 0
+    wait_until(lambda: not Path(f"/proc/{before[1]}").exists(), "a relay process outlived the proxy")
+
+
+def test_relay_processes_share_most_of_their_memory(several: ProxyProgram, place: Place, curl: Curl) -> None:
+    host = place.api_url.removeprefix("https://")
+    for _ in range(8):
+        assert curl("--proxy", several.forward, f"http://{host}/orders").status == 200
+    for pid in relay_processes(several):
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+        sizes = {name: int(kib) for name, kib in re.findall(r"^(\w+): +(\d+) kB", text, re.MULTILINE)}
+        assert 2 * (sizes["Private_Clean"] + sizes["Private_Dirty"]) < sizes["Rss"]
 
 
 def test_relay_processes_that_cannot_be_started_are_tried_again_for_ever(

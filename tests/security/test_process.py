@@ -66,16 +66,21 @@ def write_configuration(directory: Path, workers: int) -> Path:
     return file
 
 
+def family(pid: int) -> list[int]:
+    """Returns the process ids of a process and of all that come of it."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    return [pid, *(member for child in children for member in family(int(child)))]
+
+
 @linux_only
 @pytest.mark.parametrize("workers", [1, 2])
 def test_every_process_of_a_running_proxy_is_hardened(tmp_path: Path, workers: int) -> None:
     program = Program([COMMAND, "run", "--config", write_configuration(tmp_path, workers)], tmp_path, "proxy")
     try:
         program.wait_for_line("ready")
-        first = program.process.pid
-        children = Path(f"/proc/{first}/task/{first}/children").read_text(encoding="ascii").split()
-        assert len(children) >= (workers if workers > 1 else 0)
-        for pid in (str(first), *children):
+        processes = family(program.process.pid)
+        assert len(processes) == (2 + workers if workers > 1 else 1)
+        for pid in processes:
             limits = Path(f"/proc/{pid}/limits").read_text(encoding="ascii")
             (core,) = [line.split()[4:6] for line in limits.splitlines() if line.startswith("Max core file size")]
             assert core == ["0", "0"]
@@ -114,10 +119,9 @@ def test_a_proxy_that_root_runs_has_no_capability_but_for_files_and_low_ports(tm
     kept = 1 << 1 | 1 << 2 | 1 << 10  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_NET_BIND_SERVICE
     with Program([COMMAND, "run", "--config", write_configuration(tmp_path, 2)], tmp_path, "run") as program:
         program.wait_for_line("ready")
-        pid = program.process.pid
-        children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
-        assert len(children) == 2
-        for task in (task for one in (pid, *children) for task in Path(f"/proc/{one}/task").iterdir()):
+        processes = family(program.process.pid)
+        assert len(processes) == 4  # control, the template, and two forked from it
+        for task in (task for one in processes for task in Path(f"/proc/{one}/task").iterdir()):
             lines = dict(line.split(":\t", 1) for line in (task / "status").read_text(encoding="utf-8").splitlines())
             assert all(int(lines[name], 16) & ~kept == 0 for name in ("CapInh", "CapPrm", "CapEff", "CapAmb")), task
 
