@@ -249,7 +249,7 @@ packages: $(VENV)/.supply ## Build the source archive, and of it the wheel witho
 
 .PHONY: test-packages
 test-packages: packages $(VENV)/.test ## Install what `make packages` built, and nothing else, and get an answer through it
-	@$(BIN)/python -m pytest -q tests/packaging/check_packages.py
+	@$(BIN)/python -m pytest -q tests/packaging/check_*.py
 
 # The container image
 

@@ -239,12 +239,16 @@ def init(
         write_json({"written": [str(file) for file in written], "registration": {"form": registration, "text": text}})
     else:
         click.echo(text)
+    next_steps = (
+        f"  apim-auth-proxy check --config {_quote(config_file)} --online\n"
+        f"  apim-auth-proxy exec --config {_quote(config_file)} --start -- curl -i https://{api_host.replace('*', 'NAME')}/"
+    )
     if needs_pair:
-        _say_what_next(written, config_file, pair[0], is_new=there is None)
+        _say_what_next(written, next_steps, pair[0], is_new=there is None)
     else:
         say(
-            f"Wrote {config_file}. There is no key and no certificate. Next, register it as printed above, then, on the machine "
-            f"that has the identity:\n  apim-auth-proxy check --config {_quote(config_file)} --online"
+            f"Wrote {config_file}. It needs no key and no certificate.\nNext, register it as printed above. Then, on the machine "
+            f"that has the identity, check it and call the API:\n{next_steps}"
         )
 
 
@@ -308,15 +312,16 @@ def _choose_identity(alone: str | None, federated: str | None) -> str | None:
     return identity
 
 
-def _say_what_next(written: list[Path], config_file: Path, certificate: Path, *, is_new: bool) -> None:
+def _say_what_next(written: list[Path], next_steps: str, certificate: Path, *, is_new: bool) -> None:
     kept = "" if is_new else f" Kept {certificate} and its key, which were there and match."
     life = (
         f"The certificate is valid for {_DAYS} days. `check` and a metric warn before it expires. To replace it "
         "without downtime, list the new one first under `certificates:`."
     )
     say(
-        f"Wrote {', '.join(map(str, written))}.{kept} The key stays on this machine.\nNext, register it as printed above, then:\n"
-        f"  apim-auth-proxy check --config {_quote(config_file)} --online" + (f"\n{life}" if is_new else "")
+        f"Wrote {', '.join(map(str, written))}.{kept} The key stays on this machine.\n"
+        f"Next, register it as printed above. Then check it and call the API:\n{next_steps}"
+        + (f"\n{life}" if is_new else "")
     )
 
 

@@ -431,7 +431,7 @@ def test_a_managed_identity_is_given_the_role_without_an_application(
     tmp_path: Path, identity: str, principal: str
 ) -> None:
     printed = init(tmp_path, *KNOWN, "--managed-identity", identity)
-    assert "There is no key and no certificate" in printed.stderr
+    assert "It needs no key and no certificate" in printed.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
     done, calls = register(printed.stdout.decode(), tmp_path)
     assert (done.status, done.stderr) == (0, "")
