@@ -6,24 +6,21 @@ A snapshot is JSON on the wire, not a pickle: the process that collects holds th
 from __future__ import annotations
 
 import dataclasses
+import functools
+import operator
 from collections.abc import Iterable, Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Annotated, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeAlias
 
 from pydantic import Field, NonNegativeInt, TypeAdapter
 
 from proxy.operations.access_log import AccessLogStatistics, TraceStatistics
-from proxy.relay.counters import LATENCY_BOUNDS_S, Histogram
+from proxy.relay.counters import LATENCY_BOUNDS_S, Counters, Histogram
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sized
-
-    from proxy.relay.counters import Counters
-
 _BUCKETS: Final = len(LATENCY_BOUNDS_S) + 1
 _Buckets: TypeAlias = Annotated[tuple[NonNegativeInt, ...], Field(min_length=_BUCKETS, max_length=_BUCKETS)]
 _Counts: TypeAlias = Mapping[str, NonNegativeInt]
-_Key = TypeVar("_Key")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -37,10 +34,6 @@ class HistogramSnapshot:
 
     buckets: _Buckets = (0,) * _BUCKETS
     total_s: float = 0.0
-
-    def __add__(self, other: HistogramSnapshot) -> HistogramSnapshot:
-        pairs = zip(self.buckets, other.buckets, strict=True)
-        return HistogramSnapshot(tuple(mine + its for mine, its in pairs), self.total_s + other.total_s)
 
     def __sub__(self, earlier: HistogramSnapshot) -> HistogramSnapshot:
         """Return what has come since an earlier snapshot of the same histogram."""
@@ -108,7 +101,14 @@ class WorkerSnapshot:
         )
 
 
-@cache
+_NAMED_ALIKE: Final = [
+    field.name
+    for field in dataclasses.fields(WorkerSnapshot)
+    if field.name != "exchanges" and hasattr(Counters(), field.name)
+]
+
+
+@functools.cache
 def _adapter() -> TypeAdapter[WorkerSnapshot]:
     """Built when first wanted: a proxy of one process never does, and it costs a fiftieth of a second."""
     return TypeAdapter(WorkerSnapshot)
@@ -168,27 +168,12 @@ def take_snapshot(
         exchanges.setdefault(route, {})[status] = count
     return WorkerSnapshot(
         exchanges=exchanges,
-        errors=dict(counters.errors),
-        aborts=dict(counters.aborts),
-        http2_faults=dict(counters.http2_faults),
-        received_bytes=counters.received_bytes,
-        sent_bytes=counters.sent_bytes,
-        client_connections=counters.client_connections,
-        upstream_connections=counters.upstream_connections,
-        reused=counters.reused,
-        retries=counters.retries,
-        replays=counters.replays,
-        tunnels=counters.tunnels,
-        upgrades=counters.upgrades,
-        intercepts=counters.intercepts,
+        **{name: _freeze(getattr(counters, name)) for name in _NAMED_ALIKE},
         open_client_connections=len(relay.clients) + len(relay.arrivals),
         open_upstream_connections=len(relay.upstreams),
         idle_upstream_connections=sum(one.is_idle for one in relay.upstreams),
         open_tunnels=len(relay.splices),
-        duration=_freeze(counters.duration),
-        upstream_wait=_freeze(counters.upstream_wait),
-        token_wait=_freeze(counters.token_wait),
-        loop_lag=_freeze(loop_lag) if loop_lag is not None else HistogramSnapshot(),
+        loop_lag=_freeze(loop_lag or Histogram()),
         access_log=access_log or AccessLogStatistics(),
         traces=traces or TraceStatistics(),
         events_dropped=events_dropped,
@@ -212,57 +197,26 @@ def parse_snapshot(content: bytes) -> WorkerSnapshot:
 
 def sum_snapshots(snapshots: Iterable[WorkerSnapshot]) -> WorkerSnapshot:
     """Return all processes as one."""
-    total = WorkerSnapshot()
-    for snapshot in snapshots:
-        total = _add(total, snapshot)
-    return total
+    return functools.reduce(_add, snapshots, WorkerSnapshot())
 
 
-def _freeze(histogram: Histogram) -> HistogramSnapshot:
-    return HistogramSnapshot(tuple(histogram.buckets), histogram.total)
+def _freeze(counted: Any) -> Any:  # noqa: ANN401  # of the type of any field
+    """Return a count, counts by key, or a histogram, as it is now."""
+    if isinstance(counted, Histogram):
+        return HistogramSnapshot(tuple(counted.buckets), counted.total)
+    return dict(counted) if isinstance(counted, Mapping) else counted
 
 
-def _add(one: WorkerSnapshot, other: WorkerSnapshot) -> WorkerSnapshot:
-    routes = one.exchanges.keys() | other.exchanges.keys()
-    return WorkerSnapshot(
-        exchanges={
-            route: _add_counts(one.exchanges.get(route, {}), other.exchanges.get(route, {})) for route in routes
-        },
-        errors=_add_counts(one.errors, other.errors),
-        aborts=_add_counts(one.aborts, other.aborts),
-        http2_faults=_add_counts(one.http2_faults, other.http2_faults),
-        received_bytes=one.received_bytes + other.received_bytes,
-        sent_bytes=one.sent_bytes + other.sent_bytes,
-        client_connections=one.client_connections + other.client_connections,
-        upstream_connections=one.upstream_connections + other.upstream_connections,
-        reused=one.reused + other.reused,
-        retries=one.retries + other.retries,
-        replays=one.replays + other.replays,
-        tunnels=one.tunnels + other.tunnels,
-        upgrades=one.upgrades + other.upgrades,
-        intercepts=one.intercepts + other.intercepts,
-        open_client_connections=one.open_client_connections + other.open_client_connections,
-        open_upstream_connections=one.open_upstream_connections + other.open_upstream_connections,
-        idle_upstream_connections=one.idle_upstream_connections + other.idle_upstream_connections,
-        open_tunnels=one.open_tunnels + other.open_tunnels,
-        duration=one.duration + other.duration,
-        upstream_wait=one.upstream_wait + other.upstream_wait,
-        token_wait=one.token_wait + other.token_wait,
-        loop_lag=one.loop_lag + other.loop_lag,
-        access_log=AccessLogStatistics(
-            one.access_log.observed + other.access_log.observed,
-            one.access_log.dropped + other.access_log.dropped,
-            one.access_log.lost + other.access_log.lost,
-        ),
-        traces=TraceStatistics(
-            one.traces.exported + other.traces.exported,
-            one.traces.lost + other.traces.lost,
-            one.traces.dropped + other.traces.dropped,
-        ),
-        events_dropped=one.events_dropped + other.events_dropped,
-        name_lookups=_add_counts(one.name_lookups, other.name_lookups),
-    )
-
-
-def _add_counts(one: Mapping[_Key, int], other: Mapping[_Key, int]) -> dict[_Key, int]:
-    return {key: one.get(key, 0) + other.get(key, 0) for key in one.keys() | other.keys()}
+def _add(one: Any, other: Any) -> Any:  # noqa: ANN401  # of the type of any field, and the same for both
+    """Return the sum of two counts, of two mappings key by key, or of what has fields of such."""
+    if dataclasses.is_dataclass(one) and not isinstance(one, type):
+        names = (field.name for field in dataclasses.fields(one))
+        return type(one)(*(_add(getattr(one, name), getattr(other, name)) for name in names))
+    if isinstance(one, tuple):
+        return tuple(map(operator.add, one, other))
+    if isinstance(one, Mapping):
+        return {
+            key: _add(one[key], other[key]) if key in one and key in other else one.get(key, other.get(key))
+            for key in one.keys() | other.keys()
+        }
+    return one + other
