@@ -19,7 +19,7 @@ from proxy.cli.service_manager import notify, notify_reloading, take_sockets, wa
 from proxy.config.loading import load_settings
 from proxy.errors import AddressTaken, ConfigurationError
 from proxy.hardening import harden_process, own_program, raise_file_limit
-from proxy.keys.fingerprint import read_fingerprint
+from proxy.keys.fingerprint import FileWatch
 from proxy.server import Server
 from proxy.tasks import log_fault
 
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from proxy.config.settings import Settings
     from proxy.config.source import Source
-    from proxy.keys.fingerprint import Fingerprint
 
 # Between two looks at the file; a mounted one that is replaced takes longer to arrive.
 _LOOK_S: Final = 1.0
@@ -59,10 +58,10 @@ def run(config: Source, workers: int | None) -> None:
         return settings if workers is None else settings.model_copy(update={"workers": workers})
 
     # Before the file is read: what is written while we start is a change, too.
-    read = read_fingerprint(config.files)
+    watch = FileWatch(config.files)
     settings = load()
     try:
-        event_loop.run(_serve(settings, load, config, read, take_sockets(os.environ, len(settings.listeners))))
+        event_loop.run(_serve(settings, load, config, watch, take_sockets(os.environ, len(settings.listeners))))
     except AddressTaken as taken:
         raise _name_neighbour(taken) from None
 
@@ -84,7 +83,7 @@ async def _serve(
     settings: Settings,
     load: Callable[[], Settings],
     config: Source,
-    read: Fingerprint,
+    watch: FileWatch,
     inherited: Sequence[socket.socket],
 ) -> None:
     stop, hang_up = asyncio.Event(), asyncio.Event()
@@ -115,7 +114,7 @@ async def _serve(
         _say("ready")
         notify("READY=1")
         tasks = [
-            asyncio.create_task(_follow(server, load, config, read, hang_up), name="configuration file"),
+            asyncio.create_task(_follow(server, load, config, watch, hang_up), name="configuration file"),
             asyncio.create_task(_feed_watchdog(), name="watchdog"),
         ]
         await stop.wait()
@@ -130,19 +129,17 @@ async def _serve(
 
 
 async def _follow(
-    server: Server, load: Callable[[], Settings], config: Source, in_use: Fingerprint, hang_up: asyncio.Event
+    server: Server, load: Callable[[], Settings], config: Source, watch: FileWatch, hang_up: asyncio.Event
 ) -> None:
     """Reload on a signal, and when the file has changed and then stayed the same from one look to the next."""
-    seen = in_use
     while True:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(hang_up.wait(), _LOOK_S)
-        found = read_fingerprint(config.files)
-        settled, seen = found == seen, found
-        if not hang_up.is_set() and (found == in_use or not settled):
+        changed = watch.look()
+        if not changed and not hang_up.is_set():
             continue
         hang_up.clear()
-        in_use = found
+        watch.take()
         notify_reloading()
         addresses = list(server.addresses)
         try:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from proxy.interception.organisation import OrganisationCA, load_organisation_ca
 from proxy.interception.store import load_or_create, state_files
-from proxy.keys.fingerprint import read_fingerprint
+from proxy.keys.fingerprint import FileWatch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -61,15 +61,13 @@ class AuthorityWatch:
     """
 
     def __init__(self, files: Sequence[Path], now_mono: float) -> None:
-        self._files = files
-        self._in_use = self._seen = read_fingerprint(files)
+        self._files = FileWatch(files)
         self._looked_at_mono = now_mono
 
     def is_due(self, now_mono: float) -> bool:
         """Return whether to open the authority again: once for each change that has settled, and once an hour."""
-        found = read_fingerprint(self._files)
-        settled, self._seen = found == self._seen, found
-        if (settled and found != self._in_use) or now_mono - self._looked_at_mono >= 3_600:
-            self._in_use, self._looked_at_mono = found, now_mono
-            return True
-        return False
+        if not self._files.look() and now_mono - self._looked_at_mono < 3_600:
+            return False
+        self._files.take()
+        self._looked_at_mono = now_mono
+        return True
