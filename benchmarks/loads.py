@@ -102,19 +102,19 @@ def _latency_round(
 def intercepted_get(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG001  # every load has one signature
     """Small GETs on kept-alive connections with TLS on both sides."""
     load = {"--connections": _INTERCEPTED_CONNECTIONS, "--seconds": seconds, "--ends": JSON_BODY[-16:]}
-    return _per_request(*_measure(rival, lambda: _run_client("repeat", {**_inside_tls(rival, "/json"), **load})))
+    return _per_request(*_measure(rival, lambda: run_client("repeat", {**_inside_tls(rival, "/json"), **load})))
 
 
 def new_connections(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG001  # every load has one signature
     """A connection, a CONNECT where the proxy takes it, a TLS handshake and a small GET, each time anew."""
     load = {"--connections": 8, "--seconds": seconds, "--ends": JSON_BODY[-16:]}
-    return _per_request(*_measure(rival, lambda: _run_client("reconnect", {**_inside_tls(rival, "/json"), **load})))
+    return _per_request(*_measure(rival, lambda: run_client("reconnect", {**_inside_tls(rival, "/json"), **load})))
 
 
 def websocket(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG001  # every load has one signature
     """Frames of 100 bytes there and back over kept-open WebSockets."""
     load = {"--connections": _CONNECTIONS, "--seconds": seconds}
-    return _per_request(*_measure(rival, lambda: _run_client("websocket", {**_by_http_url(rival, "/socket"), **load})))
+    return _per_request(*_measure(rival, lambda: run_client("websocket", {**_by_http_url(rival, "/socket"), **load})))
 
 
 # Bulk.
@@ -123,13 +123,13 @@ def websocket(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG
 def download(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG001  # every load has one signature
     """Responses of 100 MB; the figure is CPU milliseconds for each."""
     load = {"--bytes": LARGE_BYTES, "--seconds": seconds}
-    return _per_transfer(*_measure(rival, lambda: _run_client("download", {**_by_http_url(rival, "/large"), **load})))
+    return _per_transfer(*_measure(rival, lambda: run_client("download", {**_by_http_url(rival, "/large"), **load})))
 
 
 def upload(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG001  # every load has one signature
     """Request of 100 MB; the figure is CPU milliseconds for each."""
     load = {"--bytes": LARGE_BYTES, "--seconds": seconds, "--ends": RECEIVED_BODY}
-    return _per_transfer(*_measure(rival, lambda: _run_client("upload", {**_by_http_url(rival, "/upload"), **load})))
+    return _per_transfer(*_measure(rival, lambda: run_client("upload", {**_by_http_url(rival, "/upload"), **load})))
 
 
 def tunnel(stage: Stage, rival: Rival, seconds: float) -> Round:
@@ -138,7 +138,7 @@ def tunnel(stage: Stage, rival: Rival, seconds: float) -> Round:
     if rival.tcp_port is None:
         way["--connect"] = f"127.0.0.1:{stage.plain_port}"
     load = {"--bytes": HUGE_BYTES, "--seconds": min(seconds, 1.0)}
-    return _per_transfer(*_measure(rival, lambda: _run_client("download", {**way, **load})))
+    return _per_transfer(*_measure(rival, lambda: run_client("download", {**way, **load})))
 
 
 # Memory, start.
@@ -161,10 +161,10 @@ def crowd(stage: Stage, rival: Rival, seconds: float) -> Round:  # noqa: ARG001 
     """
     way = _by_http_url(rival, "/json")
     load = {"--seconds": max(seconds, _CROWD_S), "--rate": _CROWD_RATE, "--ends": JSON_BODY[-16:]}
-    few = _run_client("repeat", {**way, **load, "--connections": 100})
+    few = run_client("repeat", {**way, **load, "--connections": 100})
     _require_success(rival, few)
     with _holding(_CROWD, way):
-        many, used_s = _measure(rival, lambda: _run_client("repeat", {**way, **load, "--connections": 1_000}))
+        many, used_s = _measure(rival, lambda: run_client("repeat", {**way, **load, "--connections": 1_000}))
         resident = rival.program.resident_bytes() if rival.program is not None else 0
     return replace(_per_request(many, used_s), figure=many.p99_us / few.p99_us, note=f"RSS {resident / 1e6:.0f} MB")
 
@@ -243,7 +243,12 @@ def _client_arguments(kind: str, arguments: dict[str, object]) -> list[str]:
     return ["taskset", "--cpu-list", str(LOAD_CORE), sys.executable, "-m", "benchmarks.client", kind, *flat]
 
 
-def _run_client(kind: str, arguments: dict[str, object]) -> Load:
+def run_client(kind: str, arguments: dict[str, object]) -> Load:
+    """Run one kind of load of `benchmarks.client`.
+
+    Raises:
+        BenchmarkError: it failed.
+    """
     done = subprocess.run(
         _client_arguments(kind, arguments),
         capture_output=True,

@@ -32,6 +32,7 @@ DEBIAN_PACKAGES: Final = {
     "wrk": "wrk",
     "taskset": "util-linux",
     "valgrind": "valgrind",
+    "redis-server": "redis-server",
 }
 # Daemons live where an ordinary user's PATH does not lead.
 SEARCH_PATH: Final = f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin"

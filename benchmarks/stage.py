@@ -68,6 +68,7 @@ http {{
     location = /json {{ return 200 '{json}'; }}
     location = /authorization {{ default_type text/plain; return 200 "$http_authorization"; }}
     location = /token {{ return 200 '{{"token_type":"Bearer","expires_in":86399,"access_token":"{token}"}}'; }}
+    location = /short-token {{ return 200 '{{"token_type":"Bearer","expires_in":2,"access_token":"{token}$request_id"}}'; }}
     # The request's content is read whole before the answer is fetched from the server below.
     location = /exchange {{
       proxy_pass http://answering/medium;

@@ -76,41 +76,57 @@ def test_the_control_process_alone_speaks_to_redis(
     assert owners(redis.port) == {proxy.process.pid}
 
 
-def test_requests_go_on_while_redis_hangs_and_people_are_told(
-    place: Place, redis: RedisServer, key: Path, start_proxy: StartProxy, curl: Curl, tmp_path: Path
+@pytest.mark.asyncio
+async def test_a_thousand_requests_go_on_while_redis_hangs_and_people_are_told(
+    own_place: Place,
+    sandbox: Sandbox,
+    redis: RedisServer,
+    key: Path,
+    start_proxy: StartProxy,
+    curl: Curl,
+    tmp_path: Path,
 ) -> None:
-    certificate = tmp_path / "own.pem"
-    certificate.touch(0o600)
-    certificate.write_bytes(Path(place.certificate).read_bytes())
-    chosen = settings(place, redis, key)
-    chosen["credentials"]["orders-client"]["certificate"] = str(certificate)  # type: ignore[index]  # ours
-    proxy = start_proxy(chosen)
-    url = f"http://{place.alias_host}/orders"
-    assert curl("--proxy", proxy.forward, url).status == 200
-    assert json.loads(proxy.ask_admin("/api/state"))["sharing"] == {
-        "shared": True,
-        "alone_since_at": None,
-        "reason": "",
-    }
-    assert "apim_auth_proxy_token_cache_shared 1.0" in proxy.ask_admin("/metrics").decode()
-    redis.signal(signal.SIGSTOP)
-    try:
-        # As if the certificate had changed: the token is replaced, and cannot be shared.
-        whole = certificate.with_suffix(".new")
-        whole.touch(0o600)
-        whole.write_bytes(certificate.read_bytes())
-        whole.replace(certificate)
-        proxy.signal(signal.SIGHUP)
-        done = run_program(
-            ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}\\n", "--proxy", proxy.forward, f"{url}/[1-200]"]
-        )
-        proxy.wait_for_line("Tokens are not shared meanwhile")
-    finally:
-        redis.signal(signal.SIGCONT)
-    assert set(done.stdout.split()) == {b"200"}
-    state = json.loads(proxy.ask_admin("/api/state"))["sharing"]
-    assert (state["shared"], state["reason"]) == (False, "does not answer within 250 ms")
-    assert "apim_auth_proxy_token_cache_shared 0.0" in proxy.ask_admin("/metrics").decode()
+    """The token is being replaced all the while: neither Redis nor the identity platform answers, and no request waits."""
+    url = f"http://{own_place.alias_host}/orders"
+
+    def work() -> None:
+        certificate = tmp_path / "own.pem"
+        certificate.touch(0o600)
+        certificate.write_bytes(Path(own_place.certificate).read_bytes())
+        chosen = settings(own_place, redis, key)
+        chosen["credentials"]["orders-client"]["certificate"] = str(certificate)  # type: ignore[index]  # ours
+        proxy = start_proxy(chosen)
+        assert curl("--proxy", proxy.forward, url).status == 200
+        assert json.loads(proxy.ask_admin("/api/state"))["sharing"] == {
+            "shared": True,
+            "alone_since_at": None,
+            "reason": "",
+        }
+        assert "apim_auth_proxy_token_cache_shared 1.0" in proxy.ask_admin("/metrics").decode()
+        sandbox.faults.token_endpoint = TokenEndpointFault(TokenFault.SLOW, delay_s=60, times=1)
+        redis.signal(signal.SIGSTOP)
+        try:
+            # As if the certificate had changed: the token is replaced, and cannot be shared.
+            whole = certificate.with_suffix(".new")
+            whole.touch(0o600)
+            whole.write_bytes(certificate.read_bytes())
+            whole.replace(certificate)
+            proxy.signal(signal.SIGHUP)
+            proxy.wait_for_line("Tokens are not shared meanwhile")
+            done = run_program(
+                ["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}\\n", "--proxy", proxy.forward, f"{url}/[1-1000]"]
+            )
+        finally:
+            redis.signal(signal.SIGCONT)
+        assert done.stdout.split() == [b"200"] * 1_000
+        state = json.loads(proxy.ask_admin("/api/state"))["sharing"]
+        # The reload tries to connect anew; else it is the renewal that meets the silence first.
+        assert not state["shared"]
+        assert state["reason"] in {"does not answer within 250 ms", "did not connect within 1 s"}
+        assert "apim_auth_proxy_token_cache_shared 0.0" in proxy.ask_admin("/metrics").decode()
+
+    await asyncio.to_thread(work)
+    assert sandbox.token_request_count == 2, "the first, and the one that is still waited for"
 
 
 @pytest.mark.asyncio

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import contextlib
 import logging
+import math
 import signal
 import time
 from datetime import UTC, datetime
@@ -279,6 +280,30 @@ async def test_whatever_redis_does_every_replica_has_a_token(
         while not sharing(warm).is_shared:
             await asyncio.sleep(0.2)
             await fleet.renew(warm)
+
+
+@pytest.mark.asyncio
+async def test_a_token_in_hand_is_given_out_while_redis_hangs_for_ever(fleet: Fleet, server: RedisServer) -> None:
+    """Nothing ends the question but Redis itself, so whoever waited for it would wait for ever."""
+    fleet.timeout_s = math.inf
+    replica = fleet.replica(f"redis://127.0.0.1:{server.port}")
+    token = await fleet.acquire(replica)
+    source = replica.source_for("mine", Target(scope=fleet.sandbox.scope))
+    server.call("flushall")  # the lock: it would hold the renewal up once Redis goes on
+    server.signal(signal.SIGSTOP)
+    source.renew()
+    flight = source._flight
+    assert flight is not None
+    for _ in range(1_000):
+        assert source.peek(time.monotonic()) is token
+        assert await source.acquire() is token
+    assert not flight.done()
+    assert fleet.sandbox.token_request_count == 1
+
+    server.signal(signal.SIGCONT)
+    await asyncio.wait({flight})
+    assert (await source.acquire()).value != token.value
+    assert fleet.sandbox.token_request_count == 2
 
 
 @pytest.mark.asyncio
