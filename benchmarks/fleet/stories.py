@@ -208,8 +208,10 @@ class _Telling:
                 asked_s = loop.time()
                 try:
                     await replica.source.acquire()
-                except IdentityError:
-                    await asyncio.sleep(1)
+                except IdentityError as error:
+                    # Asked each second, ten thousand replicas without a token would be what the simulation is busy with.
+                    wait_s = error.retry_after_s or 1
+                    await asyncio.sleep(min(wait_s, max(until_s - loop.time(), 0.0)))
                 without_s += min(loop.time(), until_s) - asked_s
             else:
                 await asyncio.sleep(min(_LOOK_S, max(until_s - loop.time(), 0.0)))

@@ -308,7 +308,7 @@ CONNECTION_CODES: Final = (
 TOKEN_CODES: Final = (
     Entry("too_many_requests", Fault.CONFIGURATION,
         "The token endpoint answers 429: this client id asks it for too many tokens.",
-        "The proxy waits for as long as the answer says. See what else uses the same client id, and how often it starts."),
+        "The proxy waits for as long as the answer says, and a random part longer each time. See what else uses the same client id, and how often it starts."),
     Entry("http_NNN", Fault.IDENTITY,
         "The token endpoint answered with this status and no OAuth error.",
         "Check `authority`, `tenant_id` or `token_endpoint`, and what is between it and the proxy. A 5xx is the server's own failure: the proxy tries again."),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
 from proxy.identity.access_token import age_token
-from proxy.identity.lifetime import backoff_s
+from proxy.identity.lifetime import backoff_s, throttled_wait_s
 from proxy.identity.token_response import ClientThrottled, EndpointOverloaded
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class TokenCache:
             jitter: 0 to 1.
         """
         self._in_flight = False
-        wait_s = error.retry_after_s or 0
+        wait_s: float = error.retry_after_s or 0
         if isinstance(error, EndpointOverloaded):
             self.endpoint_pause.extend(now_mono + wait_s)
         elif isinstance(error, ClientThrottled):
@@ -139,7 +139,12 @@ class TokenCache:
             return
         self.failures += 1
         self.last_error = error
-        self.attempt_after_mono = now_mono + max(wait_s, backoff_s(self.failures, jitter, refused=refused))
+        wait_s = max(wait_s, backoff_s(self.failures, jitter, refused=refused))
+        if isinstance(error, ClientThrottled):
+            usable = self.usable(now_mono)
+            left_s = math.inf if usable is None else usable.usable_until_mono - now_mono
+            wait_s = throttled_wait_s(wait_s, self.failures, jitter, left_s=left_s)
+        self.attempt_after_mono = now_mono + wait_s
 
     def abandon(self) -> None:
         """Note that the flight ended without an outcome."""

@@ -163,7 +163,8 @@ async def test_the_platforms_retry_after_is_passed_on_and_kept(
     refusals = [await ask(proxy, "/bytes/1") for _ in range(5)]
     assert {each.status for each in refusals} == {503}
     assert {each.problem["code"] for each in refusals} == {"too_many_requests"}
-    assert all(1 <= int(each.fields("Retry-After")[0]) <= 600 for each in refusals)
+    # What the platform asked for, less what the test takes, and at most as long again: a fleet must not come back at once.
+    assert all(480 <= int(each.fields("Retry-After")[0]) <= 1_200 for each in refusals)
     assert sandbox.token_request_count == 1
 
 

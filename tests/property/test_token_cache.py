@@ -89,7 +89,11 @@ class TokenLife(RuleBasedStateMachine):
         self.cache.fail(kind("no", retry_after_s=retry_after_s), self.now, jitter)
         assert kind is EndpointOverloaded or self.endpoint_pause.until_mono == endpoint_until, "everybody was paused"
         assert kind is ClientThrottled or self.client_pause.until_mono == client_until, "its client was paused"
-        if kind not in {EndpointOverloaded, ClientThrottled}:
+        if kind is ClientThrottled:
+            # Longer than it was told, so that a fleet does not come back at once.
+            self.own_wait_until = max(self.own_wait_until, self.cache.attempt_after_mono)
+            assert self.cache.attempt_after_mono >= self.now + (retry_after_s or 0), "it comes back too early"
+        elif kind is not EndpointOverloaded:
             self.own_wait_until = max(self.own_wait_until, self.now + (retry_after_s or 0))
         assert self.cache.usable(self.now) is usable, "a failure took a usable token away"
         self.flight_began = None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.identity.access_token import create_access_token
-from proxy.identity.lifetime import backoff_s, flight_margin_s, refresh_after_s
+from proxy.identity.lifetime import backoff_s, flight_margin_s, refresh_after_s, throttled_wait_s
 
 
 @pytest.mark.parametrize(
@@ -65,6 +67,20 @@ def test_the_moments_of_a_token_are_always_in_order(life_s: float, refresh_in_s:
 def test_waits_double_up_to_half_a_minute(failures: int, refused: bool, expected: float) -> None:
     assert backoff_s(failures, 0, refused=refused) == pytest.approx(expected)
     assert backoff_s(failures, 1, refused=refused) == pytest.approx(expected * 0.75)
+
+
+@pytest.mark.parametrize(
+    ("failures", "latest_s"), [(1, 120), (2, 180), (3, 300), (4, 540), (5, 1_020), (6, 1_980), (5_000, 1_980)]
+)
+def test_replicas_that_were_throttled_together_come_back_ever_more_spread(failures: int, latest_s: float) -> None:
+    assert throttled_wait_s(60, failures, 0, left_s=math.inf) == pytest.approx(60)
+    assert throttled_wait_s(60, failures, 1, left_s=math.inf) == pytest.approx(latest_s)
+
+
+def test_nobody_waits_past_half_of_what_is_left_of_a_token_but_as_long_as_it_was_told() -> None:
+    assert throttled_wait_s(60, 5, 1, left_s=600) == pytest.approx(300)
+    assert throttled_wait_s(60, 5, 1, left_s=100) == pytest.approx(60)
+    assert throttled_wait_s(3_600, 5, 1, left_s=math.inf) == pytest.approx(3_600)
 
 
 def test_a_token_does_not_show_itself() -> None:
