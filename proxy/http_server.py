@@ -27,7 +27,7 @@ from proxy.tasks import log_fault
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, Mapping
+    from collections.abc import AsyncGenerator, Coroutine, Mapping
 
     from proxy.config.settings import LimitSettings
     from proxy.relay.message import RequestHead
@@ -77,13 +77,15 @@ class Response:
     Attributes:
         status: HTTP.
         fields: all but Content-Length, Date and Connection.
-        content: what is generated is sent as it comes, and ends with the connection.
+        content: whole.
+        stream: content that is sent as it is generated, in place of the other, and ends with the connection.
         closes: whether the connection ends with it.
     """
 
     status: int
     fields: Mapping[str, str] = field(default_factory=dict, repr=False)
-    content: bytes | AsyncGenerator[bytes, None] = field(default=b"", repr=False)
+    content: bytes = field(default=b"", repr=False)
+    stream: AsyncGenerator[bytes, None] | None = field(default=None, repr=False)
     closes: bool = False
 
 
@@ -134,10 +136,12 @@ class HttpServer:
         """Return the protocol of a new connection."""
         return Connection(self)
 
-    async def end(self, within_s: float) -> None:
-        """End idle connections at once, the others with their answers; cut those that take longer."""
+    def end(self, within_s: float) -> Coroutine[object, object, None]:
+        """End idle connections at once, the others with their answers; what is returned waits for those, and cuts the late."""
         self.is_ending = True
-        busy = {task: one for one in list(self.connections) if (task := one.end()) is not None}
+        return self._wait({task: one for one in list(self.connections) if (task := one.end()) is not None}, within_s)
+
+    async def _wait(self, busy: Mapping[asyncio.Task[None], Connection], within_s: float) -> None:
         if busy:
             _, late = await asyncio.wait(busy, timeout=within_s)
             for task in late:
@@ -271,9 +275,7 @@ class Connection(asyncio.Protocol):
         except ProxyError as error:
             logger.info("%s refused a request: %s", server.name, error.detail)
             response = server.refuse(error)
-            self.transport.write(_format_head(response, closes=True))
-            if isinstance(response.content, bytes):
-                self.transport.write(response.content)
+            self.transport.write(_format_head(response, closes=True) + response.content)
             self._linger()
             return
         self._buffer = data[end:]
@@ -287,7 +289,7 @@ class Connection(asyncio.Protocol):
             response = await self._server.respond(request)
             closes = (
                 response.closes
-                or not isinstance(response.content, bytes)
+                or response.stream is not None
                 or not (head.keeps_alive and head.minor)
                 or head.has_content
                 or b"upgrade" in head.names  # behind which bytes of another protocol could follow
@@ -313,12 +315,9 @@ class Connection(asyncio.Protocol):
 
     async def _send(self, response: Response, *, closes: bool, with_content: bool) -> None:
         head = _format_head(response, closes=closes)
-        if isinstance(response.content, bytes):
-            await self._write(head + response.content if with_content else head)
-            return
-        await self._write(head)
-        if with_content:
-            async with aclosing(response.content) as pieces:
+        await self._write(head + response.content if with_content else head)
+        if with_content and response.stream is not None:
+            async with aclosing(response.stream) as pieces:
                 async for piece in pieces:
                     await self._write(piece)
 
@@ -359,7 +358,7 @@ def _format_head(response: Response, *, closes: bool) -> bytes:
     date = time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime())
     lines = [f"HTTP/1.1 {response.status} {HTTPStatus(response.status).phrase}", f"Date: {date}"]
     lines += [f"{name}: {value}" for name, value in response.fields.items()]
-    if isinstance(response.content, bytes):
+    if response.stream is None:
         lines.append(f"Content-Length: {len(response.content)}")
     if closes:
         lines.append("Connection: close")

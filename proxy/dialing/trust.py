@@ -21,7 +21,7 @@ _File = tuple[int, int, int, int] | None
 _Fingerprint = tuple[_File, _File, bytes | None, tuple[str, ...]]
 
 _contexts: Final[WeakValueDictionary[_Fingerprint, ssl.SSLContext]] = WeakValueDictionary()
-making_contexts: Final = threading.Lock()
+_making: Final = threading.Lock()
 # Names of protocols, the one that is liked best first (RFC 7301 §6).
 HTTP_1_1: Final = ("http/1.1",)
 HTTP_2: Final = ("h2",)
@@ -43,7 +43,7 @@ def create_tls_context(
     Raises:
         ConfigurationError: the file cannot be read, or holds no certificate.
     """
-    with making_contexts:
+    with _making:
         trusted = None if ca_file is None else read_trusted(ca_file, key)
         content = None if trusted is None else trusted.content
         fingerprint = (*_fingerprint_system(), content, protocols)

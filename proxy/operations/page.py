@@ -157,7 +157,7 @@ class Page:
     async def _answer_events(self, _: Request) -> Response:
         if self._streams >= _STREAMS:
             return _answer_json(503, json.dumps({"title": Overloaded.title, "status": 503}))
-        return Response(200, {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}, self._stream())
+        return Response(200, {"Content-Type": "text/event-stream", "X-Accel-Buffering": "no"}, stream=self._stream())
 
     async def _stream(self) -> AsyncGenerator[bytes, None]:
         self._streams += 1

@@ -4,7 +4,7 @@
     offers.py     which token belongs to which host or resource
     answers.py    statuses, fields and bodies: pure
     handout.py    one request from its head to its answer: who asks, what for, the token, checked once more
-    connections.py  aiohttp's server with the proxy's own limits, deadlines and refusals
+    connections.py the connections of a listener: counted, judged, answered
     service.py    the listeners: opened, reloaded, closed
     header.py     the secret of the token endpoint, as `exec --token-endpoint` finds it
     token_files.py  files that other gateways read, kept up to date

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from proxy.errors import IdentityError
+from proxy.http_server import Response
 from proxy.relay.answers import format_problem, format_proxy_status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from proxy.errors import ProxyError
     from proxy.identity.access_token import AccessToken
 
@@ -25,22 +23,7 @@ _SECURITY_FIELDS: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A whole response.
-
-    Attributes:
-        status: HTTP.
-        fields: all but Content-Length, Date and those of the connection.
-        content: the body.
-    """
-
-    status: int
-    fields: Mapping[str, str] = field(repr=False)
-    content: bytes = field(default=b"", repr=False)
-
-
-def authorize(token: AccessToken, now_mono: float) -> Answer:
+def authorize(token: AccessToken, now_mono: float) -> Response:
     """Return the answer to a gateway: the field it has to put on the request, and for how long that holds.
 
     ``max-age`` ends when the token is to be renewed. ``stale-if-error`` counts from there (RFC 5861 §4) and ends when the token may
@@ -52,10 +35,10 @@ def authorize(token: AccessToken, now_mono: float) -> Answer:
         "Authorization": f"Bearer {token.value}",
         "Cache-Control": f"max-age={fresh_s}, stale-if-error={usable_s - fresh_s}",
     }
-    return Answer(200, _SECURITY_FIELDS | fields)
+    return Response(200, _SECURITY_FIELDS | fields)
 
 
-def issue(token: AccessToken, now_mono: float, now_at: float, *, resource: str, client_id: str) -> Answer:
+def issue(token: AccessToken, now_mono: float, now_at: float, *, resource: str, client_id: str) -> Response:
     """Return the answer to a program, as App Service's token endpoint gives it (api-version 2019-08-01).
 
     Args:
@@ -75,16 +58,16 @@ def issue(token: AccessToken, now_mono: float, now_at: float, *, resource: str, 
         "client_id": client_id,
     }
     fields = {"Content-Type": "application/json", "Cache-Control": "no-store", "Pragma": "no-cache"}
-    return Answer(200, _SECURITY_FIELDS | fields, json.dumps(content).encode() + b"\n")
+    return Response(200, _SECURITY_FIELDS | fields, json.dumps(content).encode() + b"\n")
 
 
-def refuse_gateway(error: ProxyError) -> Answer:
+def refuse_gateway(error: ProxyError) -> Response:
     """Return the answer to a gateway that gets no token: problem details (RFC 9457), as on every listener."""
     fields = {"Content-Type": "application/problem+json", **_failure_fields(error)}
-    return Answer(error.status, _SECURITY_FIELDS | fields, format_problem(error))
+    return Response(error.status, _SECURITY_FIELDS | fields, format_problem(error))
 
 
-def refuse_program(error: ProxyError) -> Answer:
+def refuse_program(error: ProxyError) -> Response:
     """Return the answer to a program that gets no token: App Service's ``statusCode`` and ``message``, and RFC 6749's names."""
     message = f"{_SERVER}: {error.detail}"
     content = {
@@ -94,7 +77,7 @@ def refuse_program(error: ProxyError) -> Answer:
         "error_description": message,
     }
     fields = {"Content-Type": "application/json", **_failure_fields(error)}
-    return Answer(error.status, _SECURITY_FIELDS | fields, json.dumps(content).encode() + b"\n")
+    return Response(error.status, _SECURITY_FIELDS | fields, json.dumps(content).encode() + b"\n")
 
 
 def _failure_fields(error: ProxyError) -> dict[str, str]:

@@ -39,14 +39,12 @@ from proxy.token_service.questions import (
 if TYPE_CHECKING:
     from collections.abc import Callable, MutableMapping
 
-    from aiohttp import web
-
     from proxy.config.settings import ListenerSettings, TimeoutSettings
+    from proxy.http_server import Request, Response
     from proxy.identity.access_token import AccessToken
     from proxy.relay.accepted_connection import AcceptedConnection
     from proxy.relay.admission import Admission
     from proxy.relay.known_client import KnownClient
-    from proxy.token_service.answers import Answer
     from proxy.token_service.offers import Offer, Offers
 
 _MODE: Final = "identity"
@@ -127,23 +125,19 @@ class Handout:
         literals = {configured.host, address[0]} if configured.path is None else {"localhost"}
         self._own_hosts = frozenset(Authority(host, port) for host in {*literals, *self._own_names})
 
-    async def answer(
-        self, request: web.BaseRequest, accepted: AcceptedConnection | None, refusal: ProxyError | None
-    ) -> Answer:
+    async def answer(self, request: Request, accepted: AcceptedConnection, refusal: ProxyError | None) -> Response:
         """Return the answer to a request, and leave its record.
 
         Args:
             request: its head; content is not read.
-            accepted: its connection; None where that has gone.
+            accepted: its connection.
             refusal: why nothing on this connection is answered; None where it is.
         """
         began_mono = time.monotonic()
         note = _Note()
-        path = request.rel_url.raw_path
+        path = request.path
         form = refuse_program if path == TOKEN_PATH and self._listener.token_endpoint else refuse_gateway
         try:
-            if accepted is None:
-                raise IdentityPlatformUnavailable("The client has gone.")
             if refusal is not None:
                 raise refusal
             answer = await self._decide(request, path, accepted, note)
@@ -160,10 +154,8 @@ class Handout:
         self._write_down(request, path, accepted, note, answer, began_mono)
         return answer
 
-    async def _decide(self, request: web.BaseRequest, path: str, accepted: AcceptedConnection, note: _Note) -> Answer:
-        if not request.raw_path.startswith(
-            "/"
-        ):  # RFC 9112 §3.2.2: such a target counts, and not the Host field beside it
+    async def _decide(self, request: Request, path: str, accepted: AcceptedConnection, note: _Note) -> Response:
+        if not request.head.target.startswith(b"/"):  # RFC 9112 §3.2.2: such a target counts, and no Host field
             raise NothingThere(_NOTHING_HERE)
         if self._listener.token_endpoint and path == TOKEN_PATH:
             note.endpoint = "token"
@@ -174,11 +166,11 @@ class Handout:
         raise NothingThere(_NOTHING_HERE)
 
     async def _authorize(
-        self, request: web.BaseRequest, accepted: AcceptedConnection, note: _Note, *, is_exact: bool
-    ) -> Answer:
+        self, request: Request, accepted: AcceptedConnection, note: _Note, *, is_exact: bool
+    ) -> Response:
         if not self._is_out_of_browsers_reach:
-            check_own_host(request.headers, self._own_names, self._offers.names)
-        authority = find_host(request.headers, request.rel_url.query, is_exact=is_exact)
+            check_own_host(request, self._own_names, self._offers.names)
+        authority = find_host(request, request.query, is_exact=is_exact)
         note.authority = str(authority)
         offer = self._offers.for_host(authority)
         if offer is None:
@@ -187,19 +179,17 @@ class Handout:
         token = await self._take(offer, known, note)
         return authorize(token, time.monotonic())
 
-    async def _issue(self, request: web.BaseRequest, accepted: AcceptedConnection, note: _Note) -> Answer:
-        check_program(request.method, request.headers, self._secret, self._own_hosts, self._default_port)
+    async def _issue(self, request: Request, accepted: AcceptedConnection, note: _Note) -> Response:
+        check_program(request.method, request, self._secret, self._own_hosts, self._default_port)
         known = await self._identify(request, accepted, note)
-        question = read_token_question(request.rel_url.query)
+        question = read_token_question(request.query)
         offer = self._offers.for_resource(question, lambda route: _may_use(known, route))
         if offer is None:
             raise describe_missing_resource(question, self._offers.resources(lambda route: _may_use(known, route)))
         token = await self._take(offer, known, note)
         return issue(token, time.monotonic(), time.time(), resource=question.resource, client_id=offer.client_id)
 
-    async def _identify(
-        self, request: web.BaseRequest, accepted: AcceptedConnection, note: _Note
-    ) -> KnownClient | None:
+    async def _identify(self, request: Request, accepted: AcceptedConnection, note: _Note) -> KnownClient | None:
         """Say who asks.
 
         Raises:
@@ -208,10 +198,8 @@ class Handout:
         admission = self._admission
         if admission is None:
             return None
-        sent = request.headers.getall("Proxy-Authorization", [])
-        credentials = sent[0].encode("utf-8", "surrogateescape") if sent else None
         try:
-            found = admission.identify(accepted, credentials)
+            found = admission.identify(accepted, request.head.proxy_authorization)
             if isinstance(found, PasswordClaim):
                 found = await admission.verify(accepted, found)
         except ProxyAuthenticationRequired as error:
@@ -263,19 +251,19 @@ class Handout:
 
     def _write_down(
         self,
-        request: web.BaseRequest,
+        request: Request,
         path: str,
-        accepted: AcceptedConnection | None,
+        accepted: AcceptedConnection,
         note: _Note,
-        answer: Answer,
+        answer: Response,
         began_mono: float,
     ) -> None:
         offer = note.offer
         route = "" if offer is None else offer.route
         key = (note.endpoint, route or _NO_ROUTE, answer.status)
         self._counts[key] = self._counts.get(key, 0) + 1
-        client = "" if accepted is None else accepted.address
-        if accepted is not None and accepted.user is not None:
+        client = accepted.address
+        if accepted.user is not None:
             client += f":{accepted.user}"
         now = time.monotonic()
         # Behind /authorize a path is that of the gateway's own client.
@@ -285,7 +273,7 @@ class Handout:
                 ended_at=time.time(),
                 client=client,
                 mode=_MODE,
-                method=request.method.encode("utf-8", "replace"),
+                method=request.head.method,
                 authority=note.authority,
                 target=target.encode("utf-8", "replace")[:_TARGET_BYTES],
                 status=answer.status,

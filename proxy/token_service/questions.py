@@ -16,7 +16,7 @@ from proxy.policy.authority import HTTPS_PORT, Authority, parse_authority
 from proxy.policy.local_names import is_local_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
 AUTHORIZE_PATH: Final = "/authorize"
 TOKEN_PATH: Final = "/token"  # noqa: S105
@@ -32,20 +32,8 @@ _QUERY_KEYS: Final = frozenset({"api-version", "resource", "client_id"})
 class Fields(Protocol):
     """The fields of a request; names in any case."""
 
-    def getall(self, name: str, default: list[str]) -> list[str]:
+    def values(self, name: str) -> list[str]:
         """Return the values of all field lines of a name."""
-        ...
-
-
-class Parameters(Protocol):
-    """The query of a request."""
-
-    def getall(self, name: str, default: list[str]) -> list[str]:
-        """Return all values of a name."""
-        ...
-
-    def keys(self) -> Collection[str]:
-        """Return the names."""
         ...
 
 
@@ -62,7 +50,7 @@ class TokenQuestion:
     client_id: str | None
 
 
-def find_host(fields: Fields, query: Parameters, *, is_exact: bool) -> Authority:
+def find_host(fields: Fields, query: Mapping[str, list[str]], *, is_exact: bool) -> Authority:
     """Return the authority that a gateway asks about: X-Forwarded-Host, else ``?host=``, else Host.
 
     Args:
@@ -74,11 +62,11 @@ def find_host(fields: Fields, query: Parameters, *, is_exact: bool) -> Authority
     Raises:
         ClientRefused: it names none, or several.
     """
-    named = fields.getall("X-Forwarded-Host", [])
+    named = fields.values("X-Forwarded-Host")
     if not named and is_exact:
-        named = query.getall("host", [])
+        named = query.get("host", [])
     if not named:
-        named = fields.getall("Host", [])
+        named = fields.values("Host")
     if len(named) != 1 or "," in named[0]:
         raise ClientRefused(
             "The request names no host, or several: a gateway asks about one, in X-Forwarded-Host, ?host= or Host. See to it that "
@@ -102,7 +90,7 @@ def check_own_host(fields: Fields, own_names: Collection[str], is_routed: Callab
     Raises:
         ClientRefused: it is another one, or there are several.
     """
-    hosts = fields.getall("Host", [])
+    hosts = fields.values("Host")
     if not hosts:  # HTTP/1.0, which no browser speaks
         return
     named = _parse(hosts[0], _HTTP_PORT)
@@ -134,19 +122,19 @@ def check_program(
     if method != "GET":
         raise MethodNotAllowed("Ask for a token with GET.")
     for name in _STRANGERS_FIELDS:
-        if fields.getall(name, []):
+        if fields.values(name):
             raise ClientRefused(
                 f"The request has the field {name}, so a browser or a proxy sent it, and tokens are for programs that ask "
                 "directly. Add the endpoint's address to NO_PROXY, as `apim-auth-proxy exec --token-endpoint` does.",
                 code="not_direct",
             )
-    hosts = fields.getall("Host", [])
+    hosts = fields.values("Host")
     if len(hosts) != 1 or _parse(hosts[0], default_port) not in own_hosts:
         raise ClientRefused(
             "The request's Host is not the address of this listener. Use the URL in IDENTITY_ENDPOINT as it is.",
             code="foreign_host",
         )
-    sent = fields.getall(SECRET_FIELD, [])
+    sent = fields.values(SECRET_FIELD)
     if len(sent) != 1 or not hmac.compare_digest(sent[0].encode("utf-8", "surrogateescape"), secret.encode()):
         raise SecretRequired(
             f"Send the secret of this endpoint in {SECRET_FIELD}: programs that `apim-auth-proxy exec --token-endpoint` starts "
@@ -154,24 +142,24 @@ def check_program(
         )
 
 
-def read_token_question(query: Parameters) -> TokenQuestion:
+def read_token_question(query: Mapping[str, list[str]]) -> TokenQuestion:
     """Return what a program asks for.
 
     Raises:
         MalformedRequest: the query is not that of App Service's endpoint, version 2019-08-01.
     """
-    if query.getall("api-version", []) != [API_VERSION]:
+    if query.get("api-version", []) != [API_VERSION]:
         raise MalformedRequest(
             f"This endpoint speaks api-version={API_VERSION}, once in the query.", code="api_version"
         )
-    unknown = sorted(set(query.keys()) - _QUERY_KEYS)
+    unknown = query.keys() - _QUERY_KEYS
     if unknown:
         raise MalformedRequest(
             "This endpoint takes api-version, resource and client_id. It knows no managed identity by another id: ask for one by "
             "the client_id of a credential, or for none.",
             code="unknown_parameter",
         )
-    resources, client_ids = query.getall("resource", []), query.getall("client_id", [])
+    resources, client_ids = query.get("resource", []), query.get("client_id", [])
     if len(resources) != 1 or not resources[0] or len(client_ids) > 1:
         raise MalformedRequest("Name one resource, and at most one client_id.", code="no_resource")
     return TokenQuestion(resources[0], client_ids[0] if client_ids else None)

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.config.addresses import parse_listen_address
 from proxy.config.settings import Http2, ListenerMode
-from proxy.dialing.http_library import import_aiohttp
 from proxy.dialing.keep_alive import keep_alive
 from proxy.relay.listening import bind_unix, build_listener_policy, cannot_listen, remove_socket
+from proxy.token_service.connections import Connections
 from proxy.token_service.handout import Handout
 from proxy.token_service.header import IdentityHeader, header_file, remove_header, write_header
 from proxy.token_service.offers import Offers
@@ -27,15 +27,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from aiohttp import web
-
     from proxy.config.settings import ListenerSettings, Settings
     from proxy.identity.sources import TokenSources
     from proxy.relay.accepted_connection import AcceptedConnections
     from proxy.relay.admission import Admission
     from proxy.relay.listener_policy import ListenerPolicy
     from proxy.relay.record import ExchangeRecord
-    from proxy.token_service.connections import Connections
     from proxy.token_service.handout import Counts
 
 _BACKLOG: Final = 1_024
@@ -124,7 +121,7 @@ class TokenService:
             if listener.mode is not ListenerMode.IDENTITY:
                 continue
             offers = offers or Offers(settings, tokens)
-            spoken = listener.model_copy(update={"http2": Http2.OFF})  # aiohttp speaks HTTP/1.1 alone
+            spoken = listener.model_copy(update={"http2": Http2.OFF})  # HTTP/1.1 is all that is spoken here
             kind = (listener.address, listener.socket_mode)
             key = (*kind, sum(other.key[:2] == kind for other in plan.listeners))  # port 0 may be there more than once
             plan.listeners.append(Listener(index, key, listener, build_listener_policy(spoken), offers, admission))
@@ -194,6 +191,9 @@ class TokenService:
     def announce_end(self) -> None:
         """Has each answer from now on tell the gateway to use another connection; new ones are accepted all the same."""
         self._is_ending = True
+        for listener in self._plan.listeners:
+            if listener.connections is not None:
+                listener.connections.is_ending = True
 
     async def stop(self) -> None:
         """Stop accepting, let requests finish, close everything."""
@@ -208,14 +208,10 @@ class TokenService:
     def cut(self) -> None:
         """End what is left of a drain."""
         for listener in self._plan.listeners:
-            for connection in listener.connections.connections if listener.connections is not None else ():
-                connection.force_close()
+            if listener.connections is not None:
+                listener.connections.cut()
 
     def _prepare(self, plan: Plan, listener: Listener) -> None:
-        # A fifth of a second to import, and few proxies have such a listener.
-        import_aiohttp()
-        from proxy.token_service.connections import Connections, to_response  # noqa: PLC0415
-
         handout = listener.handout = Handout(
             listener.settings,
             listener.address,
@@ -226,25 +222,14 @@ class TokenService:
             observe=self._observe,
             counts=self.counts,
         )
-
-        async def respond(request: web.BaseRequest) -> web.StreamResponse:
-            connections.begin(request)
-            try:
-                refusal = connections.refusal_of(request)
-                answer = await handout.answer(request, connections.accepted_connection_of(request), refusal)
-            finally:
-                connections.end(request)
-            # A sub-request for a WebSocket asks for an upgrade, and behind that no other request could be told from its bytes.
-            close = refusal is not None or handout.is_retired or self._is_ending or "Upgrade" in request.headers
-            return to_response(answer, close=close)
-
-        connections = listener.connections = Connections(
-            respond,
+        listener.connections = Connections(
+            handout,
             limits=plan.settings.limits,
             timeouts=plan.settings.timeouts,
             accepted_connections=self._accepted_connections,
             policy=listener.policy,
         )
+        listener.connections.is_ending = self._is_ending
 
     async def _serve(self, listener: Listener, known: Listener | None) -> None:
         """Accept connections, where an earlier plan does not do that already."""
@@ -262,15 +247,14 @@ class TokenService:
         """Return the protocol of a new connection: by the plan in use, TLS included, or by the one that opens the listener."""
         listener = self._listeners.get(opened.key, opened)
         assert listener.connections is not None  # noqa: S101  # there are some from `_prepare` on
-        return listener.connections.accept(None if listener.policy is None else listener.policy.context)
+        return listener.connections.accept()
 
     def _end(self, listener: Listener, within_s: float) -> None:
         """Let the connections of a listener finish what they are doing, and close them."""
         if listener.handout is not None:
             listener.handout.is_retired = True
         if listener.connections is not None:
-            listener.connections.pre_shutdown()
-            task = asyncio.create_task(listener.connections.shutdown(within_s), name="identity listener")
+            task = asyncio.create_task(listener.connections.end(within_s), name="identity listener")
             self._ending.add(task)
             task.add_done_callback(self._ending.discard)
 

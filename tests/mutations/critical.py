@@ -273,6 +273,13 @@ MUTATIONS: Final = (
         "tests/unit/test_token_service_handout.py",
     ),
     Mutation(
+        "Content is never taken for a request where the proxy answers itself",
+        "proxy/http_server.py",
+        "                or head.has_content\n",
+        "",
+        "tests/wire/test_http_server.py::test_behind_content_or_an_upgrade_nothing_is_read",
+    ),
+    Mutation(
         "A token file is for its owner alone",
         "proxy/token_service/token_files.py",
         "        descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)\n",

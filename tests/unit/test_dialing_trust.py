@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import subprocess
-import sys
 import weakref
 from typing import TYPE_CHECKING
 
@@ -84,20 +82,3 @@ def test_a_file_without_a_certificate_is_named(content: bytes, tmp_path: Path) -
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"none\.pem cannot be used as upstream_proxy\.ca_file"):
         create_tls_context(tmp_path / "none.pem", "upstream_proxy.ca_file")
-
-
-def test_aiohttp_parses_no_roots_and_everybody_else_does_as_before() -> None:
-    """In a process of its own, where nothing has imported it yet."""
-    program = """
-import gc, ssl
-from proxy.dialing.http_library import import_aiohttp
-roots = len(ssl.create_default_context().get_ca_certs())
-gc.collect()
-import_aiohttp()
-import aiohttp
-import_aiohttp()
-made = [len(one.get_ca_certs()) for one in gc.get_objects() if isinstance(one, ssl.SSLContext)]
-assert made and not any(made), made
-assert len(ssl.create_default_context().get_ca_certs()) == roots > 0
-"""
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)

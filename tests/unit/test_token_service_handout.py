@@ -7,19 +7,19 @@ import time
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
-from multidict import CIMultiDict
-from yarl import URL
 
 from proxy.config.settings import ListenerMode, ListenerSettings, TimeoutSettings
+from proxy.http_server import Request
 from proxy.identity.access_token import create_access_token
 from proxy.relay.accepted_connection import AcceptedConnection
+from proxy.relay.head import parse_request_head
 from proxy.token_service.handout import Handout
 from proxy.token_service.offers import Offer
 
 if TYPE_CHECKING:
+    from proxy.http_server import Response
     from proxy.identity.access_token import AccessToken
     from proxy.relay.record import ExchangeRecord
-    from proxy.token_service.answers import Answer
 
 pytestmark = pytest.mark.asyncio
 
@@ -50,11 +50,7 @@ class Offers:
         return False
 
 
-class Request:
-    method = "GET"
-    headers = CIMultiDict({"Host": "localhost"})
-    raw_path = "/authorize?host=api.example.com"
-    rel_url = URL(raw_path)
+ASKED = b"GET /authorize?host=api.example.com HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 class Stage:
@@ -72,9 +68,10 @@ class Stage:
             counts={},
         )
 
-    def ask(self) -> asyncio.Task[Answer]:
+    def ask(self) -> asyncio.Task[Response]:
         accepted = AcceptedConnection(cast("Any", None), "127.0.0.1")
-        return asyncio.create_task(self.handout.answer(cast("Any", Request()), accepted, None))
+        request = Request(parse_request_head(ASKED, target_bytes=100, field_count=1), cast("Any", None))
+        return asyncio.create_task(self.handout.answer(request, accepted, None))
 
     def give(self, life_s: float) -> None:
         now = time.monotonic()

@@ -70,9 +70,9 @@ class Server(HttpServer):
             self.is_waiting.set()
             await self.is_ready.wait()
         if request.path == "/flood":
-            return Response(200, content=self._flood())
+            return Response(200, stream=self._flood())
         if request.path == "/events":
-            return Response(200, {"Content-Type": "text/event-stream"}, self._events())
+            return Response(200, {"Content-Type": "text/event-stream"}, stream=self._events())
         if request.path == "/large":
             return Response(200, content=BLOCK * 64)
         if request.path == "/fault":
