@@ -24,6 +24,7 @@ EXCHANGES ?= 100000
 SECONDS := 60
 TARGETS ?=
 ARGS ?=
+WORDS ?=
 LOCK_ARGS ?=
 LOCK = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate
 
@@ -132,6 +133,15 @@ cover: $(VENV)/.test test-tools ## Run the tests and show which lines and branch
 	@$(BIN)/coverage run -m pytest -q $(PYTEST_ARGS)
 	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
+
+.PHONY: matrix
+matrix: $(VENV)/.test test-tools ## Run tests in other surroundings: loops, limits, disks, locales, interpreters: WORDS="no-ipv6 python-3.13"
+	@.ci/install-test-tools matrix
+	@$(BIN)/python -m tests.matrix $(WORDS)
+
+.PHONY: flaky
+flaky: $(VENV)/.test test-tools ## Repeat the tests for MINUTES=10 in random orders under load, and name those that ever differ: PYTEST_ARGS=tests/wire
+	@$(BIN)/python -m tests.flaky --minutes $(MINUTES) $(if $(SEED),--seed $(SEED)) $(PYTEST_ARGS)
 
 .PHONY: mutations
 mutations: $(VENV)/.test ## Break each security-critical line on a list, and see that a test notices: WORDS="token_service"
