@@ -35,7 +35,11 @@ _RECURRING: Final = (
     "client_name",
     "credential",
     "proof",
+    "http_version",
+    "upstream_http_version",
 )
+# Of these a line for people says nothing: nearly all exchanges have them.
+_PLAIN_VERSIONS: Final = ("", "1.1")
 _THOUSANDTHS: Final = tuple(f"{number:03d}" for number in range(1_000))
 _VISIBLE: Final = bytes(byte for byte in range(0x21, 0x7F) if byte not in b"\\")
 # What stands in a JSON string as it is.
@@ -114,12 +118,16 @@ class JsonFormat:
             (
                 ended_at, client, mode, method, authority, target, status, received_bytes, sent_bytes, duration_s, upstream_s,
                 route, token_age_s, reused, outcome, code, client_name, credential, proof, _, name_s,
+                http_version, upstream_http_version,
             ) = record  # fmt: skip
             second = int(ended_at)
             if second != self._second:
                 self._second_text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
                 self._second = second
-            recurring = (client, mode, method, authority, route, reused, outcome, code, client_name, credential, proof)
+            recurring = (
+                client, mode, method, authority, route, reused, outcome, code, client_name, credential, proof,
+                http_version, upstream_http_version,
+            )  # fmt: skip
             start, middle, end = known.get(recurring) or self._remember(recurring)
             path = (
                 f'"{target.decode("ascii")}"'
@@ -204,6 +212,9 @@ def _details(record: ExchangeRecord) -> list[str]:
         details.append(f"upstream {_milliseconds(record.upstream_s)}")
     if record.token_age_s is not None:
         details.append(f"token {record.token_age_s:.0f} s old")
+    if record.http_version not in _PLAIN_VERSIONS or record.upstream_http_version not in _PLAIN_VERSIONS:
+        upstream = f" to HTTP/{record.upstream_http_version}" if record.upstream_http_version else ""
+        details.append(f"HTTP/{record.http_version}{upstream}")
     if record.reused:
         details.append("reused")
     if record.route and record.route != record.authority.rpartition(":")[0]:

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 PREFIX: Final = "apim_auth_proxy_"
 _NO_ROUTE: Final = "-"
+_NO_HTTP: Final = "-"
 _BOUNDS: Final = (*map(str, LATENCY_BOUNDS_S), "+Inf")
 
 _COUNTERS: Final[tuple[tuple[str, str, Callable[[WorkerSnapshot], int]], ...]] = (
@@ -143,6 +144,15 @@ def relay_metrics(snapshot: WorkerSnapshot) -> Iterator[Metric]:
     for (route, status_class), count in sorted(count_exchanges(snapshot).items()):
         exchanges.add_metric((route, status_class), count)
     yield exchanges
+    versions = CounterMetricFamily(
+        f"{PREFIX}exchange_http_versions",
+        "Exchanges by the version of HTTP that the client spoke, and that the upstream was spoken to in.",
+        labels=("http_version", "upstream_http_version"),
+    )
+    for client, upstreams in sorted(snapshot.http_versions.items()):
+        for upstream, count in sorted(upstreams.items()):
+            versions.add_metric((client or _NO_HTTP, upstream or _NO_HTTP), count)
+    yield versions
     yield _labelled("errors", "Answers of the proxy's own, by RFC 9209 error type.", "error", snapshot.errors.items())
     yield _labelled(
         "aborts", "Exchanges cut after the response's head, by who is to blame.", "side", snapshot.aborts.items()

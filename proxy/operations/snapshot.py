@@ -52,6 +52,7 @@ class WorkerSnapshot:
 
     Attributes:
         exchanges: by route name, then by status; names and 0 as in `proxy.relay.counters.Counters`.
+        http_versions: exchanges by the client's version of HTTP, then by the upstream's, both as in `ExchangeRecord`.
         open_client_connections, open_upstream_connections, open_tunnels: now; upgraded connections count as tunnels.
         idle_upstream_connections: those of the open ones that wait for an exchange.
         access_log: of this process' access log.
@@ -64,6 +65,7 @@ class WorkerSnapshot:
     """
 
     exchanges: Mapping[str, Mapping[int, NonNegativeInt]] = dataclasses.field(default_factory=dict)
+    http_versions: Mapping[str, _Counts] = dataclasses.field(default_factory=dict)
     errors: _Counts = dataclasses.field(default_factory=dict)
     aborts: _Counts = dataclasses.field(default_factory=dict)
     http2_faults: _Counts = dataclasses.field(default_factory=dict)
@@ -166,8 +168,12 @@ def take_snapshot(
     exchanges: dict[str, dict[int, int]] = {}
     for (route, status), count in counters.exchanges.items():
         exchanges.setdefault(route, {})[status] = count
+    http_versions: dict[str, dict[str, int]] = {}
+    for (client, upstream), count in counters.by_version().items():
+        http_versions.setdefault(client, {})[upstream] = count
     return WorkerSnapshot(
         exchanges=exchanges,
+        http_versions=http_versions,
         **{name: _freeze(getattr(counters, name)) for name in _NAMED_ALIKE},
         open_client_connections=len(relay.clients) + len(relay.arrivals),
         open_upstream_connections=len(relay.upstreams),

@@ -93,6 +93,8 @@ def _server_span(record: ExchangeRecord, start_s: float) -> Span:
         attributes["url.path"] = escape(record.target)
     if record.mode != "tunnel" and record.route:
         attributes["url.scheme"] = _scheme(record)
+    if record.http_version:
+        attributes["network.protocol.version"] = record.http_version
     attributes["http.request.body.size"] = record.received_bytes
     attributes["http.response.body.size"] = record.sent_bytes
     attributes["apim_auth_proxy.mode"] = record.mode
@@ -118,6 +120,8 @@ def _server_span(record: ExchangeRecord, start_s: float) -> Span:
 def _client_span(record: ExchangeRecord, start_ns: int, sends: int) -> Span:
     method, attributes = _request_attributes(record)
     attributes["url.full"] = f"{_scheme(record)}://{escape_text(record.authority)}{escape(record.target)}"
+    if record.upstream_http_version:
+        attributes["network.protocol.version"] = record.upstream_http_version
     if sends > 1:
         attributes["http.request.resend_count"] = sends - 1
     # Where the answer is the proxy's own, the status is not the upstream's.

@@ -25,6 +25,16 @@ LATENCY_BOUNDS_S: Final[tuple[float, ...]] = (
 )
 
 
+# Versions of HTTP as the relay counts them. NO_HTTP: nothing that could be read as a request, or no upstream.
+NO_HTTP: Final = 0
+HTTP_1_0: Final = 1
+HTTP_1_1: Final = 2
+HTTP_2: Final = 3
+# As logs and metrics have them, by these numbers. Of any length for the reason above.
+VERSION_NAMES: Final[tuple[str, ...]] = ("", "1.0", "1.1", "2")
+_VERSIONS: Final = 4
+
+
 class Histogram:
     """Observations in buckets, not cumulated.
 
@@ -50,6 +60,7 @@ class Counters:
 
     Attributes:
         exchanges: by route name (``-``: no route; empty: no destination) and status (0: cut before there was one).
+        versions: exchanges by the client's version times four plus the upstream's; see `by_version`.
         errors: own answers, by RFC 9209 token.
         aborts: exchanges cut after the response head, by the side that is to blame: ``client``, ``upstream``, ``timeout``.
         http2_faults: RST_STREAM and GOAWAY that we sent because of what clients and upstreams did, by reason.
@@ -66,6 +77,7 @@ class Counters:
 
     def __init__(self) -> None:
         self.exchanges: dict[tuple[str, int], int] = {}
+        self.versions = [0] * (_VERSIONS * _VERSIONS)
         self.errors: dict[str, int] = {}
         self.aborts: dict[str, int] = {}
         self.http2_faults: dict[str, int] = {}
@@ -82,6 +94,18 @@ class Counters:
         self.duration = Histogram()
         self.upstream_wait = Histogram()
         self.token_wait = Histogram()
+
+    def count_versions(self, client: int, upstream: int) -> None:
+        """Count an exchange by the version of HTTP that the client spoke, and that of the upstream."""
+        self.versions[client * _VERSIONS + upstream] += 1
+
+    def by_version(self) -> dict[tuple[str, str], int]:
+        """Return how many exchanges there were of each pair of versions, the client's first, that occurred."""
+        return {
+            (VERSION_NAMES[pair // _VERSIONS], VERSION_NAMES[pair % _VERSIONS]): count
+            for pair, count in enumerate(self.versions)
+            if count
+        }
 
     def count_error(self, token: str) -> None:
         """Count one own answer."""

@@ -22,6 +22,7 @@ from proxy.errors import (
     UpstreamTimeout,
 )
 from proxy.policy.refusal import Refusal, judge_refusal
+from proxy.relay.counters import NO_HTTP
 from proxy.relay.reauthorisation import check_upgrade
 from proxy.relay.recording import ended, note_trace
 from proxy.relay.replay import KeptContent, WithheldResponse
@@ -103,6 +104,7 @@ class Exchange(UnderWay, ResponseReceiver):
         "_trailers",
         "_upstream",
         "_upstream_s",
+        "_upstream_version",
         "_withheld",
         "request",
         "request_complete",
@@ -130,6 +132,7 @@ class Exchange(UnderWay, ResponseReceiver):
         self._task: asyncio.Task[None] | None = None
         self._attempts = 0
         self._reused = False
+        self._upstream_version = NO_HTTP
         self._replayed = False
         # The request's content.
         self._received_bytes = 0
@@ -326,6 +329,7 @@ class Exchange(UnderWay, ResponseReceiver):
             self._client.release_request(UNSENT)
         self._attempts += 1
         self._reused = upstream.reused
+        self._upstream_version = upstream.version
         if self._reused:
             self._relay.counters.reused += 1
         self._sent_at = time.monotonic()
@@ -645,6 +649,8 @@ class Exchange(UnderWay, ResponseReceiver):
             counters.upstream_wait.observe(self._upstream_s)
         key = (destination.route, self._status)
         counters.exchanges[key] = counters.exchanges.get(key, 0) + 1
+        version = sender.version(self.request)
+        counters.count_versions(version, self._upstream_version)
         if relay.observe is not None:
             relay.observe(
                 ended(
@@ -669,6 +675,8 @@ class Exchange(UnderWay, ResponseReceiver):
                     proof="" if token is None else token.proof,
                     trace=self._note_trace() if relay.traces else None,
                     name_s=None if self._name_wait is None else self._name_wait[1],
+                    version=version,
+                    upstream_version=self._upstream_version,
                 )
             )
 

@@ -21,6 +21,7 @@ from proxy.errors import (
 )
 from proxy.policy import probe
 from proxy.policy.authority import Authority, parse_authority
+from proxy.relay.counters import NO_HTTP
 from proxy.relay.destination_rule import FixedRule, ForwardRule, check_host
 from proxy.relay.destinations import Destination, describe_refusal
 from proxy.relay.exchange import Exchange
@@ -173,6 +174,8 @@ def record_refusal(
         authority = str(rule.authority)
     key = ("", error.status)
     relay.counters.exchanges[key] = relay.counters.exchanges.get(key, 0) + 1
+    version = sender.version(head)
+    relay.counters.count_versions(version, NO_HTTP)
     if relay.observe is not None:
         relay.observe(
             refused(
@@ -187,5 +190,6 @@ def record_refusal(
                 code=error.code,
                 client_name=sender.name,
                 trace=None if head is None or not relay.traces else note_trace(head),
+                version=version,
             )
         )

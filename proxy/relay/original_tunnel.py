@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from proxy.dialing.resolver import Attempt
 from proxy.errors import DestinationRefused
+from proxy.relay.counters import NO_HTTP
 from proxy.relay.tunnel import dial, record_tunnel
 from proxy.tasks import guard
 
@@ -111,4 +112,5 @@ class OriginalTunnel:
             outcome=outcome,
             code=code,
             name_s=None,
+            version=NO_HTTP,
         )

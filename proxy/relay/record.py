@@ -58,6 +58,8 @@ class ExchangeRecord(NamedTuple):
         proof: what that token was obtained with, such as a certificate's thumbprint; empty where that is not known.
         trace: None where nobody makes spans.
         name_s: what it waited for the addresses of a name; None where it did not.
+        http_version: in which the request came, ``1.0``, ``1.1`` or ``2``; empty where none could be read.
+        upstream_http_version: in which it was sent, of several times the last; empty where it was not.
     """
 
     ended_at: float
@@ -81,6 +83,8 @@ class ExchangeRecord(NamedTuple):
     proof: str = ""
     trace: TraceNote | None = None
     name_s: float | None = None
+    http_version: str = ""
+    upstream_http_version: str = ""
 
 
 Observer: TypeAlias = Callable[[ExchangeRecord], None]

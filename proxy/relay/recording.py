@@ -1,13 +1,14 @@
 """Make the record of an exchange that was refused, of a blind tunnel, and of an exchange that has ended. Pure: does no I/O.
 
-The arguments are named as in `ExchangeRecord`. Naming them costs nothing where caller and builder are compiled; the record's
-own constructor would match names at run time, on every request.
+The arguments are named as in `ExchangeRecord`, but for versions of HTTP, which are numbered as in `counters`. Naming them costs
+nothing where caller and builder are compiled; the record's own constructor would match names at run time, on every request.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from proxy.relay.counters import NO_HTTP, VERSION_NAMES
 from proxy.relay.record import ExchangeRecord, TraceNote
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def refused(
     route: str = "",
     client_name: str = "",
     trace: TraceNote | None = None,
+    version: int = NO_HTTP,
 ) -> ExchangeRecord:
     """Return the record of a request or a handshake that ended before any exchange began."""
     return ended(
@@ -43,6 +45,7 @@ def refused(
         code=code,
         client_name=client_name,
         trace=trace,
+        version=version,
     )
 
 
@@ -59,6 +62,7 @@ def tunnelled(
     code: str,
     client_name: str,
     name_s: float | None,
+    version: int,
 ) -> ExchangeRecord:
     """Return the record of a blind tunnel, or of the attempt to open one."""
     return ended(
@@ -76,6 +80,7 @@ def tunnelled(
         code=code,
         client_name=client_name,
         name_s=name_s,
+        version=version,
     )
 
 
@@ -102,6 +107,8 @@ def ended(
     proof: str = "",
     trace: TraceNote | None = None,
     name_s: float | None = None,
+    version: int = NO_HTTP,
+    upstream_version: int = NO_HTTP,
 ) -> ExchangeRecord:
     """Return the record of an exchange, the one place that relies on the order of its fields."""
     return ExchangeRecord(
@@ -126,6 +133,8 @@ def ended(
         proof,
         trace,
         name_s,
+        VERSION_NAMES[version],
+        VERSION_NAMES[upstream_version],
     )
 
 

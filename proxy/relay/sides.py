@@ -239,12 +239,14 @@ class UpstreamSide:
     Attributes:
         deadline: monotonic seconds by which the upstream has to send or take something; infinite where it need not.
         reused: whether its connection had served before.
+        version: of HTTP, as `counters` numbers them.
         answered: whether anything of the response to this attempt has arrived.
     """
 
     __slots__ = ()
     deadline: float
     reused: bool
+    version: int
     answered: bool
 
     @property

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from proxy.dialing.resolver import Attempt, describe_name_timeout
 from proxy.errors import ProxyError, ProxyUsageError, UpstreamTimeout
+from proxy.relay.counters import NO_HTTP
 from proxy.relay.reauthorisation import check_tunnel
 from proxy.relay.recording import tunnelled
 from proxy.relay.sides import Pipe, UnderWay
@@ -142,6 +143,7 @@ class TunnelRequest(UnderWay):
             outcome=outcome,
             code=code,
             name_s=None if wait is None else wait[1],
+            version=sender.version(self.request),
         )
 
 
@@ -158,10 +160,12 @@ def record_tunnel(
     outcome: str,
     code: str,
     name_s: float | None,
+    version: int,
 ) -> None:
     """Count a blind tunnel that has ended, or the attempt to open one, and make its record.
 
-    The client's exchange ends here, where it is a known one's. The keywords are those of `ExchangeRecord`; `started` is monotonic.
+    The client's exchange ends here, where it is a known one's. The keywords are those of `recording.tunnelled`; `started` is
+    monotonic.
     """
     if known is not None:
         known.leave()
@@ -170,6 +174,7 @@ def record_tunnel(
     counters.sent_bytes += sent_bytes
     key = ("-", status)
     counters.exchanges[key] = counters.exchanges.get(key, 0) + 1
+    counters.count_versions(version, NO_HTTP)
     if relay.observe is not None:
         now = time.monotonic()
         relay.observe(
@@ -185,6 +190,7 @@ def record_tunnel(
                 code=code,
                 client_name="" if known is None else known.client.name,
                 name_s=name_s,
+                version=version,
             )
         )
 

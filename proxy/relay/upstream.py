@@ -16,6 +16,7 @@ from mypy_extensions import trait
 from proxy.dialing.handshake import is_about_client_certificate, judge_handshake
 from proxy.errors import MalformedRequest, UpstreamProtocolError, UpstreamUnreachable
 from proxy.relay.chunked import ChunkedReader, format_chunk, format_last_chunk
+from proxy.relay.counters import HTTP_1_1
 from proxy.relay.head import check_partial_response, format_request_head, parse_response_head
 from proxy.relay.secure import SecureTransport
 from proxy.relay.sides import (
@@ -87,6 +88,7 @@ class UpstreamConnection(asyncio.Protocol, UpstreamSide):
         receiver: gets the response that is due; None between two exchanges.
         deadline: monotonic seconds; when it passes, `on_deadline` is called.
         reused: whether it has served an exchange before this one.
+        version: see `UpstreamSide`; a response of HTTP/1.0 is one to our request of HTTP/1.1.
         answered: whether a byte of the response to this exchange has arrived.
         clean_end: whether the upstream has ended sending in the proper way: FIN, or close_notify under TLS.
         opened: whether it was counted as open, so that its end must be counted too.
@@ -114,6 +116,7 @@ class UpstreamConnection(asyncio.Protocol, UpstreamSide):
         "receiver",
         "reused",
         "transport",
+        "version",
     )
 
     transport: asyncio.Transport
@@ -123,6 +126,7 @@ class UpstreamConnection(asyncio.Protocol, UpstreamSide):
         self.receiver: ResponseReceiver | None = None
         self.deadline = inf
         self.reused = False
+        self.version = HTTP_1_1
         self.answered = False
         self.opened = False
         self.on_connected: Callable[[], object] | None = None

@@ -289,6 +289,7 @@ class Handout:
                 client_name=note.client,
                 credential="" if offer is None or note.token is None else offer.credential,
                 proof="" if note.token is None else note.token.proof,
+                http_version=f"1.{request.head.minor}",
             )
         )
 

@@ -28,6 +28,7 @@ from proxy.errors import (
 from proxy.policy.authority import Authority
 from proxy.relay.accepted_connection import AcceptedConnections
 from proxy.relay.admission import Admission
+from proxy.relay.counters import HTTP_1_1
 from proxy.relay.destinations import Destination
 from proxy.relay.gate import begin_exchange
 from proxy.relay.head import parse_request_head, parse_response_head
@@ -203,6 +204,7 @@ class Upstream(UpstreamSide):
         self.number = number
         self.deadline = inf
         self.reused = False
+        self.version = HTTP_1_1
         self.answered = False
         self.receiver: ResponseReceiver | None = None
         self.owner = -1

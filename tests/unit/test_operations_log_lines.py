@@ -26,6 +26,8 @@ PLAIN = ExchangeRecord(
     reused=True,
     outcome="ok",
     code="",
+    http_version="1.1",
+    upstream_http_version="1.1",
 )
 
 NASTY = [
@@ -75,6 +77,8 @@ def test_a_json_line_says_what_happened() -> None:
         "client_name": None,
         "credential": None,
         "proof": None,
+        "http_version": "1.1",
+        "upstream_http_version": "1.1",
     }
 
 
@@ -91,6 +95,22 @@ def test_a_json_line_says_who_used_whose_token() -> None:
 def test_a_text_line_names_the_client() -> None:
     (line,) = TextFormat(terminal=False, colour=False).format([PLAIN._replace(client_name="batch")]).splitlines()
     assert line.endswith("forward batch at 127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("client", "upstream", "said"),
+    [
+        ("2", "1.1", "  HTTP/2 to HTTP/1.1  "),
+        ("1.1", "2", "  HTTP/1.1 to HTTP/2  "),
+        ("2", "2", "  HTTP/2 to HTTP/2  "),
+        ("2", "", "  HTTP/2  "),
+        ("1.0", "1.1", "  HTTP/1.0 to HTTP/1.1  "),
+    ],
+)
+def test_a_text_line_says_the_versions_where_they_are_not_the_usual_one(client: str, upstream: str, said: str) -> None:
+    record = PLAIN._replace(http_version=client, upstream_http_version=upstream)
+    assert said in TextFormat(terminal=False, colour=False).format([record])
+    assert (parse(record)["http_version"], parse(record)["upstream_http_version"]) == (client, upstream or None)
 
 
 def test_what_is_not_there_is_null_and_the_keys_stay() -> None:

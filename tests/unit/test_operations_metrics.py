@@ -30,7 +30,7 @@ from proxy.operations.snapshot import (
     sum_snapshots,
     take_snapshot,
 )
-from proxy.relay.counters import LATENCY_BOUNDS_S, Counters
+from proxy.relay.counters import HTTP_1_0, HTTP_1_1, HTTP_2, LATENCY_BOUNDS_S, NO_HTTP, Counters
 from proxy.relay.state import Relay
 
 if TYPE_CHECKING:
@@ -98,6 +98,9 @@ def busy_relay() -> Relay:
         ("", 400): 3,
         ("", 999): 1,
     }
+    for _ in range(3):
+        counters.count_versions(HTTP_1_1, HTTP_2)
+    counters.count_versions(HTTP_1_0, NO_HTTP)
     counters.count_error("http_request_error")
     counters.count_abort("client")
     counters.received_bytes, counters.sent_bytes = 10, 20
@@ -146,6 +149,8 @@ def test_every_count_is_exported() -> None:
         'exchanges_total{route="-",status_class="2xx"}': 4,
         'exchanges_total{route="-",status_class="4xx"}': 3,
         'exchanges_total{route="-",status_class="other"}': 1,
+        'exchange_http_versions_total{http_version="1.1",upstream_http_version="2"}': 3,
+        'exchange_http_versions_total{http_version="1.0",upstream_http_version="-"}': 1,
         'errors_total{error="http_request_error"}': 1,
         'aborts_total{side="client"}': 1,
         "received_bytes_total": 10,

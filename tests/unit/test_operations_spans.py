@@ -30,6 +30,8 @@ DONE: Final = ExchangeRecord(
     client_name="batch",
     credential="orders-client",
     trace=SENT,
+    http_version="2",
+    upstream_http_version="1.1",
 )
 
 
@@ -48,6 +50,7 @@ def test_an_exchange_is_a_server_span_with_a_client_span_inside() -> None:
         "client.address": "127.0.0.1",
         "url.path": "/orders/7",
         "url.scheme": "https",
+        "network.protocol.version": "2",
         "http.request.body.size": 3,
         "http.response.body.size": 9,
         "http.response.status_code": 200,
@@ -64,6 +67,7 @@ def test_an_exchange_is_a_server_span_with_a_client_span_inside() -> None:
         "server.address": "contoso.azure-api.net",
         "server.port": 443,
         "url.full": "https://contoso.azure-api.net:443/orders/7",
+        "network.protocol.version": "1.1",
         "http.response.status_code": 200,
     }
 

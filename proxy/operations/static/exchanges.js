@@ -222,13 +222,23 @@ function factsOf(one) {
   fact("Took", milliseconds(one.duration_ms));
   fact("Client", one.client_name === null ? one.client : `${one.client_name}, ${one.client}`);
   fact("Came as", one.mode);
-  fact("Versions", [one.http_version, one.upstream_http_version].filter(Boolean).join(" from the client, to the upstream "));
+  fact("Versions", versionsOf(one));
   fact("Route", one.route);
   fact("Identity", one.credential);
   fact("Proven with", one.proof);
   fact("Content", `${bytes(one.received_bytes)} up, ${bytes(one.sent_bytes)} down`);
   fact("Sent", one.steps && one.steps.sends > 1 ? `${one.steps.sends} times` : null);
   return list;
+}
+
+/**
+ * @param {ExchangeState} one
+ * @returns {string | null}
+ */
+function versionsOf(one) {
+  if (!one.http_version) return null;
+  const client = `HTTP/${one.http_version} from the client`;
+  return one.upstream_http_version ? `${client}, HTTP/${one.upstream_http_version} to the upstream` : client;
 }
 
 // By hand and by keyboard.

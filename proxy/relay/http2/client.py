@@ -634,5 +634,5 @@ class Http2ClientConnection(FramedConnection):
         """Return who sends a request; those of one client share it."""
         sender = self._sender
         if sender is None or sender.known is not known:
-            sender = self._sender = Sender(self.peer, self.rule.mode, known, self.accepted)
+            sender = self._sender = Sender(self.peer, self.rule.mode, known, self.accepted, is_http2=True)
         return sender

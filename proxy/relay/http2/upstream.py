@@ -11,6 +11,7 @@ from math import inf
 from typing import TYPE_CHECKING, Final, Protocol
 
 from proxy.errors import UpstreamProtocolError
+from proxy.relay.counters import HTTP_2
 from proxy.relay.http2.connection import Connection
 from proxy.relay.http2.encoder import format_secret
 from proxy.relay.http2.faults import CANCEL, HTTP_1_1_REQUIRED, NO_ERROR
@@ -71,7 +72,7 @@ class UpstreamStream(UpstreamSide):
 
     Attributes:
         receiver: gets the response; None before and behind it.
-        deadline, reused, answered: see `UpstreamSide`.
+        deadline, reused, version, answered: see `UpstreamSide`.
     """
 
     __slots__ = (
@@ -87,6 +88,7 @@ class UpstreamStream(UpstreamSide):
         "deadline",
         "receiver",
         "reused",
+        "version",
     )
 
     _stream: Stream
@@ -96,6 +98,7 @@ class UpstreamStream(UpstreamSide):
         self.receiver: ResponseReceiver | None = None
         self.deadline = inf
         self.reused = reused
+        self.version = HTTP_2
         self.answered = False
         self._is_open = False
         self._holds = False
