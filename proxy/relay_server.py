@@ -437,7 +437,7 @@ class RelayServer:
         """Give open connections that are for one authority the destination that it has now."""
         listeners = {id(listener.rule): self._listeners.get(listener.key) for listener in before.listeners}
 
-        def redirect(rule: DestinationRule) -> DestinationRule:
+        def redirect(rule: DestinationRule, *, takes_http2: bool = True) -> DestinationRule:
             listener = listeners.get(id(rule))
             if listener is not None:
                 return listener.rule
@@ -445,19 +445,27 @@ class RelayServer:
                 return rule
             # Not `find` alone: it would pass on without TLS, as to a host that no route names.
             if self.relay.destinations.route_for(rule.authority) is None:
-                return RemovedRule(rule.authority, rule.mode)
+                return RemovedRule(rule.authority, rule.mode, takes_http2)
             rule.destination = self.relay.destinations.find(rule.authority, rule.destination.default_port)
+            rule.takes_http2 = takes_http2
             return rule
 
         # Those that have not come to a request yet, too: it would be the first of any number.
-        for client in list(self.relay.clients):
-            client.redirect(redirect)
-            if client.accepted is not None and not _is_still_accepted(client.accepted, listeners):
+        for client in [*self.relay.clients, *self.relay.arrivals]:
+            accepted = client.accepted
+            if accepted is None:
+                client.redirect(redirect)
+                continue
+            stays = _is_still_accepted(accepted, listeners)
+            client.redirect(functools.partial(redirect, takes_http2=_takes_http2(accepted)))
+            if not stays:
                 client.dismiss()
-        for beginning in list(self.relay.arrivals):
-            beginning.redirect(redirect)
-            if beginning.accepted is not None and not _is_still_accepted(beginning.accepted, listeners):
-                beginning.dismiss()
+
+
+def _takes_http2(accepted: AcceptedConnection) -> bool:
+    """Whether the listener that a connection came in by takes HTTP/2 on it, which holds inside of its tunnels as well."""
+    rule = accepted.rule
+    return rule.takes_http2 if isinstance(rule, ForwardRule | FixedRule | RedirectedRule) else True
 
 
 def _is_still_accepted(accepted: AcceptedConnection, listeners: Mapping[int, Listener | None]) -> bool:

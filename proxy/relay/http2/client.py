@@ -538,14 +538,22 @@ class Http2ClientConnection(FramedConnection):
     # What a reload and a drain ask for.
 
     def redirect(self, change: Callable[[DestinationRule], DestinationRule]) -> None:
-        """Replace the rule by the one that a new configuration has for it."""
+        """Replace the rule by the one that a new configuration has for it, and leave where that takes no HTTP/2 any more."""
         self.rule = change(self.rule)
         self._sender = None
+        if not self.rule.takes_http2:
+            self.close_if_idle()
 
     def dismiss(self) -> None:
-        """End the connection, whose listener would not accept it any more, after the exchanges under way."""
+        """End the connection, whose listener would not accept it any more, after the exchanges under way.
+
+        Requests that have not come yet would be refused, so the client is told at once to send them elsewhere.
+        """
         if self.accepted is not None:
             self.accepted.is_dismissed = True
+        self._is_announced = True
+        self.core.go_away()
+        self.flush()
         self.close_if_idle()
 
     def close_if_idle(self) -> None:
