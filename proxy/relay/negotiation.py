@@ -61,6 +61,7 @@ class NegotiatingPool(UpstreamPool):
         self._over_http2: UpstreamPool | None = None
         self._http1_until = -inf
         self._has_http1 = prefers_http2  # nothing is to be found out behind a choice
+        self.may_lack_http1 = False
 
     @property
     def is_unused(self) -> bool:
@@ -121,7 +122,16 @@ class NegotiatingPool(UpstreamPool):
             return kept
         if kept is not None:
             kept.put_back()
-        return await UpstreamPool.acquire(self, attempt, new=True)
+        try:
+            return await UpstreamPool.acquire(self, attempt, new=True)
+        except UpstreamUnreachable as error:
+            if error.code != NO_VERSION:
+                raise
+            raise UpstreamUnreachable(
+                f"{self.dial} does not speak HTTP/1.1, which a WebSocket needs: over HTTP/2 this proxy opens none. Ask the API's "
+                "operator to allow HTTP/1.1.",
+                code="upstream_http2_only",
+            ) from None
 
     async def _acquire_http2(self, attempt: Attempt) -> UpstreamSide:
         try:

@@ -43,6 +43,7 @@ class UpstreamPool(Owner):
         idle: connections that wait for an exchange, the most recently used last.
         size: connections open or being opened.
         http2: where exchanges go instead that HTTP/2 can carry; None: nowhere.
+        may_lack_http1: see `Owner`.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class UpstreamPool(Owner):
         self.idle: list[UpstreamConnection] = []
         self.size = 0
         self.http2: UpstreamPool | None = None
+        self.may_lack_http1 = context is not None
         self.dial = dial
         self._server_name = server_name
         self._context = context

@@ -61,11 +61,13 @@ class Owner:
     Attributes:
         relay: what all connections share.
         dial: where the connection leads.
+        may_lack_http1: whether the upstream may have HTTP/2 alone, and nobody has asked, because the route has that switched off.
     """
 
     __slots__ = ()
     relay: Shared
     dial: Authority
+    may_lack_http1: bool
 
     def release(self, connection: UpstreamConnection) -> None:
         """Take back a connection that is fit for another exchange."""
@@ -319,7 +321,8 @@ class UpstreamConnection(asyncio.Protocol, UpstreamSide):
         elif self.answered:
             receiver.on_upstream_lost(INCOMPLETE if self.clean_end else CUT)
         else:
-            receiver.on_upstream_lost(UNANSWERED, "" if self._has_agreed_on_protocol() else _NO_PROTOCOL)
+            is_suspect = self.pool.may_lack_http1 and not self._has_agreed_on_protocol()
+            receiver.on_upstream_lost(UNANSWERED, _NO_PROTOCOL if is_suspect else "")
 
     def _forget(self) -> None:
         if self.opened:

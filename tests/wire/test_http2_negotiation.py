@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 REFUSAL = b"\x15\x03\x03\x00\x02\x02\x78"
 GET = b"GET /a HTTP/1.1\r\nHost: %b\r\n\r\n" % HOST.encode()
 POST = b"POST /a HTTP/1.1\r\nHost: %b\r\nContent-Length: 4\r\n\r\nping" % HOST.encode()
+WEBSOCKET = GET.replace(b"\r\n\r\n", b"\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
@@ -279,6 +280,40 @@ def test_an_upstream_that_speaks_neither_is_said_so(wire: Wire) -> None:
             client = await ask(rig)
             assert b"none of the HTTP versions" in await client.read_until(b"}")
             await eventually(lambda: [record.code for record in rig.records] == ["upstream_http2_only"])
+
+    wire.run(work)
+
+
+@pytest.mark.parametrize("refuses", [0, 2])
+def test_a_websocket_to_an_upstream_of_http_2_alone_is_told_what_it_lacks(wire: Wire, refuses: int) -> None:
+    async def work(rig: Rig) -> None:
+        async with upstream_with(rig, "h2") as upstream:
+            upstream.refuses = refuses
+            answer = await (await ask(rig, WEBSOCKET)).read_until(b"}")
+            assert b" 502 " in answer
+            assert b"does not speak HTTP/1.1, which a WebSocket needs" in answer
+            await eventually(lambda: [record.code for record in rig.records] == ["upstream_http2_only"])
+
+    wire.run(work)
+
+
+@pytest.mark.parametrize("protocols", ["", "h2 http/1.1"])
+@pytest.mark.parametrize("http2", [Http2.NEEDED, Http2.PREFERRED])
+def test_nobody_is_told_to_switch_http_2_on_where_it_is_on(wire: Wire, protocols: str, http2: Http2) -> None:
+    """An upstream that closes the connection may have any reason, but not that HTTP/2 is off."""
+
+    async def work(rig: Rig) -> None:
+        async with upstream_with(rig, protocols, http2) as upstream:
+            if protocols and http2 is Http2.PREFERRED:
+                asking = await ask(rig, WEBSOCKET)
+            else:
+                asking = await ask(rig, POST)
+            peer = await upstream.http1()
+            await peer.read_until()
+            peer.close()
+            answer = await asking.read_until(b"}")
+            assert b" 502 " in answer
+            assert b"http2" not in answer
 
     wire.run(work)
 

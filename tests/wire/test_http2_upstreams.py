@@ -290,6 +290,7 @@ def test_an_upstream_without_http_2_is_said_so(wire: Wire) -> None:
             fields = dict(response.headers)
             assert fields["grpc-status"] == "14"
             assert "does not speak HTTP/2" in fields["grpc-message"]
+            assert "as every call of gRPC does" in fields["grpc-message"]
             await eventually(lambda: [record.code for record in rig.records] == ["upstream_without_http2"])
 
     wire.run(work)

@@ -161,8 +161,8 @@ class Http2Pool(UpstreamPool):
 
     def _describe_lack(self) -> UpstreamUnreachable:
         return UpstreamUnreachable(
-            f"{self.dial} does not speak HTTP/2, which this request needs: gRPC has no other version. Check that the "
-            "API's gateway has HTTP/2 switched on.",
+            f"{self.dial} does not speak HTTP/2, which this request needs, as every call of gRPC does. Ask the API's operator to "
+            "switch HTTP/2 on.",
             code="upstream_without_http2",
         )
 
