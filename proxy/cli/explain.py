@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _LOOK_UP = "https://login.microsoftonline.com/error?code="
 # A host with a dot or a port, which no code has.
+_URL: Final = re.compile(r"[A-Za-z][\w+.-]*://.*")
 _HOST: Final = re.compile(
     r"[\w*-]+(?:\.[\w-]+)+\.?(?::\d+)?(?:/\S*)?|(?:[\w-]+|\[[\da-fA-F:.]+\]):\d+(?:/\S*)?|\[[\da-fA-F:.]+\]"
 )
@@ -53,7 +54,7 @@ def explain(code_or_url: str, config: Source | None, as_json: bool) -> None:
         _write_symptoms(symptoms, as_json=as_json)
     elif entries := find_entries(text):
         _write_entries(entries, as_json=as_json)
-    elif "://" in text or _HOST.fullmatch(text):
+    elif _URL.fullmatch(text) or _HOST.fullmatch(text):
         if config is None:
             raise click.UsageError(
                 "A URL or a host is explained by a configuration: name it with --config FILE, or by options."

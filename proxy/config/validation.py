@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _REQUIRED = {
     "listeners": "the addresses to listen on, such as '- address: 127.0.0.1:8080'",
     "credentials": "how the proxy signs in to the identity platform, each under a name of your choice",
-    "routes": "which hosts get a token, and which",
+    "routes": "which hosts get a token, and for what",
     "state_directory": "neither XDG_STATE_HOME nor HOME is set in the environment, so there is no default",
     "address": "where to listen, such as 127.0.0.1:8080",
     "certificate": "the PEM or PFX file of the certificate that is registered for the application",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
@@ -11,7 +12,7 @@ from proxy.doctor.connection import describe_port
 from proxy.errors import MalformedRequest
 from proxy.identity.sources import token_url
 from proxy.policy.authority import HTTPS_PORT, Authority, parse_authority
-from proxy.policy.routing import RouteTable, parse_host_pattern
+from proxy.policy.routing import HostPattern, RouteTable, parse_host_pattern
 
 if TYPE_CHECKING:
     from proxy.config.settings import RouteSettings, Settings
@@ -103,7 +104,7 @@ def _parse(url: str) -> tuple[str, Authority]:
     except ValueError:
         raise MalformedRequest("This is no URL: its host cannot be read.") from None
     if parts.scheme not in ("http", "https"):
-        raise MalformedRequest("This is no http or https URL, and no AADSTS code.")
+        raise MalformedRequest("This is not an http or https URL.")
     default_port = HTTPS_PORT if parts.scheme == "https" else _HTTP_PORT
     return parts.scheme, parse_authority(parts.netloc.encode("utf-8", "surrogatepass"), default_port)
 
@@ -127,13 +128,27 @@ def _describe_way(settings: Settings, scheme: str, route: RouteSettings) -> str:
     )
 
 
+def _suggest(settings: Settings, authority: Authority) -> str:
+    """Say what is routed that looks like this, or else what to change."""
+    hosts = [host for route in settings.routes for host in route.hosts]
+    if same := [host for host in hosts if _is_same_host(parse_host_pattern(host), authority.host)]:
+        return f"The port differs: a route names {', '.join(same)}, where no port means 443."
+    if close := difflib.get_close_matches(str(authority).removesuffix(":443"), hosts, n=1, cutoff=0.85):
+        return f"Did you mean {close[0]}, which a route names?"
+    return "Add the host to a route, or set `other_hosts: tunnel`; a route's entry without a port means 443."
+
+
+def _is_same_host(pattern: HostPattern, host: str) -> bool:
+    named = pattern.authority.host
+    return host.endswith(f".{named}") if pattern.is_wildcard else host == named
+
+
 def _unrouted(settings: Settings, url: str, scheme: str, authority: Authority) -> RouteReport:
     if settings.other_hosts != "tunnel":
         return RouteReport(
             url,
             "refused",
-            f"No route names {authority}, and other_hosts is `refuse`: the client gets 403. Add the host to a route, or set "
-            "`other_hosts: tunnel`; a route's entry without a port means 443.",
+            f"No route names {authority}, and other_hosts is `refuse`: the client gets 403. {_suggest(settings, authority)}",
         )
     if authority.port not in settings.destinations.ports:
         ports = ", ".join(map(str, settings.destinations.ports))

@@ -188,8 +188,8 @@ def split_absolute_form(head: RequestHead) -> tuple[bytes, bytes, bytes]:
 
 USAGE: Final = (
     "The request came without a destination: it looks as if this proxy was addressed like a web server. "
-    "Set it as the proxy of your program instead, for example `curl -x http://127.0.0.1:8080 http://api.example.com/path` or "
-    "`HTTP_PROXY=http://127.0.0.1:8080`; or add a listener with `mode: reverse` for a program that can only change its base URL."
+    "Name this address as the proxy of your program instead: `curl -x http://HOST:PORT http://api.example.com/path`, or "
+    "`HTTP_PROXY=http://HOST:PORT`. For a program that can only change its base URL, add a listener with `mode: reverse`."
 )
 
 

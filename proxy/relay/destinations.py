@@ -244,6 +244,6 @@ class Destinations:
 def describe_refusal(authority: Authority) -> str:
     """Says why a host is not passed on, and what would change that."""
     return (
-        f"No route names {authority}, and this proxy passes on routed hosts only. Check the host's spelling, add it to a route's "
-        "`hosts`, or set `other_hosts: tunnel`; for hosts that need no token, exempt them with NO_PROXY in the client."
+        f"No route names {authority}, and this proxy passes on routed hosts only. Check the spelling and the port, add the host to "
+        "a route's `hosts`, or set `other_hosts: tunnel`. If the host needs no token, name it in NO_PROXY in the client."
     )

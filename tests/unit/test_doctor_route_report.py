@@ -84,6 +84,18 @@ def test_what_no_route_names_is_refused_by_default(tmp_path: Path, url: str) -> 
     assert "other_hosts" in found.why
 
 
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("https://orders.api.example/", "Did you mean orders.apis.example, which a route names?"),
+        ("https://orders.apis.example:444/", "The port differs: a route names *.apis.example, orders.apis.example"),
+        ("https://elsewhere.example/", "Add the host to a route"),
+    ],
+)
+def test_what_is_nearly_routed_is_named(tmp_path: Path, url: str, said: str) -> None:
+    assert said in report(tmp_path, url).why
+
+
 def test_what_no_route_names_is_tunnelled_where_that_is_set_but_not_to_any_port(tmp_path: Path) -> None:
     assert report(tmp_path, "https://elsewhere.example/", other_hosts="tunnel").outcome == "tunnelled"
     refused = report(tmp_path, "https://elsewhere.example:22/", other_hosts="tunnel")
