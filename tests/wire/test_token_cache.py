@@ -20,6 +20,7 @@ from proxy.config.loading import load_settings
 from proxy.config.redis_url import REDIS_SCOPE
 from proxy.identity.credential import Target
 from proxy.identity.sharing.building import find_object_id
+from proxy.identity.sharing.sealing import MARK_NAME
 from proxy.identity.sharing.shared_token import STORE_TIMEOUT_S
 from proxy.identity.sources import TokenSources
 from proxy.sandbox import (
@@ -184,7 +185,7 @@ async def test_nothing_in_redis_tells_what_it_is_or_can_be_used(fleet: Fleet, se
     names = server.call("keys", "*").split()
 
     assert len([name for name in names if name.endswith(":lock")]) == 1
-    (name,) = [name for name in names if not name.endswith(":lock")]
+    (name,) = [name for name in names if not name.endswith(":lock") and name != MARK_NAME]
     dumped = server.call("--no-raw", "get", name)
     for secret in (token.value, token.value.split(".")[1][:20], fleet.sandbox.client_id, "orders"):
         assert secret not in dumped
@@ -308,10 +309,12 @@ async def test_a_token_in_hand_is_given_out_while_redis_hangs_for_ever(fleet: Fl
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize("damage", ["flipped", "cut", "empty", "version", "other_key"])
-async def test_what_does_not_open_is_as_good_as_absent(fleet: Fleet, server: RedisServer, damage: str) -> None:
+async def test_what_does_not_open_is_as_good_as_absent_and_told(
+    fleet: Fleet, server: RedisServer, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
     url = f"redis://127.0.0.1:{server.port}"
     await fleet.acquire(fleet.replica(url))
-    (name,) = [name for name in server.call("keys", "*").split() if not name.endswith(":lock")]
+    (name,) = [name for name in server.call("keys", "*").split() if not name.endswith(":lock") and name != MARK_NAME]
     if damage == "flipped":
         server.call("eval", FLIP.format(at=41), "1", name)
     elif damage == "cut":
@@ -330,7 +333,11 @@ async def test_what_does_not_open_is_as_good_as_absent(fleet: Fleet, server: Red
     assert token.value
     assert fleet.sandbox.token_request_count == 2
     assert sharing(reader).is_shared
-    assert sharing(reader).outcomes.get("unreadable", 0) == (0 if damage == "other_key" else 2)
+    # What another key has sealed has another name: only who puts a token there meets the other's mark.
+    assert sharing(reader).outcomes["unreadable"] == (1 if damage == "other_key" else 2)
+    lines = [line for line in caplog.messages if "cannot open" in line]
+    assert len(lines) == 1, "one line a minute"
+    assert "Compare key_files" in lines[0]
 
 
 @pytest.mark.asyncio

@@ -1,6 +1,7 @@
 """Whether replicas share at present, or each is on its own: since when, and why. Does no I/O but the log.
 
-Invariants: a store that fails is left alone for one to three seconds; its failures are at most one line a minute.
+Invariants: a store that fails is left alone for one to three seconds; its failures are at most one line a minute, and so is what
+does not open.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Availability:
         self._jitter = jitter
         self._rest_until_mono = -math.inf
         self._line_after_mono = -math.inf
+        self._unreadable_line_after_mono = -math.inf
 
     @property
     def may_be_asked(self) -> bool:
@@ -85,6 +87,17 @@ class Availability:
             self.name,
             error.reason,
         )
+
+    def note_unreadable(self) -> None:
+        """Note that something was there, and did not open."""
+        now = self._clock()
+        if now >= self._unreadable_line_after_mono:
+            self._unreadable_line_after_mono = now + _LINE_EVERY_S
+            logger.warning(
+                "%s has tokens that this replica cannot open: they were sealed with another key, or damaged. It asks for its own,"
+                " and no request fails for it. Compare key_files with the other replicas'",
+                self.name,
+            )
 
     def _say(self, level: int, text: str, *values: str) -> None:
         now = self._clock()

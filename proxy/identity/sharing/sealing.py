@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 KEY_BYTES: Final = 32
 _PREFIX: Final = "aap:1:"
+MARK_NAME: Final = f"{_PREFIX}key"
+"""Where who puts a token there says by which key: names follow from keys, so nobody meets what another key has sealed."""
 _VERSION: Final = b"\x01"
 _KEY_ID_BYTES: Final = 8
 _NONCE_BYTES: Final = 12  # NIST SP 800-38D §8.2; random, for far fewer than 2**32 entries a key
@@ -72,6 +74,15 @@ class KeyRing:
     def names(self, what: str) -> list[str]:
         """Return the names under which an entry may be, ours first: while keys change, others have another first key."""
         return [key.name(what) for key in self._keys]
+
+    @property
+    def mark(self) -> bytes:
+        """What stands at `MARK_NAME`: it tells keys apart, and nothing of them."""
+        return _VERSION + self._keys[0].id
+
+    def knows(self, mark: bytes) -> bool:
+        """Return whether a mark is one of these keys'."""
+        return any(mark == _VERSION + key.id for key in self._keys)
 
     def seal(self, name: str, entry: Entry) -> bytes:
         """Return what to store under a name of `names`' first."""

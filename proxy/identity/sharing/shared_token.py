@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from proxy.errors import IdentityPlatformUnavailable
 from proxy.identity.credential import IssuedToken
 from proxy.identity.sharing.availability import Availability, StoreError
-from proxy.identity.sharing.sealing import Entry, KeyRing
+from proxy.identity.sharing.sealing import MARK_NAME, Entry, KeyRing
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -276,7 +276,7 @@ class SharedToken:
             sealed, left_s = got
             entry = cache.ring.open(name, sealed)
             if entry is None:
-                cache.outcomes["unreadable"] += 1
+                self._note_unreadable()
                 continue
             # Never more than it had when it was put there: it may have replaced one with more between two commands.
             left_s = min(left_s, entry.life_s, self._ends_mono(entry.value, sent_mono + left_s) - sent_mono)
@@ -302,6 +302,10 @@ class SharedToken:
         is_newer = sent_mono + left_s > current.expires_at_mono + _NEWER_BY_S
         return is_newer and entry.value != current.value
 
+    def _note_unreadable(self) -> None:
+        self._cache.outcomes["unreadable"] += 1
+        self._cache.availability.note_unreadable()
+
     async def _publish(self, name: str, issued: IssuedToken) -> None:
         """Put a new token there, for what is left of its life by now. A failure is the store's affair, and no more."""
         cache = self._cache
@@ -315,5 +319,9 @@ class SharedToken:
         sealed = cache.ring.seal(name, Entry(issued.value, life_ms / 1000, refresh_in_s, issued.proof))
         try:
             await cache.ask(cache.store.set(name, sealed, life_ms))
+            mark = await cache.ask(cache.store.get(MARK_NAME))
+            if mark is not None and not cache.ring.knows(mark[0]):
+                self._note_unreadable()
+            await cache.ask(cache.store.set(MARK_NAME, cache.ring.mark, life_ms))
         except StoreError as error:
             cache.availability.fail(error)
