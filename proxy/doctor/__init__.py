@@ -11,6 +11,7 @@
     online         all that has to be asked for: token endpoint, token, API
     connection       one TLS connection in three steps, each with its own ways to fail
     exchange         one HTTP exchange over it
+    http_versions    which versions of HTTP an API offers
     claims           what an access token says
     verdict          whose a response is: the gateway's, about token or subscription key, or the API's own
     certificate_report   one certificate for people: thumbprints in the portal's form

@@ -62,6 +62,7 @@ class Connection:
         handshake_s: how long TLS took.
         tls: the protocol version.
         expires: the end of the server's certificate.
+        protocol: which the server has chosen of those it was offered (RFC 7301); empty where it has chosen none.
     """
 
     reader: asyncio.StreamReader
@@ -71,6 +72,7 @@ class Connection:
     handshake_s: float
     tls: str
     expires: datetime
+    protocol: str
 
 
 async def open_connection(
@@ -124,6 +126,7 @@ async def open_connection(
         time.monotonic() - connected,
         str(protocol.version()),
         datetime.fromtimestamp(ssl.cert_time_to_seconds(protocol.getpeercert()["notAfter"]), UTC),
+        protocol.selected_alpn_protocol() or "",
     )
 
 

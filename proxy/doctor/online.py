@@ -1,7 +1,7 @@
 """All that has to be asked for: is the token endpoint there, does it give a token, what is in it, what does the API say to it?
 
 Does network I/O, and sends nothing that the proxy itself would not send: one token request for each credential and scope, one
-GET to each literal host of the routes.
+GET to each literal host of the routes, on the first of two connections that find out which versions of HTTP it offers.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from proxy.doctor.claims import decode_access_token, judge_claims
 from proxy.doctor.connection import ProbeFailed, describe_port, open_connection
 from proxy.doctor.exchange import get
 from proxy.doctor.findings import Level, days_left, error, ok, warning
+from proxy.doctor.http_versions import Offer, judge_offer
 from proxy.doctor.verdict import judge_response
 from proxy.errors import ConfigurationError, IdentityError
 from proxy.identity.credential import Target
@@ -222,26 +223,21 @@ class _Call:
     async def check(
         self, access_token: str | None, path: str, now: datetime, *, is_entra: bool
     ) -> AsyncIterator[Finding]:
-        has_http1 = True
         try:
-            try:
-                connection = await self._open(self._context)
-            except ProbeFailed as failed:
-                if failed.code != NO_VERSION or self._route.http2 is Http2.OFF:
-                    raise
-                has_http1 = False
-                connection = await self._open(create_route_context(self._route, HTTP_2))
+            connection, offer = await self._reach()
         except ProbeFailed as failed:
             yield error(self._subject, failed.message, failed.advice)
             return
         try:
             yield _describe_connection(self._subject, f"API {describe_port(self._authority)}", connection, now)
-            if not has_http1:
-                yield warning(
-                    self._subject,
-                    "It was not called: it speaks HTTP/2 only, and this command HTTP/1.1. The proxy speaks HTTP/2 with it.",
-                    "Call it through the running proxy to see whether it accepts the token.",
-                )
+            yield judge_offer(self._subject, offer, self._route.http2)
+            if offer is Offer.HTTP_2:
+                if self._route.http2 is not Http2.OFF:
+                    yield warning(
+                        self._subject,
+                        "It was not called: it speaks HTTP/2 only, and this command HTTP/1.1.",
+                        "Call it through the running proxy to see whether it accepts the token.",
+                    )
                 return
             if access_token is None:
                 yield warning(
@@ -253,6 +249,38 @@ class _Call:
             yield error(self._subject, failed.message, failed.advice)
         finally:
             connection.writer.transport.abort()
+
+    async def _reach(self) -> tuple[Connection, Offer]:
+        """Return a connection, of HTTP/1.1 where the API has that, and the versions it offers.
+
+        One that knows nothing of ALPN chooses no protocol, whatever it speaks; where it chooses HTTP/2 when that is all it is
+        offered, it has nothing else.
+
+        Raises:
+            ProbeFailed: there is none.
+        """
+        http2 = create_route_context(self._route, HTTP_2)
+        try:
+            connection = await self._open(self._context)
+        except ProbeFailed as failed:
+            if failed.code != NO_VERSION:
+                raise
+            try:
+                connection = await self._open(http2)
+            except ProbeFailed:
+                raise failed from None
+            return connection, Offer.HTTP_2
+        try:
+            other = await self._open(http2)
+        except ProbeFailed as failed:
+            return connection, Offer.HTTP_1 if failed.code == NO_VERSION else Offer.UNKNOWN
+        except BaseException:
+            connection.writer.transport.abort()
+            raise
+        other.writer.transport.abort()
+        if other.protocol != "h2":
+            return connection, Offer.HTTP_1
+        return connection, Offer.BOTH if connection.protocol else Offer.HTTP_2
 
     async def _open(self, context: ssl.SSLContext) -> Connection:
         return await open_connection(self._authority, self._dial, context, self._dialer)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import ssl
 from collections.abc import Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, TypeAlias
@@ -31,6 +33,7 @@ from tests.end_to_end.programs import COMMAND, Configuration, Place, configurati
 from tests.ports import free_port
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
     from pathlib import Path
 
     from proxy.doctor.findings import Finding
@@ -289,40 +292,95 @@ async def test_the_command_exits_0_where_nothing_is_wrong(sandbox: Sandbox, own_
     done = await asyncio.to_thread(run_program, [COMMAND, "check", "--config", config, "--online"])
     assert done.status == 0, done.stdout
     assert done.stdout.count(b"the token was accepted") == 2
+    assert done.stdout.count(b"It offers HTTP/1.1. The proxy uses that.") == 2
     assert done.stderr == "Nothing is wrong.\n"
     assert sandbox.token_request_count == 1
 
 
-@pytest.mark.asyncio
-@pytest.mark.parametrize(("http2", "level"), [("needed", Level.WARNING), ("off", Level.ERROR)])
-async def test_an_api_that_speaks_http2_only_is_not_said_to_be_broken(
-    sandbox: Sandbox, own_place: Place, tmp_path: Path, http2: str, level: Level
-) -> None:
-    assert sandbox is not None
-    ca = trustme.CA()
-    ca.cert_pem.write_to_path(str(tmp_path / "api-ca.pem"))
-    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "api.pem"))
+@asynccontextmanager
+async def _node(certificate: Path, *, allows_http1: bool) -> AsyncIterator[int]:
+    """A server that refuses a handshake in which it is offered nothing that it speaks."""
     port = free_port()
-    script = _HTTP2_ONLY % (str(tmp_path / "api.pem"), port)
+    script = _HTTP2_SERVER % (str(certificate), json.dumps(allows_http1), port)
     server = await asyncio.create_subprocess_exec("node", "-e", script, stdout=asyncio.subprocess.PIPE)
     try:
         assert server.stdout is not None
         assert await server.stdout.readline() == b"ready\n"
+        yield port
+    finally:
+        server.kill()
+        await server.wait()
+
+
+@asynccontextmanager
+async def _choosing_nothing(certificate: Path, protocols: list[str]) -> AsyncIterator[int]:
+    """A server that chooses no protocol in such a handshake, as those do that OpenSSL alone decides for; it answers HTTP/1.1."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    if protocols:
+        context.set_alpn_protocols(protocols)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(asyncio.IncompleteReadError, ConnectionError):
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        server.close()
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("server", "http2", "said", "numbers"),
+    [
+        pytest.param("node, both", "needed", "The proxy uses HTTP/1.1, and HTTP/2 for gRPC calls.", ["1.1", "2"]),
+        pytest.param("node, both", "preferred", "The proxy uses HTTP/2, as the route says", ["1.1", "2"]),
+        pytest.param("node, both", "off", "The proxy uses HTTP/1.1, as the route says", ["1.1", "2"]),
+        pytest.param("node, HTTP/2", "needed", "It offers HTTP/2 only. The proxy uses that", ["2"]),
+        pytest.param("node, HTTP/2", "off", "the route has `http2: off`", ["2"]),
+        pytest.param("h2", "needed", "It offers HTTP/2 only. The proxy uses that", ["2"]),
+        pytest.param("h2", "off", "the route has `http2: off`", ["2"]),
+        pytest.param("", "needed", "It offers HTTP/1.1. The proxy uses that.", ["1.1"]),
+        pytest.param("", "preferred", "although the route has `http2: preferred`", ["1.1"]),
+        pytest.param("http/1.1", "off", "The proxy uses HTTP/1.1, as the route says", ["1.1"]),
+    ],
+)
+async def test_the_versions_that_an_api_offers_are_said_and_one_of_http_2_alone_is_not_called_broken(
+    sandbox: Sandbox, own_place: Place, tmp_path: Path, server: str, http2: str, said: str, numbers: list[str]
+) -> None:
+    assert sandbox is not None
+    ca = trustme.CA()
+    ca.cert_pem.write_to_path(str(tmp_path / "api-ca.pem"))
+    certificate = tmp_path / "api.pem"
+    ca.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    kind, _, what = server.partition(", ")
+    running = (
+        _node(certificate, allows_http1=what == "both")
+        if kind == "node"
+        else _choosing_nothing(certificate, kind.split())
+    )
+    async with running as port:
         route = {"hosts": [f"localhost:{port}"], "ca_file": str(tmp_path / "api-ca.pem"), "http2": http2, "dial": None}
         config = write_configuration(
             configuration(own_place, route=route, listeners=[{"address": f"127.0.0.1:{free_port()}"}]), tmp_path
         )
-        of_host = [one for one in await _diagnose(config, "/orders") if one.subject == f"host localhost:{port}"]
-    finally:
-        server.kill()
-        await server.wait()
-    assert max(of_host, key=lambda one: list(Level).index(one.level)).level is level, of_host
-    assert ("It was not called: it speaks HTTP/2 only" in _sentences(of_host)) is (level is Level.WARNING)
-    assert ("speaks none of the HTTP versions" in _sentences(of_host)) is (level is Level.ERROR)
+        of_host = [one for one in await _diagnose(config, "/orders") if one.subject.startswith("host localhost")]
+    (versions,) = [one for one in of_host if "http_versions" in one.facts]
+    assert said in versions.message
+    assert versions.facts["http_versions"] == numbers
+    is_alone, is_off = numbers == ["2"], http2 == "off"
+    assert (versions.level is Level.ERROR) is (is_alone and is_off)
+    assert ("It was not called: it speaks HTTP/2 only" in _sentences(of_host)) is (is_alone and not is_off)
+    assert any(one.level is Level.ERROR for one in of_host) is (is_alone and is_off), of_host
 
 
-_HTTP2_ONLY = """
+_HTTP2_SERVER = """
 const pem = require("node:fs").readFileSync(%r);
-const server = require("node:http2").createSecureServer({ key: pem, cert: pem });
+const server = require("node:http2").createSecureServer({ key: pem, cert: pem, allowHTTP1: %s });
+server.on("request", (request, response) => response.end("[]"));
 server.listen(%d, "127.0.0.1", () => console.log("ready"));
 """
