@@ -184,6 +184,9 @@ def await_fork(control: socket.socket) -> socket.socket:
             continue
         data, descriptors, _, _ = socket.recv_fds(control, 1, 1)
         if not data:
+            signal.set_wakeup_fd(-1)
+            woken.close()
+            waking.close()
             sys.exit()
         end = socket.socket(fileno=descriptors[0])
         try:
@@ -217,10 +220,11 @@ def main() -> None:
     from proxy.workers.worker import run_worker  # noqa: PLC0415  # nothing is made before the collector is off
 
     gc.freeze()  # or the first collection in each relay process would write to, and so copy, every page
-    try:
-        end = await_fork(socket.socket(fileno=int(os.environ.pop(_CHANNEL_VARIABLE))))
-    except OSError:
-        sys.exit()  # control has gone while it was being told
+    with socket.socket(fileno=int(os.environ.pop(_CHANNEL_VARIABLE))) as control:
+        try:
+            end = await_fork(control)
+        except OSError:
+            sys.exit()  # control has gone while it was being told
     gc.enable()
     run_worker(end)
 

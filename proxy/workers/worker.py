@@ -84,6 +84,8 @@ class Worker:
             self._wake.clear()
         await front.stop()
         self._report(front)
+        self._channel.close()
+        await asyncio.sleep(0)  # it closes in the loop's next turn
 
     def stop(self) -> None:
         """Begins to drain."""

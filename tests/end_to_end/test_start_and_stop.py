@@ -17,7 +17,9 @@ from tests.end_to_end.programs import (
     PATIENCE_S,
     Configuration,
     Finished,
+    ProxyProgram,
     configuration,
+    environment,
     run_program,
     write_configuration,
 )
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
     from tests.end_to_end.conftest import StartProxy
     from tests.end_to_end.curl import Curl
-    from tests.end_to_end.programs import Place, ProxyProgram
+    from tests.end_to_end.programs import Place
 
 BeginCall: TypeAlias = "Callable[[ProxyProgram, str], Call]"
 
@@ -247,3 +249,20 @@ def test_a_second_signal_ends_the_wait(
     assert proxy.wait() == 0
     assert calling.read() == b""
     assert not [line for line in proxy.lines if "Traceback" in line or "takes its place" in line]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_is_left_open_when_it_ends(
+    place: Place, tmp_path: Path, evidence: Path, curl: Curl, workers: int
+) -> None:
+    """With warnings as errors, what is collected while it is open would be told with a traceback."""
+    with ProxyProgram(
+        configuration(place, workers=workers),
+        tmp_path,
+        evidence,
+        f"proxy-warnings-{workers}",
+        environ=environment(PYTHONWARNINGS="error"),
+    ) as proxy:
+        assert curl("--proxy", proxy.forward, f"http://{place.alias_host}/orders").status == 200
+        assert proxy.stop() == 0
+        assert not [line for line in proxy.lines if "ResourceWarning" in line or "Traceback" in line]
