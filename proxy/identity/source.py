@@ -188,7 +188,7 @@ class TokenSource:
             "The identity platform's tokens do not live long enough to be used.", code="expired_on_arrival"
         )
 
-    def rejected(
+    def report_refusal(
         self, token: AccessToken, now_mono: float, claims: str | None = None, *, certain: bool = False
     ) -> bool:
         """Report that an upstream refused a token.

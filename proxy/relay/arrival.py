@@ -364,11 +364,18 @@ class TunnelArrival(InterceptedArrival):
             self._start_handshake(self._authority.host, data)
         elif 0x41 <= data[0] <= 0x7A:
             self._open(self._transport, data)
+        elif data[0] == TLS_HANDSHAKE:
+            self._refuse(
+                f"Inside the tunnel to {self._authority} came TLS, and port 80 is for plain HTTP.", "TLS_ON_PORT_80"
+            )
         else:
-            error = MalformedRequest(f"Inside the tunnel to {self._authority} came neither TLS nor HTTP.")
-            self._transport.write(format_answer(error, with_content=True, close=True))
-            self._record_failure(error.proxy_status, "NEITHER_TLS_NOR_HTTP")
-            self._transport.close()
+            self._refuse(f"Inside the tunnel to {self._authority} came neither TLS nor HTTP.", "NEITHER_TLS_NOR_HTTP")
+
+    def _refuse(self, detail: str, code: str) -> None:
+        error = MalformedRequest(detail)
+        self._transport.write(format_answer(error, with_content=True, close=True))
+        self._record_failure(error.proxy_status, code)
+        self._transport.close()
 
     def _record_failure(self, outcome: str, code: str) -> None:
         asked = (b"CONNECT", str(self._authority), b"")

@@ -279,7 +279,7 @@ class Exchange(UnderWay, ResponseReceiver):
             self._token = tokens.peek(time.monotonic())
             if self._token is not None and time.monotonic() < self._token.usable_until_mono:
                 return upstream
-            upstream.put_back()
+            upstream.return_unused()
             new = False  # the one that has just come back was never used
         raise IdentityPlatformUnavailable(
             "Access tokens reached their end as fast as connections to the upstream were opened. The request was not sent.",
@@ -465,7 +465,7 @@ class Exchange(UnderWay, ResponseReceiver):
         if tokens is None or token is None:
             return False
         verdict = judge_refusal(withheld.head.challenges, withheld.content)
-        if verdict.refusal is Refusal.NOT_THE_TOKEN or not tokens.rejected(
+        if verdict.refusal is Refusal.NOT_THE_TOKEN or not tokens.report_refusal(
             token, time.monotonic(), verdict.claims, certain=verdict.certain
         ):
             return False
@@ -616,7 +616,7 @@ class Exchange(UnderWay, ResponseReceiver):
     def _end_upstream(self, *, is_whole: bool) -> None:
         upstream, self._upstream = self._upstream, None
         if upstream is not None:
-            upstream.release(is_whole=is_whole)
+            upstream.finish(is_whole=is_whole)
 
     def _cancel(self) -> None:
         if self._task is not None:

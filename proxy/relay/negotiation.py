@@ -121,7 +121,7 @@ class NegotiatingPool(UpstreamPool):
         if isinstance(kept, UpstreamConnection):
             return kept
         if kept is not None:
-            kept.put_back()
+            kept.return_unused()
         try:
             return await UpstreamPool.acquire(self, attempt, new=True)
         except UpstreamUnreachable as error:
@@ -172,7 +172,7 @@ class NegotiatingPool(UpstreamPool):
                 stream = await self.over_http2().acquire(Attempt())
         except (ProxyError, TimeoutError):
             return False
-        stream.put_back()
+        stream.return_unused()
         return True
 
     def _adopt(self, transport: asyncio.Transport) -> None:

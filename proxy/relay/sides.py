@@ -299,11 +299,11 @@ class UpstreamSide:
         """Go on with a request whose response is complete; False where the upstream has said that it will not."""
         raise NotImplementedError
 
-    def release(self, *, is_whole: bool) -> None:
+    def finish(self, *, is_whole: bool) -> None:
         """End the attempt: its response is complete, and so is the request, where `is_whole`."""
         raise NotImplementedError
 
-    def put_back(self) -> None:
+    def return_unused(self) -> None:
         """Give back what was acquired, and not used."""
         raise NotImplementedError
 

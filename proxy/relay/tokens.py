@@ -24,7 +24,7 @@ class Source(Protocol):
         """Wait for a usable token; raises `IdentityError`."""
         ...
 
-    def rejected(
+    def report_refusal(
         self, token: AccessToken, now_mono: float, claims: str | None = None, *, certain: bool = False
     ) -> bool:
         """Report that an upstream refused a token; return whether another is to be had."""

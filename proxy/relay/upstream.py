@@ -229,7 +229,7 @@ class UpstreamConnection(asyncio.Protocol, UpstreamSide):
         self.deadline = self.pool.relay.now + self.pool.relay.timeouts.body_idle_s
         return True
 
-    def release(self, *, is_whole: bool) -> None:
+    def finish(self, *, is_whole: bool) -> None:
         """See `UpstreamSide`; the connection serves another exchange if it is open, and nothing is left to write."""
         self.receiver = None
         if is_whole and self._keeps_alive and not self._stalled and not self.transport.is_closing():
@@ -238,7 +238,7 @@ class UpstreamConnection(asyncio.Protocol, UpstreamSide):
         else:
             self.transport.close()
 
-    def put_back(self) -> None:
+    def return_unused(self) -> None:
         """See `UpstreamSide`."""
         self.pool.release(self)
 

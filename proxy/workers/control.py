@@ -105,7 +105,7 @@ class SharedSource:
         """Pass a complaint on to the source."""
         token = self._known.get(message.serial)
         if token is not None:
-            self.source.rejected(token, now_mono, message.claims, certain=message.certain)
+            self.source.report_refusal(token, now_mono, message.claims, certain=message.certain)
 
     def _take(self, token: AccessToken) -> None:
         self._current = token

@@ -74,7 +74,7 @@ class RemoteSource:
             raise IdentityPlatformUnavailable("There is no access token now.", retry_after_s=1)
         return self._token
 
-    def rejected(
+    def report_refusal(
         self,
         token: AccessToken,
         now_mono: float,

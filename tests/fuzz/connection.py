@@ -50,7 +50,7 @@ class NoTokens:
         """Fails."""
         raise IdentityPlatformUnavailable("There is no identity platform here.")
 
-    def rejected(self, *_: object, **__: object) -> bool:
+    def report_refusal(self, *_: object, **__: object) -> bool:
         """No other is to be had."""
         return False
 

@@ -103,7 +103,7 @@ class Tokens:
         self.waiting.append(turn)
         return await turn
 
-    def rejected(self, token: Token, *_: object, **__: object) -> bool:
+    def report_refusal(self, token: Token, *_: object, **__: object) -> bool:
         if token is self.current and self.replaces:
             self.current = None
         return self.replaces
@@ -268,14 +268,14 @@ class Upstream(UpstreamSide):
             self.receiver = receiver
         return self.keeps_alive
 
-    def release(self, *, is_whole: bool) -> None:
+    def finish(self, *, is_whole: bool) -> None:
         self._leave()
         if is_whole and self.keeps_alive:
             assert self.is_request_complete
             self.reused = True
             self.pool.idle.append(self)
 
-    def put_back(self) -> None:
+    def return_unused(self) -> None:
         self._leave()
         self.pool.idle.append(self)
 

@@ -163,7 +163,7 @@ FAULTS: Final = (
     ),
     Fault(
         "After a 401, the same token is sent again", "this project, with several workers",
-        TokenSource, "rejected", lambda *_, **__: True, "sent again with the token that was refused",
+        TokenSource, "report_refusal", lambda *_, **__: True, "sent again with the token that was refused",
     ),
     Fault(
         "The client's own Authorization goes along", "peers that add the field and do not replace it",
@@ -175,7 +175,7 @@ FAULTS: Final = (
     ),
     Fault(
         "A connection is kept although its response was not whole", "smuggling by reuse",
-        UpstreamConnection, "release", _release_in_any_case, "idle upstreams are left",
+        UpstreamConnection, "finish", _release_in_any_case, "idle upstreams are left",
     ),
     Fault(
         "A response until the connection's end is whole by any end", "elazarl/goproxy#740 and its like",

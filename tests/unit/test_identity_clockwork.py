@@ -170,7 +170,7 @@ class Stage:
     async def refused(self, *, claims: str | None = None, certain: bool = False) -> str:
         """An upstream answers 401 to the token in hand: ``pass`` the answer on, or replay with another token."""
         assert self.held is not None
-        if not self.source("a").rejected(self.held, self.clock(), claims, certain=certain):
+        if not self.source("a").report_refusal(self.held, self.clock(), claims, certain=certain):
             return "pass"
         return await self.get()
 

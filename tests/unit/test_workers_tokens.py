@@ -55,7 +55,7 @@ def test_a_token_that_control_keeps_is_not_complained_of_again_and_again() -> No
         now = time.monotonic()
         refused = source.peek(now)
         assert refused is not None
-        assert source.rejected(refused, now)
+        assert source.report_refusal(refused, now)
         acquiring = asyncio.create_task(source.acquire())
         await asyncio.sleep(0)
         rejected, want = control.told
@@ -64,10 +64,10 @@ def test_a_token_that_control_keeps_is_not_complained_of_again_and_again() -> No
         sources.take_token(control.token())
         sources.answer(want.request)
         kept = await acquiring
-        assert not source.rejected(kept, time.monotonic()), "the refusal is passed on"
+        assert not source.report_refusal(kept, time.monotonic()), "the refusal is passed on"
         assert source.peek(now) is kept
         assert len(control.told) == 2
-        assert source.rejected(kept, time.monotonic() + _ACQUITTED_S + 1), "later, control is asked again"
+        assert source.report_refusal(kept, time.monotonic() + _ACQUITTED_S + 1), "later, control is asked again"
         control.serial += 1
         sources.take_token(control.token())
         successor = source.peek(now)

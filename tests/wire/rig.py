@@ -257,7 +257,7 @@ class FixedTokens:
     Attributes:
         token: what `peek` returns.
         successor: what `acquire` returns once the token was rejected; None: a rejected token stays.
-        rejections: how often `rejected` was called.
+        rejections: how often `report_refusal` was called.
     """
 
     def __init__(self) -> None:
@@ -274,7 +274,7 @@ class FixedTokens:
         assert self.token is not None
         return self.token
 
-    def rejected(
+    def report_refusal(
         self,
         token: AccessToken,
         now_mono: float,  # noqa: ARG002  # the seam's signature

@@ -161,7 +161,7 @@ async def test_the_identitys_token_is_kept_while_it_holds(machine: Machine) -> N
     sources = machine.sources(machine.application())
     source = sources.source_for("mine", Target(scope=machine.sandbox.scope))
     token = await source.acquire()
-    assert source.rejected(token, token.obtained_at_mono + 100, certain=True)
+    assert source.report_refusal(token, token.obtained_at_mono + 100, certain=True)
 
     await source.acquire()
 

@@ -109,6 +109,30 @@ def test_a_server_name_inside_a_tunnel_has_to_agree_with_connect(uv_wire: Wire) 
 
 
 @pytest.mark.parametrize(
+    ("port", "first", "detail", "code"),
+    [
+        pytest.param(443, b"\x00\x01", b"came neither TLS nor HTTP", "NEITHER_TLS_NOR_HTTP", id="neither"),
+        pytest.param(
+            80, b"\x16\x03\x01", b"came TLS, and port 80 is for plain HTTP", "TLS_ON_PORT_80", id="TLS on port 80"
+        ),
+    ],
+)
+def test_what_cannot_be_inside_a_tunnel_is_told_so(
+    uv_wire: Wire, port: int, first: bytes, detail: bytes, code: str
+) -> None:
+    async def work(rig: Rig) -> None:
+        client = await connect(rig, f"{HOST}:{port}", f"{HOST}:{port}")
+        client.send(first)
+        answer = await client.read_to_end()
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert detail in answer
+        assert [record.code for record in rig.records] == [code]
+        assert rig.upstream.connections == []
+
+    uv_wire.run(work)
+
+
+@pytest.mark.parametrize(
     "target", [f"http://{HOST}/x", f"https://{HOST}/x", f"http://{HOST}:443/x", "http://localhost/x"]
 )
 def test_a_reverse_listener_takes_absolute_form(uv_wire: Wire, target: str) -> None:

@@ -54,7 +54,7 @@ class ScriptedTokens(FixedTokens):
         assert token is not None
         return token
 
-    def rejected(self, *_: object, **__: object) -> bool:
+    def report_refusal(self, *_: object, **__: object) -> bool:
         self.rejections += 1
         return True
 

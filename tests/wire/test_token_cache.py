@@ -204,7 +204,7 @@ async def test_a_token_that_an_upstream_refused_is_not_adopted_again(fleet: Flee
     current = source.peek(time.monotonic())
     assert current is not None
 
-    assert source.rejected(current, time.monotonic(), certain=True)
+    assert source.report_refusal(current, time.monotonic(), certain=True)
     replaced = await source.acquire()
 
     assert replaced.value != refused.value

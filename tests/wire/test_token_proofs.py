@@ -230,7 +230,7 @@ async def test_further_parameters_and_capabilities_go_along(bench: Bench) -> Non
     )
 
     token = await source.acquire()
-    assert source.rejected(token, time.monotonic(), '{"access_token":{"nbf":{"essential":true,"value":"5"}}}')
+    assert source.report_refusal(token, time.monotonic(), '{"access_token":{"nbf":{"essential":true,"value":"5"}}}')
     await source.acquire()
 
     first, second = (dict(request.form) for request in bench.sandbox.token_requests)

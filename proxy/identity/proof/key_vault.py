@@ -167,7 +167,7 @@ class KeyVaultSigner:
                 fields["Content-Type"] = "application/json"
             answer = await self._client.exchange(method, url, content=content, fields=fields)
             refused = answer.status == 401 and not last_attempt
-            if refused and self._tokens.rejected(token, time.monotonic(), certain=True):
+            if refused and self._tokens.report_refusal(token, time.monotonic(), certain=True):
                 continue
             break
         return _parse(answer)

@@ -101,7 +101,7 @@ class Http2Pool(UpstreamPool):
         if waiter in self._queue:
             self._queue.remove(waiter)
         elif not is_taken and waiter.done() and not waiter.cancelled() and waiter.exception() is None:
-            waiter.result().put_back()
+            waiter.result().return_unused()
 
     def on_room(self) -> None:
         """Give streams to those who wait, in the order in which they came."""

@@ -197,11 +197,11 @@ class UpstreamStream(UpstreamSide):
         self.deadline = self._now + self._owner.shared.timeouts.body_idle_s
         return True
 
-    def release(self, *, is_whole: bool) -> None:
+    def finish(self, *, is_whole: bool) -> None:
         """See `UpstreamSide`."""
         self._let_go(NO_ERROR if is_whole else CANCEL)
 
-    def put_back(self) -> None:
+    def return_unused(self) -> None:
         """See `UpstreamSide`."""
         self._owner.reserved -= 1
         self._owner.on_room()
