@@ -616,6 +616,25 @@ def test_an_upstream_that_reads_nothing_gets_no_answers_without_end(wire: Wire) 
     wire.run(work)
 
 
+@pytest.mark.parametrize("way", ["close", "cut"])
+def test_a_response_in_very_many_frames_is_whole_although_the_connection_ends_behind_it(wire: Wire, way: str) -> None:
+    async def work(rig: Rig) -> None:
+        async with evil_upstream(rig) as evil:
+            client = await ask(rig, b"/a")
+            connection = await evil.connection()
+            one = await connection.stream(b"/a")
+            connection.send(headers(one, [*FOUND, (b"content-length", b"3000")], ends=False))
+            connection.send(data(one, b"x") * 2_999 + data(one, b"y", ends=True))
+            connection.close()
+            if way == "cut":
+                connection.transport.abort()
+            assert (await client.read_until(b"y")).endswith(b"\r\n\r\n" + b"x" * 2_999 + b"y")
+            await recorded(rig, b"/a")
+            assert rig.records[0].outcome == "ok"
+
+    wire.run(work)
+
+
 class Waiting:
     """An exchange that notes how its upstream was lost."""
 

@@ -245,3 +245,24 @@ def test_a_connection_without_a_head_under_way_is_left_its_time(wire: Wire) -> N
         await client.until(h2.events.StreamEnded, second)
 
     wire.run(work)
+
+
+def test_very_many_frames_in_one_read_are_taken_in_turns(wire: Wire) -> None:
+    """One read brings as many as 29,000, and all other connections waited for the last of them."""
+
+    async def work(rig: Rig) -> None:
+        count = 20_000
+        peer = await rig.client("reverse")
+        peer.send(frames.PREFACE + settings())
+        await peer.until(lambda peer: peer.received)
+        connection = connection_of(rig)
+        await eventually(lambda: connection.core.frame_count)
+        peer.send(frame(frames.PING, 0, 0, b"12345678") * count)
+        most, before = 0, connection.core.frame_count
+        while before < count:
+            await asyncio.sleep(0)
+            most, before = max(most, connection.core.frame_count - before), connection.core.frame_count
+        assert most <= 512
+        await peer.until(lambda peer: peer.received.count(b"\x00\x00\x08\x06\x01") == count)
+
+    wire.run(work)

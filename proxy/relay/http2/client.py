@@ -479,12 +479,12 @@ class Http2ClientConnection(FramedConnection):
     def pause_writing(self) -> None:
         """Back-pressure: nothing is read either, so that whoever reads nothing cannot have us answer without end."""
         self.core.is_held = True
-        self.transport.pause_reading()
+        self.stop_reading()
 
     def resume_writing(self) -> None:
         """End back-pressure."""
         self.core.is_held = False
-        self.transport.resume_reading()
+        self.go_on_reading()
         self.flush()
 
     def on_deadline(self) -> None:

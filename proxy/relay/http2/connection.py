@@ -36,6 +36,9 @@ _CONTINUATIONS: Final = 8
 _INTERIM: Final = 200
 _WITHOUT_CONTENT: Final = frozenset((204, 304))
 _PRIORITY_BYTES: Final = 5
+_ALL: Final = 1 << 60
+# As how many frames one counts that brings a block of fields, and mostly a new exchange.
+_BLOCK_FRAMES: Final = 4
 
 
 class Connection(Control):
@@ -47,7 +50,8 @@ class Connection(Control):
         is_client: our role.
 
     Attributes:
-        frame_count: how many whole frames have come.
+        frame_count: how many whole frames have been read.
+        is_behind: whether more have come, to be read by `receive` in a later turn of the event loop.
         fault: why the connection is over; GOAWAY is in the output, and nothing is read any more.
         places: how many of the client's streams somebody still works for, closed ones included: a client that resets its
             streams at once must not have more work done than others (CVE-2023-44487, CVE-2025-8671).
@@ -60,6 +64,7 @@ class Connection(Control):
         "_block_id",
         "_decoder",
         "_ignored_from",
+        "_last_count",
         "_missing",
         "_next_id",
         "_pieces",
@@ -69,6 +74,7 @@ class Connection(Control):
         "_wants_preface",
         "fault",
         "frame_count",
+        "is_behind",
         "places",
     )
 
@@ -78,6 +84,8 @@ class Connection(Control):
         self._decoder = Decoder(terms.list_bytes, terms.field_count)
         self.fault: ConnectionFault | None = None
         self.frame_count = 0
+        self.is_behind = False
+        self._last_count = 0
         # Bytes that are less than a frame, and how many more make one.
         self._pieces: list[bytes] = []
         self._missing = 0
@@ -175,13 +183,15 @@ class Connection(Control):
 
     # Frames
 
-    def receive(self, data: bytes, now_mono: float) -> None:
+    def receive(self, data: bytes, now_mono: float, most_frames: int = _ALL) -> None:
         """Read what has arrived. `fault` says afterwards whether the connection is over.
 
         Args:
-            data: as it came from the transport.
+            data: as it came from the transport; may be empty.
             now_mono: monotonic seconds.
+            most_frames: what is behind so many of them waits for another call; `is_behind` says so. HEADERS counts fourfold.
         """
+        self.is_behind = False
         if self.fault is not None:
             return
         self._now_mono = now_mono
@@ -194,7 +204,7 @@ class Connection(Control):
             data = b"".join(self._pieces)
             self._pieces = []
         try:
-            self._read(data)
+            self._read(data, most_frames)
             if is_mostly_overhead(self._received_bytes, self.content_bytes):
                 raise ConnectionFault(
                     ENHANCE_YOUR_CALM, "flood_overhead", "Nearly all frames carry nothing (RFC 9113 §10.5)."
@@ -204,9 +214,10 @@ class Connection(Control):
             self._receiver.on_fault(fault.reason)
             self._write(frames.format_goaway(0 if self._is_client else self._last_id, fault.code))
 
-    def _read(self, data: bytes) -> None:
+    def _read(self, data: bytes, most_frames: int) -> None:
         at = 0
         end = len(data)
+        self._last_count = self.frame_count + most_frames
         if self._wants_preface:
             size = len(frames.PREFACE)
             if not frames.PREFACE.startswith(data[:size]):
@@ -217,6 +228,10 @@ class Connection(Control):
             self._wants_preface = False
             at = size
         while end - at >= frames.FRAME_HEAD_BYTES:
+            if self.frame_count >= self._last_count:
+                self.is_behind = True
+                self._keep(data[at:], 0)
+                return
             length = data[at] << 16 | data[at + 1] << 8 | data[at + 2]
             if length > frames.FRAME_BYTES:
                 raise ConnectionFault(FRAME_SIZE_ERROR, "framing", "A frame is larger than we allow (RFC 9113 §4.2).")
@@ -355,6 +370,7 @@ class Connection(Control):
 
     def _read_headers(self, flags: int, stream_id: int, data: bytes, at: int, stop: int) -> None:
         """RFC 9113 §6.2."""
+        self._last_count -= _BLOCK_FRAMES - 1
         if not stream_id:
             raise ConnectionFault(PROTOCOL_ERROR, "framing", "HEADERS belongs to no stream (RFC 9113 §6.2).")
         if flags & frames.PADDED:

@@ -139,17 +139,27 @@ class Control(Sender):
                 ENHANCE_YOUR_CALM, "flood_settings", "SETTINGS has more entries than there are settings."
             )
         self._has_settings = True
+        window = self._peer_window
         for at in range(0, size, _SETTING_BYTES):
-            self._take_setting(payload[at] << 8 | payload[at + 1], int.from_bytes(payload[at + 2 : at + 6], "big"))
+            name = payload[at] << 8 | payload[at + 1]
+            value = int.from_bytes(payload[at + 2 : at + 6], "big")
+            if name == frames.INITIAL_WINDOW_SIZE:
+                if value > frames.WINDOW_LIMIT:
+                    raise ConnectionFault(
+                        FLOW_CONTROL_ERROR, "settings", "INITIAL_WINDOW_SIZE is out of bounds (RFC 9113 §6.5.2)."
+                    )
+                window = value
+            else:
+                self._take_setting(name, value)
+        if window != self._peer_window:  # the last one counts, and each would cost a walk over all streams
+            self._change_windows(window)
         self._write(frames.format_frame(frames.SETTINGS, frames.ACK, 0, b""))
         self._flush()
         self._receiver.on_settings()
 
     def _take_setting(self, name: int, value: int) -> None:
-        """RFC 9113 §6.5.2; unknown ones are ignored."""
-        if name == frames.INITIAL_WINDOW_SIZE:
-            self._change_windows(value)
-        elif name == frames.MAX_CONCURRENT_STREAMS:
+        """RFC 9113 §6.5.2, but INITIAL_WINDOW_SIZE; unknown ones are ignored."""
+        if name == frames.MAX_CONCURRENT_STREAMS:
             self.peer_streams = value
         elif name == frames.HEADER_TABLE_SIZE:
             self._encoder.set_limit(value)
@@ -164,10 +174,6 @@ class Control(Sender):
 
     def _change_windows(self, value: int) -> None:
         """RFC 9113 §6.9.2: open streams get the difference, and may end up below zero."""
-        if value > frames.WINDOW_LIMIT:
-            raise ConnectionFault(
-                FLOW_CONTROL_ERROR, "settings", "INITIAL_WINDOW_SIZE is out of bounds (RFC 9113 §6.5.2)."
-            )
         difference = value - self._peer_window
         self._peer_window = value
         for stream in self.streams.values():

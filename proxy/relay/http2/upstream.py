@@ -405,7 +405,6 @@ class Http2UpstreamConnection(FramedConnection):
     """
 
     __slots__ = (
-        "_is_deaf",
         "_unread_limit",
         "deadline",
         "is_agreed",
@@ -436,7 +435,6 @@ class Http2UpstreamConnection(FramedConnection):
         self.is_agreed = False
         self.on_connected: Callable[[], object] | None = None
         self._unread_limit = limits.buffer_bytes * _UNREAD_ANSWERS
-        self._is_deaf = False
 
     @property
     def is_idle(self) -> bool:
@@ -520,15 +518,16 @@ class Http2UpstreamConnection(FramedConnection):
             self._let_go("" if fault is None else fault.detail)
             self._close()
         elif self.core.is_held and self.transport.get_write_buffer_size() > self._unread_limit:
-            self._is_deaf = True
-            self.transport.pause_reading()
+            self.stop_reading()
 
     def eof_received(self) -> bool:
         """Take note of a proper end."""
+        self.catch_up()
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
         """Tell every exchange."""
+        self.catch_up()
         if self.opened:
             self.opened = False
             self.pool.forget_connection(self)
@@ -547,9 +546,7 @@ class Http2UpstreamConnection(FramedConnection):
     def resume_writing(self) -> None:
         """End back-pressure."""
         self.core.is_held = False
-        if self._is_deaf and not self.transport.is_closing():
-            self._is_deaf = False
-            self.transport.resume_reading()
+        self.go_on_reading()
         self.flush()
 
     def on_deadline(self) -> None:
