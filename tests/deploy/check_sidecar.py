@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import sys
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from tests.deploy.check_pod import answers, curl, sandbox_values
 from tests.deploy.container import Mount, is_root, run_once, running, wait_until
 from tests.deploy.kubelet import settings_of
 from tests.deploy.pod_security import find_violations
-from tests.deploy.programs import LIBRARY, ROOT, Document, helm, of_kind, template
+from tests.deploy.programs import LIBRARY, ROOT, Document, copy_example, helm, of_kind, template
 from tests.end_to_end.redirected import LOGIN, ORDERS, TOKEN, attach, made_world, write_hosts
 from tests.network_namespaces import Namespace, made_namespace
 from tests.ports import free_port
@@ -37,14 +36,7 @@ NAME = LIBRARY.name
 
 @pytest.fixture(scope="module")
 def chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Copy the example chart and the library, and let helm resolve the one's dependency on the other."""
-    copy = tmp_path_factory.mktemp("checkout")
-    example = ROOT / "tests/deploy/legacy-app"
-    for directory in (LIBRARY, example):
-        shutil.copytree(directory, copy / directory.relative_to(ROOT))
-    done = helm("dependency", "build", copy / example.relative_to(ROOT))
-    assert done.returncode == 0, done.stderr
-    return copy / example.relative_to(ROOT)
+    return copy_example(tmp_path_factory.mktemp("checkout"))
 
 
 def pod_of(rendered: list[Document]) -> dict[str, Any]:

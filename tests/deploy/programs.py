@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Final
@@ -22,11 +23,22 @@ def helm(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run([TOOLS / "helm", *arguments], capture_output=True, text=True)
 
 
-def template(chart: Path, values: Path, *arguments: str) -> list[Document]:
-    """Return what a chart renders for the release `try` in the namespace `apps`."""
-    done = helm("template", "try", chart, "--namespace", "apps", "--values", values, *arguments)
+def template(chart: Path, values: Path, *arguments: str, release: str = "try") -> list[Document]:
+    """Return what a chart renders for a release in the namespace `apps`."""
+    done = helm("template", release, chart, "--namespace", "apps", "--values", values, *arguments)
     assert done.returncode == 0, done.stderr
     return documents(done.stdout)
+
+
+def copy_example(directory: Path) -> Path:
+    """Copy the chart that includes the sidecar's library, let helm resolve the one's dependency on the other, and return it."""
+    example = ROOT / "tests/deploy/legacy-app"
+    for each in (LIBRARY, example):
+        shutil.copytree(each, directory / each.relative_to(ROOT))
+    copy = directory / example.relative_to(ROOT)
+    done = helm("dependency", "build", copy)
+    assert done.returncode == 0, done.stderr
+    return copy
 
 
 def documents(text: str) -> list[Document]:
