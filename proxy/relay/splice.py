@@ -29,9 +29,10 @@ class Side(asyncio.Protocol):
         other: the other end.
         passed_bytes: read here and written there.
         ended: whether its peer has ended sending.
+        is_held: whether it is not read, because the other end does not take what comes of it.
     """
 
-    __slots__ = ("ended", "other", "passed_bytes", "splice", "transport")
+    __slots__ = ("ended", "is_held", "other", "passed_bytes", "splice", "transport")
 
     other: Side
 
@@ -40,6 +41,7 @@ class Side(asyncio.Protocol):
         self.transport = transport
         self.passed_bytes = 0
         self.ended = False
+        self.is_held = False
 
     def data_received(self, data: bytes) -> None:
         """Pass bytes on."""
@@ -68,10 +70,12 @@ class Side(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         """Back-pressure: stop reading what would be written here."""
+        self.other.is_held = True
         self.other.transport.pause_reading()
 
     def resume_writing(self) -> None:
         """End back-pressure."""
+        self.other.is_held = False
         if not self.other.transport.is_closing():
             self.other.transport.resume_reading()
 
@@ -97,12 +101,13 @@ def join(relay: Shared, client: Pipe, upstream: Pipe, on_end: Callable[[int, int
 class Splice:
     """Two pipes joined; see `join`."""
 
-    __slots__ = ("_closed", "_left_bytes", "_on_end", "_pipes", "_relay", "client", "deadline", "upstream")
+    __slots__ = ("_closed", "_is_cut", "_left_bytes", "_on_end", "_pipes", "_relay", "client", "deadline", "upstream")
 
     def __init__(self, relay: Shared, client: Pipe, upstream: Pipe, on_end: Callable[[int, int], None]) -> None:
         self._relay = relay
         self._on_end = on_end
         self._closed = False
+        self._is_cut = False
         self._left_bytes = 0
         self._pipes = (upstream, client)
         self.client = Side(self, client.transport)
@@ -121,14 +126,19 @@ class Splice:
         self.deadline = self._relay.now + self._relay.timeouts.tunnel_idle_s
 
     def on_deadline(self) -> None:
-        """End a tunnel that nobody uses; cut one that has ended, and whose last bytes nobody takes."""
-        if self._closed and self._waiting_bytes >= self._left_bytes:
+        """End a tunnel that nobody uses; cut one whose bytes nobody takes, which would look complete after FIN."""
+        is_stuck = (
+            self._waiting_bytes >= self._left_bytes if self._closed else self.client.is_held or self.upstream.is_held
+        )
+        if is_stuck:
             self.abort()
         else:
             self.close()
 
     def close(self) -> None:
         """Flush and close both sides; stay watched until all has been taken."""
+        if self._is_cut:
+            return  # uvloop still counts what will not be written any more
         self.client.transport.close()
         self.upstream.transport.close()
         self._finish()
@@ -139,6 +149,7 @@ class Splice:
 
     def abort(self) -> None:
         """Cut both sides."""
+        self._is_cut = True
         reset_connection(self.client.transport)
         reset_connection(self.upstream.transport)
         self._finish()

@@ -22,13 +22,15 @@ class Names:
     Args:
         world: whose names they are.
         addresses: of each name.
+        elsewhere: where all hosts are that no route names.
     """
 
     limit = 1_024
 
-    def __init__(self, world: World, addresses: dict[str, str]) -> None:
+    def __init__(self, world: World, addresses: dict[str, str], elsewhere: str) -> None:
         self._world = world
         self._addresses = addresses
+        self._elsewhere = elsewhere
         self._asked = 0
 
     def start(self, name: str) -> asyncio.Future[Answer]:
@@ -38,9 +40,9 @@ class Names:
         chance = world.draw(f"name {self._asked}")
         fault = chance.choice(_FAULTS) if chance.random() < world.story.name_faults else ""
         world.note("names", "%s is asked for: %s", name, fault or "found")
-        address = self._addresses.get(name)
+        address = self._elsewhere if name.endswith(".blind.example") else self._addresses.get(name)
         if fault == "wrong":
-            address = chance.choice(sorted(self._addresses.values()))
+            address = chance.choice((*self._addresses.values(), self._elsewhere))
         answer = Answer(Outcome.FOUND, (address,), chance.choice((0.0, 1.0, 5.0, 60.0))) if address else None
         if fault in ("silent", "unknown", "failed") or answer is None:
             answer = Answer({"silent": Outcome.TIMED_OUT, "failed": Outcome.FAILED}.get(fault, Outcome.NOT_FOUND))

@@ -7,7 +7,8 @@ import ssl
 from typing import TYPE_CHECKING, Any
 
 from tests.simulation.messages import Message, Reader, content_of, in_chunks
-from tests.simulation.tls import Tls
+from tests.simulation.streams import End
+from tests.simulation.tls import Line
 
 if TYPE_CHECKING:
     from tests.simulation.network import Endpoint
@@ -15,26 +16,28 @@ if TYPE_CHECKING:
 
 
 class Upstream(asyncio.Protocol):
-    """One connection of an upstream, inside TLS."""
+    """One connection of an upstream, inside TLS, of HTTP/1.1 unless ALPN says otherwise."""
 
     def __init__(self, world: World, host: str, endpoint: Endpoint, fault: str) -> None:
         self._world = world
         self._host = host
         self._endpoint = endpoint
         self._name = f"{host} #{endpoint.number}"
-        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self._tls = Tls(self._incoming, self._outgoing, server_hostname=None, server_side=True)
-        self._tls.fault = fault
-        self._tls.names = (host,)
+        self._fault = fault
+        self._line = Line(endpoint, is_server=True, versions=world.versions[host])
+        assert self._line.tls is not None
+        self._line.tls.fault = fault
+        self._line.tls.names = (host,)
         self._reader = Reader(responses=False)
         self._has_tls = False
         self._plan: Request | None = None
         self._is_gone = False
         self._unasked_end = 0
         self._begins_at = 0  # the byte with which the next request begins
+        self._end: End | None = None
 
     def connection_made(self, _transport: Any) -> None:
-        if self._tls.fault == "shut":
+        if self._fault == "shut":
             self._endpoint.close()
             return
         count = self._world.open_upstreams[self._host] = self._world.open_upstreams.get(self._host, 0) + 1
@@ -42,26 +45,41 @@ class Upstream(asyncio.Protocol):
             self._world.fail(f"{count} connections to {self._host} are open")
 
     def data_received(self, data: bytes) -> None:
-        if self._tls.fault == "mute":
+        if self._fault == "mute":
             return
-        self._incoming.write(data)
+        line = self._line
+        if self._endpoint.taken == len(data) and data[:1] != b"\x16":
+            self._world.fail(f"{self._name} gets what is no TLS: {data[:20]!r}")
+        line.take(data)
         try:
             if not self._has_tls:
-                self._tls.do_handshake()
+                if not line.shake_hands():
+                    return
                 self._has_tls = True
-                self._begins_at = self._endpoint.taken - self._incoming.pending
-                self._flush()
-            while True:
-                self._take(self._tls.read())
-        except ssl.SSLWantReadError:
-            self._flush()
-        except ssl.SSLZeroReturnError:
+                self._begins_at = self._endpoint.taken - line.unread
+            for piece in line.read():
+                if self._end is not None:
+                    self._end.take(piece)
+                else:
+                    self._take(piece)
+        except ssl.SSLError as error:
+            self._world.fail(f"{self._name} gets what is no TLS: {error}")
+            self._endpoint.reset()
+            return
+        if line.has_ended and self._end is not None:
+            self._end.take_end()
+        elif line.has_ended:
             self._endpoint.close()
 
-    def connection_lost(self, _error: Exception | None) -> None:
+    def eof_received(self) -> bool:
+        return self._end is not None and self._line.has_ended
+
+    def connection_lost(self, error: Exception | None) -> None:
         self._is_gone = True
-        if self._tls.fault != "shut":
+        if self._fault != "shut":
             self._world.open_upstreams[self._host] -= 1
+        if self._end is not None:
+            self._end.take_loss(error)
 
     def _take(self, data: bytes) -> None:
         try:
@@ -90,6 +108,11 @@ class Upstream(asyncio.Protocol):
             world.fail(f"{self._name} gets a request that nobody sent: {message.first!r}")
             return
         world.note(self._name, "gets request %d: %s", number, message.first)
+        if (plan.is_upgrade, plan.is_upgrade) != (
+            message.value(b"upgrade") == b"websocket",
+            bool(message.values(b"upgrade")),
+        ):
+            world.fail(f"request {number} comes with Upgrade: {message.value(b'upgrade')!r}")
         if (
             message.first != f"{plan.method} /{number}/ HTTP/1.1".encode()
             or message.value(b"host") != self._host.encode()
@@ -139,9 +162,9 @@ class Upstream(asyncio.Protocol):
         plan = self._plan
         if plan is None or self._endpoint.is_dead:
             return
-        self._begins_at = self._endpoint.taken - self._incoming.pending
+        self._begins_at = self._endpoint.taken - self._line.unread
         self._check_content(message)
-        if len(message.content) != plan.size:
+        if len(message.content) != plan.size and not plan.is_upgrade:
             self._world.fail(f"request {plan.number} looks whole with {len(message.content)} bytes of {plan.size}")
         if plan.upstream_fault in ("reset", "silent", "vanishes"):
             self._end_badly(plan)
@@ -164,7 +187,11 @@ class Upstream(asyncio.Protocol):
             return
         fault, number, world = plan.upstream_fault, plan.number, self._world
         status, extra = plan.status, b""
-        if fault == "refuse" and (len(world.arrivals[number]) == 1 or plan.at > 0.7):
+        refuses = fault == "refuse" and (len(world.arrivals[number]) == 1 or plan.at > 0.7)
+        if plan.is_upgrade and not refuses:
+            self._upgrade(plan)
+            return
+        if refuses:
             status, extra = 401, b'WWW-Authenticate: Bearer error="invalid_token"\r\n'
             world.refused.setdefault(number, set()).add(world.arrivals[number][-1])
         framing = "none" if status == 204 or plan.method == "HEAD" else plan.framing
@@ -180,7 +207,7 @@ class Upstream(asyncio.Protocol):
         head = b"HTTP/1.1 %d Said\r\nX-Number: %d\r\n%b\r\n" % (status, number, extra)
         if fault == "garbage":
             head = b"HTTP/1.1 2x0 OK\r\nContent-Length: 3\r\n\r\n"
-        is_cut = fault in ("cut", "end") and bool(body)
+        is_cut = fault in ("cut", "end", "corrupt", "alert") and bool(body)
         if is_cut:
             body = body[: int(plan.at * len(body))]
         if is_cut and fault == "end" and framing == "close":
@@ -196,7 +223,10 @@ class Upstream(asyncio.Protocol):
     def _go_on(self, plan: Request, response: bytes, *, is_cut: bool, ends: bool) -> None:
         """Do what follows a response."""
         fault = plan.upstream_fault
-        if is_cut and fault == "cut" and plan.at < 0.6:
+        if is_cut and fault in ("corrupt", "alert") and self._line.tls is not None:
+            self._line.tls.spoil(alerts=fault == "alert")
+            self._line.flush()
+        elif is_cut and fault == "cut" and plan.at < 0.6:
             self._endpoint.close()  # FIN without close_notify
         elif is_cut and fault == "cut":
             self._world.loop.call_later(0.05, self._endpoint.reset)
@@ -211,20 +241,61 @@ class Upstream(asyncio.Protocol):
             self._unasked_end = self._endpoint.written
 
     def _send(self, data: bytes) -> None:
-        view = memoryview(data)
-        while view and not self._endpoint.is_closing():
-            view = view[self._tls.write(view) :]
-        self._flush()
+        self._line.send(data)
 
     def _close(self) -> None:
-        try:
-            self._tls.unwrap()
-        except ssl.SSLWantReadError:
-            self._flush()
-        self._endpoint.close()
+        self._line.close()
 
-    def _flush(self) -> None:
-        self._endpoint.write(self._outgoing.read())
+    def _upgrade(self, plan: Request) -> None:
+        """Answer 101: from now on there are bytes both ways, and no HTTP."""
+        self._world.note(self._name, "upgrades request %d", plan.number)
+        self._world.sent.setdefault(plan.number, []).append((101, 0, True))
+        fields = b"Connection: Upgrade\r\nUpgrade: websocket\r\nX-Number: %d\r\n\r\n" % plan.number
+        self._end = End(self._world, plan, self._line, is_client=False)
+        if self._reader.rest:
+            self._end.take(bytes(self._reader.rest))
+        self._end.begin(b"HTTP/1.1 101 Said\r\n" + fields)
+
+
+class Blind(asyncio.Protocol):
+    """The far end of tunnels to hosts that no route names."""
+
+    def __init__(self, world: World, endpoint: Endpoint) -> None:
+        self._world = world
+        self._endpoint = endpoint
+        self._line = Line(endpoint)
+        self._first = b""
+        self._end: End | None = None
+
+    def data_received(self, data: bytes) -> None:
+        if self._end is None:
+            self._first += data
+            if b"oken-" in self._first:
+                self._world.fail("a token comes to a host that no route names")
+            if not self._first[:8].isdigit():
+                self._endpoint.close()  # the name of a host with a route has led here, and this is no server of HTTP
+                return
+            if len(self._first) < 8:
+                return
+            plan = self._world.requests.get(int(self._first[:8]))
+            if plan is None or plan.method != "CONNECT":
+                self._world.fail(f"a tunnel begins with {self._first[:8]!r}")
+                return
+            self._end = End(self._world, plan, self._line, is_client=False)
+            data = self._first[8:]
+            self._end.begin()
+        if data:
+            self._end.take(data)
+
+    def eof_received(self) -> bool:
+        if self._end is None:
+            return False
+        self._end.take_end()
+        return True
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if self._end is not None:
+            self._end.take_loss(error)
 
 
 class Caller(asyncio.Protocol):
@@ -237,12 +308,16 @@ class Caller(asyncio.Protocol):
         self._waiting = list(visit.requests)
         self._sent: list[Request] = []
         self._endpoint: Endpoint | None = None
+        self._line: Line | None = None
         self._reader = Reader(responses=True, answers_head=self._answers_head)
         self._moved_at = 0.0
         self._connections = 0
         self._is_over = False
         self._ends_with_response = False
         self._is_mute = False
+        self._answer: bytes | None = None  # what has come of the one to CONNECT
+        self._is_ready = False
+        self._end: End | None = None
 
     def begin(self) -> None:
         """Connect, with all that is still to be sent."""
@@ -253,8 +328,9 @@ class Caller(asyncio.Protocol):
 
         self._connections += 1
         self._reader = Reader(responses=True, answers_head=self._answers_head)
-        self._ends_with_response = self._is_mute = False
-        address = FORWARD if self._visit.mode == "forward" else REVERSE
+        self._ends_with_response = self._is_mute = self._is_ready = False
+        self._end = self._line = None
+        address = REVERSE if self._visit.mode == "reverse" else FORWARD
         name = (f"10.1.0.{self._visit.number % 200 + 1}", 20_000 + self._connections)
         self._endpoint = self._world.network.call(self, name, address)
         if self._endpoint is None:
@@ -266,7 +342,78 @@ class Caller(asyncio.Protocol):
         self._endpoint = transport
         self._move()
         self._watch()
+        if self._visit.mode in ("tunnel", "blind"):
+            self._connect(transport)
+        else:
+            self._line = Line(transport)
+            self._open()
+
+    def _connect(self, endpoint: Endpoint) -> None:
+        """Ask for a tunnel."""
+        request = self._waiting[0]
+        authority = f"{request.host}:443"
+        self._world.note(self._name, "sends CONNECT %s", authority)
+        self._answer = b""
+        if self._visit.mode == "blind":
+            self._sent.append(self._waiting.pop(0))
+        endpoint.write(f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n\r\n".encode())
+
+    def _take_answer(self, data: bytes) -> bytes:
+        """Return what follows the answer to CONNECT."""
+        assert self._answer is not None
+        assert self._endpoint is not None
+        self._answer += data
+        head, end, rest = self._answer.partition(b"\r\n\r\n")
+        if not end:
+            return b""
+        status = head.split(b" ")[1]
+        self._world.note(self._name, "has its tunnel answered: %s", status.decode())
+        if status != b"200":
+            if self._world.story.is_calm:
+                self._world.fail(f"{self._name} gets no tunnel, and nothing is wrong: {self._answer!r}")
+            self._waiting.clear()
+            self._sent.clear()
+            self._endpoint.close()
+            return b""
+        self._answer = None
+        if self._visit.mode == "blind":
+            self._line = Line(self._endpoint)
+            self._endpoint.write(b"%08d" % self._sent[0].number)
+            self._begin_stream(self._sent[0])
+            return rest
+        versions = ("h2",) if self._visit.version == "2" else ("http/1.1",)
+        host = self._visit.requests[0].host
+        self._line = Line(self._endpoint, name=host, versions=versions if self._visit.has_tls else ())
+        fault = self._visit.tls_fault
+        if self._visit.has_tls and fault == "garbage":
+            self._endpoint.write(b"\x16\x03\x01no")
+        elif self._visit.has_tls and fault == "mute":
+            self._waiting.clear()
+        elif self._visit.has_tls:
+            self._line.shake_hands()
+        else:
+            self._open()
+        return rest
+
+    def _open(self) -> None:
+        """Send requests: the way is open for them."""
+        self._is_ready = True
+        assert self._line is not None
+        if self._line.tls is not None and self._visit.tls_fault in ("distrusts", "leaves"):
+            self._world.note(self._name, "%s in the handshake", self._visit.tls_fault)
+            self._waiting.clear()
+            if self._visit.tls_fault == "distrusts":
+                self._line.tls.spoil(alerts=True)
+                self._line.flush()
+            if self._endpoint is not None:
+                self._endpoint.close()
+            return
         self._send_next()
+
+    def _begin_stream(self, request: Request) -> None:
+        assert self._line is not None
+        self._end = End(self._world, request, self._line, is_client=True)
+        self._end.begin()
 
     def pause_writing(self) -> None:
         """Go on all the same: what waits is the client's own memory."""
@@ -296,22 +443,24 @@ class Caller(asyncio.Protocol):
             request = self._waiting.pop(0)
             self._sent.append(request)
             self._send(request)
-            if request.client_fault:
+            if request.client_fault or request.is_upgrade:
                 break
 
     def _send(self, request: Request) -> None:
         assert self._endpoint is not None
         number, fault = request.number, request.client_fault
-        target = f"/{number}/" if self._visit.mode == "reverse" else f"http://{request.host}/{number}/"
+        target = f"http://{request.host}/{number}/" if self._visit.mode == "forward" else f"/{number}/"
         head = f"{request.method} {target} HTTP/1.1\r\nHost: {request.host}\r\nX-Number: {number}\r\n"
         if request.has_own_token:
             head += "Authorization: Bearer own\r\nProxy-Authorization: Basic own\r\n"
-        content = content_of(b"q", number, request.size)
+        content = b"" if request.is_upgrade else content_of(b"q", number, request.size)
         if request.is_chunked:
             head += "Transfer-Encoding: chunked\r\n"
             content = in_chunks(content, int(request.size * request.at))
         elif request.method in ("POST", "PUT"):
             head += f"Content-Length: {request.size}\r\n"
+        if request.is_upgrade:
+            head += "Connection: Upgrade\r\nUpgrade: websocket\r\n"
         if request.expects:
             head += "Expect: 100-continue\r\n"
         wire = head.encode() + b"\r\n" + content
@@ -327,10 +476,14 @@ class Caller(asyncio.Protocol):
         if fault in ("leaves", "resets", "vanishes", "stops_sending") and request.at < 0.5:
             wire = wire[: int(len(wire) * request.at * 2)]
             self._is_mute = True
-        self._endpoint.write(wire)
+        assert self._line is not None
+        self._line.send(wire)
         loop = self._world.loop
+        if request.is_upgrade:
+            self._is_mute = True  # until it is known what is spoken from here on
+            return  # what goes wrong does so behind 101
         if fault == "half_closes":
-            self._endpoint.write_eof()
+            self._line.end()
             self._waiting.clear()
         elif fault == "stops_reading":
             self._endpoint.pause_reading()
@@ -353,10 +506,43 @@ class Caller(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self._move()
+        if self._answer is not None:
+            data = self._take_answer(data)
+            if not data:
+                return
+        line = self._line
+        if line is None or line.tls is None:
+            self._take(data)
+            return
+        line.take(data)
+        try:
+            if not self._is_ready:
+                if not line.shake_hands():
+                    return
+                self._open()
+            for piece in line.read():
+                self._take(piece)
+        except ssl.SSLError as error:
+            self._world.note(self._name, "finds no TLS: %s", error)
+            if not self._visit.tls_fault and self._world.story.is_calm:
+                self._world.fail(f"{self._name} gets what is no TLS: {error}")
+            if self._endpoint is not None:
+                self._endpoint.reset()
+            return
+        if line.has_ended:
+            self._take_end()
+
+    def _take(self, data: bytes) -> None:
+        if self._end is not None:
+            self._end.take(data)
+            return
         try:
             for message, is_whole in self._reader.feed(data):
                 if not is_whole:
                     self._check(message)
+                elif message.status == 101:
+                    self._on_upgraded(message)
+                    return
                 elif message.status >= 200:
                     self._on_response(message)
         except (ValueError, IndexError) as error:
@@ -365,21 +551,49 @@ class Caller(asyncio.Protocol):
         if self._reader.message is not None:
             self._check(self._reader.message)
 
+    def _on_upgraded(self, message: Message) -> None:
+        self._check(message)
+        request = self._sent[0]
+        if not request.is_upgrade or (101, 0, True) not in self._world.sent.get(request.number, []):
+            self._world.fail(f"{self._name} gets 101 for {request.number}, which nobody has sent")
+        self._begin_stream(request)
+        if self._reader.rest and self._end is not None:
+            self._end.take(bytes(self._reader.rest))
+
     def eof_received(self) -> bool:
+        if self._line is not None and self._line.tls is not None:
+            # Without close_notify it is a cut.
+            return self._end is not None and self._line.has_ended
+        return self._take_end()
+
+    def _take_end(self) -> bool:
+        """Take note of a proper end; return whether this end stays open."""
+        if self._end is not None:
+            self._end.take_end()
+            return True
         message = self._reader.message
         if message is not None and message.length == -2:
             message.is_whole = True
             self._on_response(message)
             self._reader.message = None
+        if self._endpoint is not None and self._line is not None and self._line.tls is not None:
+            self._line.close()
         return False
 
     def connection_lost(self, error: Exception | None) -> None:
         self._world.note(self._name, "loses its connection%s", f" ({error})" if error else "")
-        if self._ends_with_response:
+        if self._end is not None:
+            self._end.take_loss(error)
+        elif self._ends_with_response:
             self._waiting[:0] = self._sent
         elif self._sent and self._world.story.is_calm:
             self._world.fail(f"{self._name} gets no response to {self._sent[0].number}, and nothing is wrong")
+        if self._visit.tls_fault == "garbage":
+            self._waiting.clear()
+        if self._connections > 3 * len(self._visit.requests) + 3:
+            self._waiting.clear()  # whatever is wrong lasts
         self._endpoint = None
+        self._answer = None
         self._sent.clear()
         self._world.loop.call_later(0.01, self.begin)
 
@@ -416,6 +630,8 @@ class Caller(asyncio.Protocol):
         if not self._sent:
             return
         request = self._sent.pop(0)
+        if request.is_upgrade:
+            self._is_mute = False
         is_own = bool(message.values(b"proxy-status"))
         world.note(
             self._name,
@@ -444,10 +660,10 @@ class Caller(asyncio.Protocol):
             )
         if message.value(b"connection") == b"close" or message.length == -2:
             self._ends_with_response = True
-            if self._endpoint is not None:
-                self._endpoint.close()
-        elif self._endpoint is not None and not request.client_fault:
+            if self._line is not None:
+                self._line.close()
+        elif self._line is not None and not request.client_fault:
             if self._waiting or self._sent:
                 self._send_next()
             else:
-                self._endpoint.close()
+                self._line.close()

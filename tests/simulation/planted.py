@@ -1,4 +1,10 @@
-"""Faults of the past, this proxy's and its peers', to be put into the interpreted relay: does the simulation notice?"""
+"""Faults of the past, this proxy's and its peers', to be put into the interpreted relay: does the simulation notice?
+
+How to plant another: write a function that stands in for an attribute of a class or module of the product, and does what the fault
+did; add a `Fault` with it to `FAULTS`, at the end, with words of the promise that it breaks (what `World.fail` is told). Then
+``python -m tests.simulation.test_planted WORDS`` says after how many exchanges it is found, with WORDS of its name; add the number to
+`KNOWN` in `test_planted.py`, where the test looks first. A fault that is found nowhere has found a hole in the simulation.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +18,7 @@ import pytest
 
 import proxy.relay.client
 import proxy.relay.exchange
+import proxy.relay_server
 from proxy.dialing.resolver import Resolver
 from proxy.identity.cache import TokenCache
 from proxy.identity.source import TokenSource
@@ -25,6 +32,7 @@ from proxy.relay.message import HOP_BY_HOP
 from proxy.relay.pool import UpstreamPool
 from proxy.relay.secure import SecureTransport
 from proxy.relay.sides import CHUNKED, UNTIL_CLOSE
+from proxy.relay.splice import Side, Splice, join
 from proxy.relay.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -148,9 +156,19 @@ def _record_twice(self: Any, outcome: str, code: str = "", record: Callable[...,
         record(self, outcome, code)
 
 
+def _end_both(self: Any) -> bool:
+    self.splice.close()
+    return False
+
+
+def _lose_early(relay: Any, client: Any, upstream: Any, on_end: Any) -> None:
+    upstream.early = b""
+    join(relay, client, upstream, on_end)
+
+
 FAULTS: Final = (
     Fault(
-        "A token that ends while a connection is opened is sent", "B1 of this project's list of faults",
+        "A token that ends while a connection is opened is sent", "this project",
         Exchange, "_get_ready", _get_ready_unchecked, "with a token that ended",
     ),
     Fault(
@@ -190,7 +208,7 @@ FAULTS: Final = (
         proxy.relay.exchange, "_IDEMPOTENT", frozenset((b"GET", b"POST", b"PUT", b"HEAD", b"DELETE")), "(POST) came to an upstream",
     ),
     Fault(
-        "The place of a connection that cannot be opened is lost", "A10 of this project's list of faults, its sibling",
+        "The place of a connection that cannot be opened is lost", "this project's pool",
         UpstreamPool, "_give_up", _nothing, "places in the pool",
     ),
     Fault(
@@ -199,7 +217,7 @@ FAULTS: Final = (
     ),
     Fault(
         "A client that does not read is written to without end", "mitmproxy/mitmproxy#8246 and its like",
-        ClientConnection, "pause_writing", _nothing, "bytes waited",
+        ClientConnection, "pause_writing", _nothing, "bytes more than the limit",
     ),
     Fault(
         "An upstream that says nothing is waited for without end", "agents that hang behind their proxy",
@@ -236,5 +254,29 @@ FAULTS: Final = (
     Fault(
         "A request that was sent, and whose client leaves, has two records", "this project, exchanges that ended twice",
         Exchange, "_record", _record_twice, "has 2 records",
+    ),
+    Fault(
+        "A tunnel whose bytes nobody takes ends with FIN", "this project, found by the simulation",
+        Splice, "on_deadline", Splice.close, "sees a proper end",
+    ),
+    Fault(
+        "One end's end ends both directions of a tunnel", "proxies without half-close",
+        Side, "eof_received", _end_both, "sees a proper end",
+    ),
+    Fault(
+        "A tunnel is cut with FIN", "RFC 9110 §9.3.6, truncation",
+        Splice, "abort", Splice.close, "sees a proper end",
+    ),
+    Fault(
+        "A tunnel is filled without end for whoever does not read", "tunnels without back-pressure",
+        Side, "pause_writing", _nothing, "bytes more than the limit",
+    ),
+    Fault(
+        "What comes with 101 is lost", "proxies that read ahead, and WebSocket behind them",
+        proxy.relay.exchange, "join", _lose_early, "gets what the other end has not sent",
+    ),
+    Fault(
+        "A name without a route may lead to any address", "DNS rebinding",
+        proxy.relay_server, "check_destination", _nothing, "gets what is no TLS",
     ),
 )  # fmt: skip

@@ -14,24 +14,37 @@ from tests.simulation.world import draw_story
 if TYPE_CHECKING:
     from tests.simulation.run import Found
 
-MOST: Final = 5_000
+MOST: Final = 10_000
+# After how many exchanges each was found when the table in docs/proof.md was made. They are tried first, to be quick.
+KNOWN: Final = (
+    300, 5500, 300, 300, 100, 200, 1300, 200, 200, 4700, 200, 300, 100, 300, 2700, 400, 100, 100, 100, 200,
+    400, 200, 800, 100, 600, 100, 100, 1000,
+)  # fmt: skip
 
 
-def found_after(fault: Fault, most: int = MOST) -> int | None:
-    """Return how many exchanges it takes until the promise is broken that the fault breaks; None: more than that."""
+def found_after(fault: Fault, most: int = MOST, known: int = 0) -> int | None:
+    """Return how many exchanges it takes until the promise is broken that the fault breaks; None: more than that.
+
+    Args:
+        fault: to be planted.
+        most: how many are tried.
+        known: tried before all others, because it was found there.
+    """
     with fault.planted():
-        for index in range(most // EXCHANGES):
+        for index in (max(known // EXCHANGES - 1, 0), *range(most // EXCHANGES)):
             if any(fault.broken in each for each in play(draw_story(f"planted-{index}", EXCHANGES)).broken):
-                return (index + 1) * EXCHANGES
+                return (int(index) + 1) * EXCHANGES
     return None
 
 
 @pytest.mark.parametrize(
-    "fault", FAULTS, ids=[fault.what.strip("_") + "_" + str(index) for index, fault in enumerate(FAULTS)]
+    ("fault", "known"),
+    list(zip(FAULTS, KNOWN, strict=True)),
+    ids=[fault.what.strip("_") + "_" + str(index) for index, fault in enumerate(FAULTS)],
 )
 @pytest.mark.logs_own_fault
-def test_a_planted_fault_is_found(fault: Fault) -> None:
-    assert found_after(fault) is not None, fault.name
+def test_a_planted_fault_is_found(fault: Fault, known: int) -> None:
+    assert found_after(fault, known=known) is not None, fault.name
 
 
 def test_what_is_found_is_made_short_and_told() -> None:
@@ -49,4 +62,5 @@ def test_what_is_found_is_made_short_and_told() -> None:
 
 if __name__ == "__main__":
     for each in FAULTS:
-        sys.stdout.write(f"| {each.name} | {each.origin} | {found_after(each):,} |\n")
+        if any(word in each.name for word in sys.argv[1:] or [""]):
+            sys.stdout.write(f"| {each.name} | {each.origin} | {found_after(each)} |\n")

@@ -11,7 +11,7 @@ import gc
 import json
 import logging
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import formatdate
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
@@ -29,21 +29,24 @@ from proxy.relay_server import RelayServer
 from tests.simulation.loop import VirtualLoop, virtual_time
 from tests.simulation.names import SILENCE_S, Names
 from tests.simulation.network import Network
-from tests.simulation.peers import Caller, Upstream
+from tests.simulation.peers import Blind, Caller, Upstream
 from tests.simulation.tls import Context
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from proxy.relay.record import ExchangeRecord
+    from tests.simulation.streams import End
 
 HOSTS: Final = ("one.example", "two.example")
 ADDRESSES: Final = {host: f"10.0.0.{index}" for index, host in enumerate(HOSTS, 1)}
+# Where all hosts are that no route names; each tunnel goes to one of its own.
+BLIND: Final = "10.0.1.1"
 FORWARD: Final = ("127.0.0.1", 8080)
 REVERSE: Final = ("127.0.0.1", 8081)
 TIMEOUTS: Final = {
     "connect_s": 3, "head_s": 5, "body_idle_s": 8, "response_s": 6, "client_idle_s": 9, "upstream_idle_s": 7, "token_s": 5,
-    "drain_s": 12,
+    "drain_s": 12, "tunnel_idle_s": 9,
 }  # fmt: skip
 LIMITS: Final = {
     "upstream_connections": 6,
@@ -56,12 +59,17 @@ PATIENCE_S: Final = 2 * (3 * (5 + 3 + 3) + 8 + 6) + 2 * 30
 
 UPSTREAM_FAULTS: Final = (
     "silent", "reset", "cut", "end", "refuse", "garbage", "trailing", "closes", "drops", "early", "late", "interim", "deaf",
-    "answers_twice", "vanishes",
+    "answers_twice", "vanishes", "corrupt", "alert",
 )  # fmt: skip
 CLIENT_FAULTS: Final = ("leaves", "resets", "half_closes", "reads_late", "stops_reading", "stops_sending", "vanishes")
+# In tunnels.
+_FAR_FAULTS: Final = ("reset", "cut", "vanishes", "silent", "deaf", "deaf", "closes", "late")
+_NEAR_FAULTS: Final = ("leaves", "resets", "vanishes", "stops_reading", "stops_reading", "reads_late", "stops_sending")
 # What may come on top of a full buffer: what was read at once, with the frames around it.
 _READ: Final = 40_000
 _TARGET: Final = re.compile(rb"/(\d+)/\Z")
+_TUNNEL: Final = re.compile(r"t(\d+)\.blind")
+TLS_FAULTS: Final = ("distrusts", "leaves", "mute", "garbage")
 DIAL_FAULTS: Final = ("refused", "unanswered", "alert", "untrusted", "mute", "shut")
 
 
@@ -72,6 +80,7 @@ class Request:
     Attributes:
         number: what all that belongs to it carries.
         framing: of the response: ``sized``, ``chunked``, ``close``.
+        is_upgrade: it asks for another protocol; then the sizes are of what follows 101, and so they are of CONNECT's tunnel.
         at: how far the message has come when something goes wrong, 0 to 1.
     """
 
@@ -82,6 +91,7 @@ class Request:
     is_chunked: bool = False
     expects: bool = False
     has_own_token: bool = False
+    is_upgrade: bool = False
     status: int = 200
     response_size: int = 0
     framing: str = "sized"
@@ -92,13 +102,23 @@ class Request:
 
 @dataclass(frozen=True)
 class Visit:
-    """One client and its requests, one after the other over as few connections as can be."""
+    """One client and its requests, one after the other over as few connections as can be.
+
+    Attributes:
+        mode: ``forward``, ``reverse``, ``tunnel`` for CONNECT to a host with a route, ``blind`` to one without.
+        version: of HTTP.
+        has_tls: inside the tunnel.
+        tls_fault: what the client does wrong in its handshake there.
+    """
 
     number: int
     begins_s: float
     mode: str
     is_pipelined: bool
     requests: tuple[Request, ...]
+    version: str = "1.1"
+    has_tls: bool = False
+    tls_fault: str = ""
 
 
 @dataclass(frozen=True)
@@ -142,6 +162,7 @@ class Story:
         return (
             not (self.events or self.dial_faults or self.name_faults or self.platform_faults or self.drains_at < 10_000)
             and self.life_s[0] >= 300
+            and not any(visit.tls_fault for visit in self.visits)
             and not any(each.upstream_fault or each.client_fault for visit in self.visits for each in visit.requests)
         )
 
@@ -155,16 +176,29 @@ def draw_story(seed: str, exchanges: int) -> Story:
     span_s = 30.0 if is_calm else chance.choice((30.0, 30.0, 4.0))
     number = 0
     while number < exchanges:
-        count = min(chance.choice((1, 1, 2, 4, 8)), exchanges - number)
-        mode = chance.choice(("forward", "forward", "reverse"))
+        mode = chance.choice(("forward", "forward", "reverse", "tunnel", "tunnel", "blind"))
+        count = 1 if mode == "blind" else min(chance.choice((1, 1, 2, 4, 8)), exchanges - number)
         requests = tuple(_draw_request(chance, number + index + 1, mode, faults) for index in range(count))
         number += count
-        visits.append(Visit(len(visits) + 1, chance.uniform(0, span_s), mode, chance.random() < 0.15, requests))
+        has_tls = mode == "tunnel" and chance.random() < 0.8
+        if mode == "tunnel":
+            requests = tuple(replace(each, host=requests[0].host) for each in requests)
+        visits.append(
+            Visit(
+                len(visits) + 1,
+                chance.uniform(0, span_s),
+                mode,
+                mode != "blind" and chance.random() < 0.15,
+                requests,
+                has_tls=has_tls,
+                tls_fault=chance.choice(TLS_FAULTS) if has_tls and chance.random() < faults / 3 else "",
+            )
+        )
     if is_calm:
         return Story(seed, tuple(visits))
     events = tuple(
         Event(chance.uniform(0, 35), kind, chance.uniform(-1, 1))
-        for kind in ("renew", "reload", "reload", "sleep", "clock", "outage")
+        for kind in ("renew", "reload", "reload", "sleep", "sleep", "clock", "outage")
         if chance.random() < 0.3
     )
     return Story(
@@ -185,9 +219,7 @@ def _draw_request(chance: Random, number: int, mode: str, faults: float) -> Requ
     method = chance.choice(("GET", "GET", "POST", "PUT", "HEAD", "DELETE"))
     sizes = (0, 1, 100, 100, 2_000, 2_000, 5_000, 40_000)
     size = chance.choice(sizes) if method in ("POST", "PUT") else 0
-    upstream_fault = chance.choice(UPSTREAM_FAULTS) if chance.random() < faults else ""
-    client_fault = chance.choice(CLIENT_FAULTS) if chance.random() < faults / 3 else ""
-    return Request(
+    request = Request(
         number,
         method,
         HOSTS[0] if mode == "reverse" else chance.choice(HOSTS),
@@ -198,10 +230,28 @@ def _draw_request(chance: Random, number: int, mode: str, faults: float) -> Requ
         status=chance.choice((200, 200, 200, 204, 404, 500)),
         response_size=chance.choice((0, 1, 300, 300, 300, 300, 5_000, 5_000, 60_000, 150_000)),
         framing=chance.choice(("sized", "sized", "chunked", "close")),
-        upstream_fault=upstream_fault,
-        client_fault=client_fault,
+        upstream_fault=chance.choice(UPSTREAM_FAULTS) if chance.random() < faults else "",
+        client_fault=chance.choice(CLIENT_FAULTS) if chance.random() < faults / 3 else "",
         at=chance.random(),
     )
+    if mode != "blind" and chance.random() > 0.05:
+        return request
+    # Bytes both ways.
+    up, down = (chance.choice((0, 1, 500, 30_000, 200_000, 200_000)) for _ in range(2))
+    request = replace(
+        request,
+        size=up,
+        response_size=down,
+        is_chunked=False,
+        expects=False,
+        has_own_token=False,
+        framing="none",
+        upstream_fault=chance.choice(_FAR_FAULTS) if request.upstream_fault else "",
+        client_fault=chance.choice(_NEAR_FAULTS) if request.client_fault else "",
+    )
+    if mode == "blind":
+        return replace(request, method="CONNECT", host=f"t{number}.blind.example")
+    return replace(request, method="GET", is_upgrade=True)
 
 
 @dataclass
@@ -275,7 +325,8 @@ class InOrder(set[Any]):
 
 
 def _number_of(watched: Any) -> int:
-    transport = getattr(watched, "transport", None) or watched._transport
+    end = getattr(watched, "client", watched)  # of a splice
+    transport = getattr(end, "transport", None) or end._transport
     return int(transport.get_extra_info("socket").endpoint.number)
 
 
@@ -300,6 +351,8 @@ class World:
         sent: for each request by number, the responses that an upstream sent: status, length of the content, whether whole.
         refused: for each request by number, the tokens that an upstream has refused.
         mixed: requests that were under way when their upstream sent what nobody had asked for.
+        ends: those of tunnels, by the number and whether it is the client's.
+        versions: of HTTP, that each upstream has.
         suspects: requests that got a response which an upstream had sent unasked; that is a fault unless they were `mixed`.
         records: by number.
     """
@@ -314,14 +367,19 @@ class World:
     mixed: set[int] = field(default_factory=set)
     suspects: dict[int, str] = field(default_factory=dict)
     open_upstreams: dict[str, int] = field(default_factory=dict)
+    ends: dict[int, dict[bool, End]] = field(default_factory=dict)
+    contexts: dict[str, Context] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.loop = VirtualLoop()
         self.network = self.loop.network = Network(self.loop, self.draw, self.note)
         self.network.grid_s = self.story.grid_s
         self.requests = {each.number: each for visit in self.story.visits for each in visit.requests}
+        self.versions: dict[str, tuple[str, ...]] = dict.fromkeys(HOSTS, ("http/1.1",))
         self._dialled = 0
         self._has_ended = False
+        self._fetched = 0
+        self._drains_since = 1e9
         self._unfinished = len(self.story.visits)
         self._finished = asyncio.Event()
 
@@ -336,6 +394,15 @@ class World:
         """Take note of a promise that was broken."""
         self.note("BROKEN", "%s", what)
         self.broken.append(what)
+
+    def may_end_tunnels(self, moved_at: float) -> bool:
+        """Return whether the proxy may by now have ended a tunnel into which something was sent last at that time."""
+        idle_s = TIMEOUTS["tunnel_idle_s"] - 5  # what was sent has been under way
+        return self.loop.now - moved_at > idle_s
+
+    @property
+    def is_draining(self) -> bool:
+        return self.loop.now > self._drains_since
 
     def on_visit_end(self) -> None:
         self._unfinished -= 1
@@ -352,7 +419,7 @@ class World:
         self.loop.set_exception_handler(self._on_fault)
         patches = (
             mock.patch.object(proxy.dialing.dialer, "start_connection", self._dial),
-            mock.patch.object(proxy.relay_server, "create_route_context", return_value=Context()),
+            mock.patch.object(proxy.relay_server, "create_route_context", _make_context),
             mock.patch.object(proxy.relay_server, "AccessLog", return_value=Log(self._observe)),
             mock.patch.object(proxy.relay_server, "find_trim", return_value=int),
         )
@@ -388,8 +455,10 @@ class World:
             jitter=self.draw("jitter").random,
             patience_s=TIMEOUTS["token_s"],
         )
-        self.resolver = Resolver(Names(self, ADDRESSES), clock=self.loop.time)
-        server = self.server = RelayServer(self.settings(), self.sources, lambda _host: None, resolver=self.resolver)
+        self.resolver = Resolver(Names(self, ADDRESSES, BLIND), clock=self.loop.time)
+        server = self.server = RelayServer(
+            self.settings(), self.sources, self._find_context, self._fetch, resolver=self.resolver
+        )
         relay = server.relay
         relay.clients, relay.arrivals, relay.upstreams, relay.splices = InOrder(), InOrder(), InOrder(), InOrder()
         await server.start()
@@ -409,6 +478,7 @@ class World:
             await asyncio.sleep(0.5 if self.story.is_calm else 25)
             self._check_quiet()
         self._has_ended = True
+        self._drains_since = self.loop.now
         await server.stop()
         await asyncio.wait_for(self._finished.wait(), 3 * PATIENCE_S)
         await asyncio.sleep(5)
@@ -436,6 +506,8 @@ class World:
                     }
                     for host in hosts
                 ],
+                "other_hosts": "tunnel",
+                "destinations": {"allow": [f"{BLIND}/32"]},
                 "limits": LIMITS | {"concurrent_exchanges": 10_000, "upstream_connections": self.story.places} | limits,
                 "timeouts": TIMEOUTS,
                 "state_directory": "/nonexistent",
@@ -464,6 +536,24 @@ class World:
             self.platform.is_out = True
             self.loop.call_later(abs(event.value) * 20, setattr, self.platform, "is_out", False)
 
+    def _find_context(self, host: str) -> Any:
+        return self.contexts.get(host)
+
+    def _fetch(self, host: str, on_arrival: Callable[[], None], *, rsa: bool = False) -> None:
+        """Make a leaf certificate, late or never."""
+        del rsa
+        self._fetched += 1
+        chance = self.draw(f"leaf {self._fetched}")
+        if not self.story.is_calm and chance.random() < 0.1:
+            self.note("proxy", "makes no certificate for %s", host)
+            return
+
+        def arrive() -> None:
+            self.contexts[host] = Context(("h2", "http/1.1"))
+            on_arrival()
+
+        self.loop.call_later(chance.choice((0.001, 0.1)), arrive)
+
     async def _reload(self, settings: Settings) -> None:
         plan = self.server.plan(settings, self.sources)
         await self.server.open(plan)
@@ -472,7 +562,7 @@ class World:
     async def _dial(self, infos: Any, **_: object) -> Any:
         """Stand for `start_connection`."""
         address: tuple[str, int] = infos[0][4][:2]
-        host = next(host for host, each in ADDRESSES.items() if each == address[0])
+        host = next((host for host, each in ADDRESSES.items() if each == address[0]), "blind")
         self._dialled += 1
         chance = self.draw(f"dial {self._dialled}")
         fault = chance.choice(DIAL_FAULTS) if chance.random() < self.story.dial_faults else ""
@@ -484,14 +574,15 @@ class World:
             await asyncio.sleep(3_600)
         near, far = self.network.join(("10.9.9.9", 40_000 + self._dialled), address)
         self.network.endpoints.append(near)
-        far.set_protocol(Upstream(self, host, far, fault))
+        far.set_protocol(Blind(self, far) if host == "blind" else Upstream(self, host, far, fault))
         far.begin()  # nothing is waited for behind this, so no cancellation can lose the connection
         return near.socket
 
     # What is noticed.
 
     def _observe(self, record: ExchangeRecord) -> None:
-        whole = _TARGET.search(record.target)  # of a request that was cut, less may have come
+        # Of a request that was cut, less may have come.
+        whole = _TARGET.search(record.target) or _TUNNEL.match(record.authority)
         number = int(whole[1]) if whole else 0
         self.note("proxy", "record of %d: %d %s %s", number, record.status, record.outcome, record.code)
         found = self.records.setdefault(number, [])
@@ -534,9 +625,9 @@ class World:
         for what, count in counts.items():
             if count:
                 self.fail(f"{count} {what} are left at the end")
-        most = max((each.most_buffered for each in self.network.endpoints), default=0)
-        if most > LIMITS["buffer_bytes"] + _READ:
-            self.fail(f"{most} bytes waited in one direction of a connection")
+        most = max((each.most_buffered - each.high for each in self.network.endpoints), default=0)
+        if most > _READ:
+            self.fail(f"{most} bytes more than the limit waited in one direction of a connection")
         for number, what in self.suspects.items():
             if number not in self.mixed:
                 self.fail(what)
@@ -546,6 +637,10 @@ class World:
                 self.fail(f"request {number} came to an upstream and has no record")
             if len(tokens) > 3 or (request.method == "POST" and len(tokens) > 1 + (request.upstream_fault == "refuse")):
                 self.fail(f"request {number} ({request.method}) came to an upstream {len(tokens)} times")
+
+
+def _make_context(_route: object, versions: tuple[str, ...] = ("http/1.1",)) -> Context:
+    return Context(versions)
 
 
 def scope_of(host: str) -> str:

@@ -152,6 +152,30 @@ def test_a_tunnel_nobody_uses_ends(uv_wire: Wire) -> None:
     uv_wire.run(work)
 
 
+@pytest.mark.parametrize("first", ["client", "far"])
+def test_a_tunnel_whose_bytes_nobody_takes_is_cut(wire: Wire, first: str) -> None:
+    """What is still to be read of the sender is lost: behind a proper end, the rest would look like all there is."""
+
+    async def work(rig: Rig) -> None:
+        async with tunnel(rig) as (client, far):
+            reader, sender = (client, far) if first == "client" else (far, client)
+            reader.transport.pause_reading()
+            (splice,) = rig.relay.splices
+            while not (splice.client.is_held or splice.upstream.is_held):
+                if sender.may_write.is_set():
+                    sender.send(bytes(65_536))
+                await asyncio.sleep(0)
+            rig.later(rig.timeouts.tunnel_idle_s + 1)
+            reader.discards = True
+            reader.transport.resume_reading()
+            await reader.until(lambda peer: peer.lost)
+            assert reader.reset
+            assert not reader.ended
+            await eventually(lambda: not rig.relay.splices)
+
+    wire.run(work)
+
+
 def test_a_plain_request_for_such_a_host_passes_without_a_token(wire: Wire) -> None:
     async def work(rig: Rig) -> None:
         far = Peer()
