@@ -2,8 +2,8 @@
 
 How to plant another: write a function that stands in for an attribute of a class or module of the product, and does what the fault
 did; add a `Fault` with it to `FAULTS`, at the end, with words of the promise that it breaks (what `World.fail` is told). Then
-``python -m tests.simulation.test_planted WORDS`` says after how many exchanges it is found, with WORDS of its name; add the number to
-`KNOWN` in `test_planted.py`, where the test looks first. A fault that is found nowhere has found a hole in the simulation.
+``python -m tests.simulation.test_planted WORDS`` says after how many exchanges it is found, with WORDS of its name. Add the
+number to `KNOWN` in `test_planted.py`, where the test looks first. One that is found nowhere has found a hole in the simulation.
 """
 
 from __future__ import annotations
