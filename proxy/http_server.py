@@ -296,19 +296,19 @@ class Connection(asyncio.Protocol):
                 or self._server.is_ending
             )
             await self._send(response, closes=closes, with_content=head.method != b"HEAD")
-        except ConnectionError:
-            return  # the client has gone
+        except ConnectionError:  # the client has gone
+            self.transport.abort()
         except Exception as fault:  # noqa: BLE001  # the top of a task
             log_fault("answering a request", fault)
             self.transport.abort()
-            return
         finally:
             self._task = None
+        if self.transport.is_closing():
+            return
         closes = closes or self._server.is_ending
         if not closes:
             self._expect(self._server.idle_s)
-            if not self.transport.is_closing():
-                self.transport.resume_reading()
+            self.transport.resume_reading()
             self._read()
         if closes or (self._has_ended and self._task is None):
             self._linger()

@@ -32,7 +32,7 @@ def test_no_serving_process_imports_aiohttp(workers: int, place: Place, start_pr
     """With everything that once did: the admin site with its page, and an identity listener with both of its endpoints."""
     identity = {"address": "127.0.0.1:0", "mode": "identity", "authorize": True, "token_endpoint": True}
     proxy = start_proxy(configuration(place, listeners=[{"address": "127.0.0.1:0"}, identity], workers=workers))
-    for path in ("/", "/metrics", "/api/state", "/proxy.pac", "/readyz"):
+    for path in ("/", "/metrics", "/api/state", "/proxy.pac", "/livez"):
         assert proxy.ask_admin(path)
     assert curl(f"http://{proxy.address('identity')}/authorize?host={place.api_authority}").status == 200
     assert curl("--proxy", proxy.forward, f"http://{place.api_authority}/orders").status == 200
