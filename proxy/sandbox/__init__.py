@@ -19,7 +19,7 @@ Where to find what, from the outside in:
     managed_identities  the endpoints that a machine in Azure has for its own identities
     tokens, aadsts      access tokens; refusals
     gateway             HTTP of API Management; validate_jwt decides about a token
-    echo_api            the API
+    echo_api            the API; grpc_service is the same for gRPC, where grpcio is installed
     faults, control     what can go wrong, and the switches
 """
 

@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 GATEWAY_NAME = "contoso.azure-api.localhost"
 """A gateway name as real ones look. RFC 6761 §6.3 keeps everything under ``.localhost`` on this machine."""
@@ -107,11 +111,16 @@ def issue_server_certificate(ca: CertificateAuthority, now: datetime) -> tuple[x
     return certificate, private_key_pem(key)
 
 
-def server_context(ca: CertificateAuthority) -> ssl.SSLContext:
-    """Return a TLS server context with a new certificate from the CA. Blocks on a small temporary file."""
+def server_context(ca: CertificateAuthority, *, more_protocols: Sequence[str] = ()) -> ssl.SSLContext:
+    """Return a TLS server context with a new certificate from the CA. Blocks on a small temporary file.
+
+    Args:
+        ca: issues the certificate.
+        more_protocols: what is agreed on (RFC 7301) with clients that do not offer HTTP/1.1.
+    """
     certificate, key_pem = issue_server_certificate(ca, datetime.now(UTC))
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["http/1.1"])
+    context.set_alpn_protocols(["http/1.1", *more_protocols])
     with tempfile.TemporaryDirectory(prefix="sandbox-") as directory:  # 0700, RFC 5958 key inside never outlives this
         path = Path(directory) / "server.pem"
         path.write_bytes(key_pem + certificate.public_bytes(serialization.Encoding.PEM))

@@ -32,6 +32,7 @@ from proxy.sandbox.validate_jwt import (
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric import rsa
+    from multidict import MultiMapping
 
     from proxy.sandbox.faults import ClaimsChallenge, Faults
 
@@ -165,32 +166,48 @@ class Gateway:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request: the API's response, or the gateway's refusal."""
         try:
-            claims = self._admit(request)
+            claims = self.admit(request.method, request.raw_path, request.headers)
         except GatewayRefusalError as refusal:
             return self._format_refusal(request, refusal)
         if request.headers.get("Expect", "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return await self._api(request, claims)
 
-    def _admit(self, request: web.BaseRequest) -> Mapping[str, object]:
-        """Return the claims of the request's token. The order is the real gateway's."""
-        path, _, query = request.raw_path.partition("?")
+    def admit(self, method: str, target: str, fields: MultiMapping[str]) -> Mapping[str, object]:
+        """Return the claims of a request's token. The order is the real gateway's.
+
+        Args:
+            method: for the record.
+            target: of the request, with its query, in which the key may stand.
+            fields: by names in any case.
+
+        Raises:
+            GatewayRefusalError: it is refused; recorded and logged already.
+        """
+        try:
+            return self._judge(target, fields)
+        except GatewayRefusalError as refusal:
+            self._record(method, target, refusal)
+            raise
+
+    def _judge(self, target: str, fields: MultiMapping[str]) -> Mapping[str, object]:
+        path, _, query = target.partition("?")
         if path == UNKNOWN_OPERATION:
             raise GatewayRefusalError(
                 404, "Resource not found", "OperationNotFound", f"no API has {UNKNOWN_OPERATION}."
             )
         if self._settings.subscription_required:
-            self._check_subscription_key(request, query)
+            self._check_subscription_key(fields, query)
         self._check_rate()
         self._check_faults()
-        claims = self._validate(request.headers.getall("Authorization", []))
+        claims = self._validate(fields.getall("Authorization", []))
         self._check_revocation(claims)
         self._check_challenge(claims)
         return claims
 
-    def _check_subscription_key(self, request: web.BaseRequest, query: str) -> None:
+    def _check_subscription_key(self, fields: MultiMapping[str], query: str) -> None:
         """Raise for a missing or wrong key. The query parameter counts only where the field is absent."""
-        key = request.headers.get(SUBSCRIPTION_KEY_FIELD)
+        key = fields.get(SUBSCRIPTION_KEY_FIELD)
         if key is None:
             key = dict(parse_qsl(query)).get(SUBSCRIPTION_KEY_PARAMETER)
         if key and hmac.compare_digest(key.encode("utf-8", "surrogateescape"), self._subscription_key.encode()):
@@ -287,20 +304,20 @@ class Gateway:
             {"WWW-Authenticate": field},
         )
 
-    def _format_refusal(self, request: web.BaseRequest, refusal: GatewayRefusalError) -> web.Response:
-        path = _printable(request.raw_path.partition("?")[0])
+    def _record(self, method: str, target: str, refusal: GatewayRefusalError) -> None:
+        path = _printable(target.partition("?")[0])
         explanation = _printable(refusal.explanation)
-        self.refusals.append(
-            GatewayRefusal(self._clock(), request.method, path, refusal.status, refusal.reason, explanation)
-        )
+        self.refusals.append(GatewayRefusal(self._clock(), method, path, refusal.status, refusal.reason, explanation))
         del self.refusals[:-_REFUSALS_KEPT]
-        _log.warning("refused %s %s with %d: %s: %s", request.method, path, refusal.status, refusal.reason, explanation)
+        _log.warning("refused %s %s with %d: %s: %s", method, path, refusal.status, refusal.reason, explanation)
+
+    def _format_refusal(self, request: web.BaseRequest, refusal: GatewayRefusalError) -> web.Response:
         content = format_content(refusal.status, refusal.message)
         response = web.Response(status=refusal.status, body=content, headers=refusal.fields)
         if content:
             response.content_type = "application/json"
         if request.headers.get(EXPLAIN_FIELD) == "1":
-            response.headers[EXPLANATION_FIELD] = f"{refusal.reason}: {explanation}"
+            response.headers[EXPLANATION_FIELD] = f"{refusal.reason}: {_printable(refusal.explanation)}"
         return response
 
 

@@ -21,6 +21,7 @@ from proxy.sandbox.directory import SandboxFacts, write_directory
 from proxy.sandbox.discovery import Origins
 from proxy.sandbox.faults import ClaimsChallenge, Faults, Revocation
 from proxy.sandbox.gateway import Gateway, GatewayRefusal
+from proxy.sandbox.grpc_service import HTTP_2, GrpcService, has_grpc
 from proxy.sandbox.identity_platform import IdentityPlatform
 from proxy.sandbox.keys import SandboxKeys, create_keys
 from proxy.sandbox.managed_identities import APP_SERVICE_PATH, ManagedIdentities, ManagedIdentityEndpoints
@@ -97,6 +98,7 @@ class Sandbox:
         self.identity_header = self.settings.identity_header or secrets.token_hex(16)
         self._runners: dict[str, web.BaseRunner] = {}
         self._kept: socket.socket | None = None
+        self._grpc: tuple[asyncio.Server, GrpcService] | None = None
 
     def now(self) -> float:
         """Return the sandbox's time, Unix seconds: the clock, and what a fault puts on top of it."""
@@ -110,7 +112,8 @@ class Sandbox:
         Raises:
             SandboxError: a port is taken.
         """
-        self._keys, self._tls = await asyncio.to_thread(self._prepare)
+        self._has_grpc = has_grpc()
+        self._keys, self._tls, self._api_tls = await asyncio.to_thread(self._prepare)
         self.key_ring = KeyRing(self._keys.signing_keys)
         with contextlib.ExitStack() as sockets:
             identity_socket = sockets.enter_context(listen(self.settings.identity_port))
@@ -135,6 +138,11 @@ class Sandbox:
 
     async def close(self) -> None:
         """Stop listening and break what is left of connections. May be called twice."""
+        grpc, self._grpc = self._grpc, None
+        if grpc is not None:
+            front, service = grpc
+            front.close()
+            await service.close()
         while self._runners:
             _, runner = self._runners.popitem()
             await _clean_up(runner)
@@ -270,9 +278,10 @@ class Sandbox:
 
     # How it is built
 
-    def _prepare(self) -> tuple[SandboxKeys, ssl.SSLContext]:
+    def _prepare(self) -> tuple[SandboxKeys, ssl.SSLContext, ssl.SSLContext]:
         keys = self.settings.keys or create_keys(datetime.now(UTC), datetime.fromtimestamp(self.settings.clock(), UTC))
-        return keys, server_context(keys.ca)
+        tls = server_context(keys.ca)
+        return keys, tls, server_context(keys.ca, more_protocols=(HTTP_2,)) if self._has_grpc else tls
 
     def _register(self) -> None:
         certificate = register_certificate(self._keys.client.certificate)
@@ -351,7 +360,17 @@ class Sandbox:
             max_field_size=_HEAD_LIMIT_BYTES,
             max_headers=1_000,
         )
-        await self._run("api", web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S), listening)
+        runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
+        if not self._has_grpc:
+            await self._run("api", runner, listening)
+            return
+        self._runners["api"] = runner
+        await runner.setup()
+        service = GrpcService(self._gateway, server)
+        front = await asyncio.get_running_loop().create_server(
+            service.accept, sock=listening, ssl=self._api_tls, backlog=BACKLOG
+        )
+        self._grpc = front, service
 
     async def _serve_machine(self, listening: socket.socket) -> None:
         runner = web.AppRunner(self._machine.application(), access_log=None, shutdown_timeout=_SHUTDOWN_S)

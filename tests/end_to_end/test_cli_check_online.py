@@ -292,7 +292,7 @@ async def test_the_command_exits_0_where_nothing_is_wrong(sandbox: Sandbox, own_
     done = await asyncio.to_thread(run_program, [COMMAND, "check", "--config", config, "--online"])
     assert done.status == 0, done.stdout
     assert done.stdout.count(b"the token was accepted") == 2
-    assert done.stdout.count(b"It offers HTTP/1.1. The proxy uses that.") == 2
+    assert done.stdout.count(b"It offers HTTP/1.1 and HTTP/2. The proxy uses HTTP/1.1, and HTTP/2 for gRPC calls.") == 2
     assert done.stderr == "Nothing is wrong.\n"
     assert sandbox.token_request_count == 1
 

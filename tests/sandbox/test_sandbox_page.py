@@ -12,6 +12,7 @@ import pytest
 from proxy.sandbox.control import Control, Controlled
 from proxy.sandbox.echo_api import _HANDLERS
 from proxy.sandbox.faults import Faults, TokenFault
+from proxy.sandbox.grpc_service import PATHS
 
 PAGE: Final = (Path(__file__).parents[2] / "docs" / "sandbox.md").read_text(encoding="utf-8")
 
@@ -34,6 +35,7 @@ def control_routes() -> set[str]:
         ("`kind`", {kind.value for kind in TokenFault}),
         ("switch", {field.name for field in fields(Faults)}),
         ("request", control_routes()),
+        ("method", set(PATHS)),
     ],
 )
 def test_the_page_names_all_there_are(heading: str, there_are: set[str]) -> None:
