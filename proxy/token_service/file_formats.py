@@ -1,7 +1,7 @@
 """How a token stands in a file, for each gateway that reads one. Pure: does no I/O.
 
 What is pushed outlives the one who pushes it, so when the token ends travels with it, and the gateway's recipe looks at that.
-Traefik cannot; there the file has to go with the proxy, as a RuntimeDirectory of systemd does.
+Traefik looks when it reads the file, and not again; there the file has to go with the proxy, as a RuntimeDirectory of systemd does.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def format_token(kind: TokenFileFormat, name: str, token: str, ends_at: int) -> 
             return _format_secret(name, format_entry(token, ends_at))
         case TokenFileFormat.TRAEFIK:
             headers = {"customRequestHeaders": {"Authorization": field}}
-            return _as_yaml({"http": {"middlewares": {name: {"headers": headers}}}})
+            return _until(ends_at, _as_yaml({"http": {"middlewares": {name: {"headers": headers}}}}))
 
 
 def format_absence(kind: TokenFileFormat, name: str) -> str | None:
@@ -70,6 +70,16 @@ def _format_secret(name: str, value: str) -> str:
     """Envoy takes one secret from a file, so when the token ends stands in it, too."""
     secret = {"@type": _SECRET, "name": name, "generic_secret": {"secret": {"inline_string": value}}}
     return _as_yaml({"resources": [secret]})
+
+
+def _until(ends_at: int, text: str) -> str:
+    """Traefik reads its files as templates (text/template), so one that it reads after the token has ended is empty to it.
+
+    The actions stand in comments: so the file is YAML for everybody else. The token is not to be read as one.
+    """
+    first, rest = text.split("\n", 1)
+    rest = rest.replace("{{", "\\u007b\\u007b")
+    return f"{first}\n# {{{{ if lt now.Unix {ends_at} }}}}\n{rest}# {{{{ end }}}}\n"
 
 
 def _as_yaml(content: object) -> str:

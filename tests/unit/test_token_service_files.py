@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
-import time
+import re
 from typing import TYPE_CHECKING, cast
 
 import pytest
+import yaml
 
 from proxy.config.settings import TokenFileFormat, TokenFileSettings
 from proxy.errors import ConfigurationError
@@ -158,9 +158,11 @@ async def test_a_write_that_fails_leaves_no_token_beside_the_file(tmp_path: Path
 
 def test_no_token_gets_out_of_its_place() -> None:
     """A token is opaque: one with quotes and line feeds of JSON in it stays one value."""
-    odd = 'a"}}}},#:;\\'
-    content = format_token(TokenFileFormat.TRAEFIK, "orders", odd, int(time.time()))
-    found = json.loads(content.partition("\n")[2])
+    odd = 'a"}}}},#:;\\{{now}}{{{'
+    content = format_token(TokenFileFormat.TRAEFIK, "orders", odd, 1_800_000_000)
+    found = yaml.safe_load(content)
     assert found["http"]["middlewares"]["orders"]["headers"]["customRequestHeaders"] == {
         "Authorization": f"Bearer {odd}"
     }
+    # Traefik reads the file as a template, and must not find an action in the token.
+    assert re.findall(r"\{\{.*?\}\}", content) == ["{{ if lt now.Unix 1800000000 }}", "{{ end }}"]
