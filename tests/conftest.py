@@ -7,7 +7,7 @@ import signal
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.own_faults import listening_for_own_faults
 
@@ -22,10 +22,11 @@ IS_CI = os.environ.get("CI") == "true"
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# A shared machine stalls now and then; a stall is no fault of an example. CI gives the same verdict on the same code,
-# and does not depend on a database of earlier failures.
-settings.register_profile("local", deadline=None)
-settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+# A shared machine stalls now and then; a stall is no fault of an example, nor of what draws it. CI gives the same verdict on
+# the same code, and does not depend on a database of earlier failures.
+_SLOW = [HealthCheck.too_slow]
+settings.register_profile("local", deadline=None, suppress_health_check=_SLOW)
+settings.register_profile("ci", deadline=None, suppress_health_check=_SLOW, derandomize=True, print_blob=True)
 settings.load_profile("ci" if IS_CI else "local")
 
 
