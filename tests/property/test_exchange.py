@@ -1,7 +1,8 @@
 """An exchange between two sides that are a few lines each, in any order of events.
 
 No response reaches another request, nothing expired is sent, a request's content arrives whole and once, every exchange ends
-exactly once with one record, and every pair balances: enter and leave, take and release, hold and release.
+exactly once with one record, and every pair balances: enter and leave, take and release, hold and release. What follows a 101 is
+between the two that it is for.
 """
 
 from __future__ import annotations
@@ -117,8 +118,56 @@ class Tokens:
             self.current.usable_until_mono = -inf
 
 
+class Wire(asyncio.Transport):
+    """What is left of a side behind a 101.
+
+    Attributes:
+        protocol: what reads from it.
+        written: what was sent by it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.protocol: Any = None
+        self.written = b""
+        self.has_ended = self.is_closed = False
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self.protocol = protocol
+
+    def write(self, data: Any) -> None:
+        assert not self.has_ended
+        self.written += data
+
+    def write_eof(self) -> None:
+        self.has_ended = True
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def resume_reading(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self.is_closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+
 class Client(ClientSide):
-    """A client that notes what it gets, and how its exchange ended."""
+    """A client that notes what it gets, and how its exchange ended.
+
+    Attributes:
+        can_switch: whether its version of HTTP has 101.
+        wire: what is left of it behind a 101.
+        other_wire: the upstream's.
+    """
 
     def __init__(self, number: int) -> None:
         self.number = number
@@ -132,6 +181,9 @@ class Client(ClientSide):
         self.is_complete = False
         self.holds = 0
         self.is_blocked = False
+        self.can_switch = True
+        self.wire: Wire | None = None
+        self.other_wire: Wire | None = None
         self.ends: list[str] = []
 
     def send_interim(self, head: ResponseHead) -> None:
@@ -183,8 +235,18 @@ class Client(ClientSide):
         assert request_complete is self.exchange.request_complete
         self.ends.append("finish")
 
-    def hand_over(self, head: ResponseHead | None) -> Pipe | None:  # noqa: ARG002  # the seam's signature
-        raise AssertionError
+    def hand_over(self, head: ResponseHead | None) -> Pipe | None:
+        assert not self.ends
+        assert self.head is None
+        assert head is not None
+        assert head.status == 101
+        assert self.exchange is not None
+        assert self.exchange.request.asks_for_websocket
+        assert self.exchange.request_complete
+        if not self.can_switch:
+            return None
+        self.wire = Wire()
+        return Pipe(self.wire, on_end=lambda: self.ends.append("upgraded"))
 
     def leads_to(self, host: str) -> bool:  # noqa: ARG002  # the seam's signature
         raise AssertionError
@@ -218,7 +280,7 @@ class Upstream(UpstreamSide):
 
     @property
     def address(self) -> str:
-        raise AssertionError
+        return "192.0.2.1"
 
     def begin(
         self,
@@ -283,7 +345,9 @@ class Upstream(UpstreamSide):
         self._leave()
 
     def hand_over(self) -> Pipe:
-        raise AssertionError
+        self._leave()
+        wire = self.pool.clients[self.owner].other_wire = Wire()
+        return Pipe(wire)
 
     def _leave(self) -> None:
         assert self.is_out, "a connection was given back twice"
@@ -315,7 +379,7 @@ class Pool:
         upstream.is_out = True
         return upstream
 
-    async def acquire(self, _attempt: object, *, new: bool) -> Upstream:
+    async def acquire(self, _attempt: object, *, new: bool, http1: bool = False) -> Upstream:  # noqa: ARG002  # it all is
         kept = None if new else self.take()
         if kept is not None:
             return kept
@@ -340,10 +404,22 @@ class Entry:
     takes_http2 = False
 
     def __init__(self, destination: Destination) -> None:
-        self._destination = destination
+        self.destination = destination
 
     def locate(self, _relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
-        return self._destination, head.target
+        return self.destination, head.target
+
+
+class Found:
+    """Where requests may go: to that destination, whatever was reloaded."""
+
+    permit = None
+
+    def __init__(self, destination: Destination) -> None:
+        self._destination = destination
+
+    def find(self, _authority: Authority, _port: int | None) -> Destination:
+        return self._destination
 
 
 class Exchanges(RuleBasedStateMachine):
@@ -374,6 +450,7 @@ class Exchanges(RuleBasedStateMachine):
                 pool=cast("UpstreamPool", self.pool),
             )
         )
+        self.relay.destinations = cast("Any", Found(self.entry.destination))
         self.accepted_connections = AcceptedConnections(self.relay.limits)
 
     @initialize(has_token=sampled_from([True, True, False]), idle=integers(0, 3), replaces=_MOSTLY)
@@ -388,22 +465,28 @@ class Exchanges(RuleBasedStateMachine):
 
     # The client.
 
-    @precondition(lambda self: len(self._live()) < 3)
+    @precondition(lambda self: len(self._talking()) < 3)
     @rule(
         method=sampled_from([b"GET", b"POST", b"PUT"]),
         has_content=booleans(),
         expects=booleans(),
+        upgrades=_RARELY,
+        can_switch=_MOSTLY,
     )
-    def begin(self, method: bytes, has_content: bool, expects: bool) -> None:
+    def begin(
+        self, method: bytes, has_content: bool, expects: bool, upgrades: bool = False, can_switch: bool = True
+    ) -> None:
         client = Client(len(self.pool.clients))
+        client.can_switch = can_switch
         self.pool.clients.append(client)
         head = parse_request_head(
-            b"%b /%d HTTP/1.1\r\nHost: upstream.example\r\n%b%b\r\n"
+            b"%b /%d HTTP/1.1\r\nHost: upstream.example\r\n%b%b%b\r\n"
             % (
                 method,
                 client.number,
                 b"Transfer-Encoding: chunked\r\n" if has_content else b"",
                 b"Expect: 100-continue\r\n" if expects and has_content else b"",
+                b"Connection: Upgrade\r\nUpgrade: websocket\r\n" if upgrades else b"",
             ),
             target_bytes=99,
             field_count=9,
@@ -419,7 +502,7 @@ class Exchanges(RuleBasedStateMachine):
 
         self._turn(act)
 
-    @precondition(lambda self: not self._live())
+    @precondition(lambda self: not self._talking())
     @rule()
     def begin_simply(self) -> None:
         """Another way to begin, so that something is under way most of the time."""
@@ -441,12 +524,12 @@ class Exchanges(RuleBasedStateMachine):
         elif content:
             self._turn(lambda: _of(client).on_request_content(content))
 
-    @precondition(lambda self: self._live())
+    @precondition(lambda self: self._talking())
     @rule(which=integers(0, 9), really=_RARELY)
     def client_goes(self, which: int, really: bool) -> None:
         if not really:
             return
-        client = _pick(self._live(), which)
+        client = _pick(self._talking(), which)
         client.ends.append("gone")
         self._turn(lambda: _of(client).on_client_lost())
 
@@ -461,7 +544,7 @@ class Exchanges(RuleBasedStateMachine):
     @precondition(lambda self: self.pool.busy())
     @rule(which=integers(0, 9))
     def client_blocks_or_takes(self, which: int) -> None:
-        client = _pick(self._live(), which)
+        client = _pick(self._talking(), which)
         client.is_blocked = not client.is_blocked
         self._turn(_of(client).hold_response if client.is_blocked else _of(client).release_response)
 
@@ -551,6 +634,35 @@ class Exchanges(RuleBasedStateMachine):
     def respond_whole(self, which: int, status: int) -> None:
         self.respond(which, status, SIZED, keeps_alive=True, size=10, ends=True)
 
+    @precondition(lambda self: self._unanswered())
+    @rule(which=integers(0, 9))
+    def switch(self, which: int) -> None:
+        """Asked to or not."""
+        upstream = _pick(self._unanswered(), which)
+        upstream.answered = True
+        head = parse_response_head(
+            b"HTTP/1.1 101 X\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", field_count=9
+        )
+        self._turn(lambda: _receiver(upstream).on_upgraded(head))
+
+    @precondition(lambda self: self._upgraded())
+    @rule(which=integers(0, 9), goes_up=booleans(), size=integers(1, 9))
+    def send_behind_101(self, which: int, goes_up: bool, size: int) -> None:
+        client = _pick(self._upgraded(), which)
+        reader = client.wire if goes_up else client.other_wire
+        if not reader.protocol.ended:
+            self._turn(lambda: reader.protocol.data_received(b"%d" % (client.number % 10) * size))
+
+    @precondition(lambda self: self._upgraded())
+    @rule(which=integers(0, 9), first=sampled_from(["client", "upstream"]), how=sampled_from(["half", "closed", "cut"]))
+    def end_behind_101(self, which: int, first: str, how: str) -> None:
+        client = _pick(self._upgraded(), which)
+        protocol = (client.wire if first == "client" else client.other_wire).protocol
+        if how != "half":
+            self._turn(lambda: protocol.connection_lost(None if how == "closed" else ConnectionResetError()))
+        elif not protocol.ended:
+            self._turn(protocol.eof_received)
+
     @precondition(lambda self: self._answering())
     @rule(which=integers(0, 9), size=sampled_from([0, 10, 20_000]), ends=booleans())
     def go_on(self, which: int, size: int, ends: bool) -> None:
@@ -598,10 +710,20 @@ class Exchanges(RuleBasedStateMachine):
                 assert records[0].outcome == "ok"
             elif client.ends == ["cut"]:
                 assert records[0].outcome.startswith("aborted_")
+            elif client.ends == ["upgraded"]:
+                assert (records[0].outcome, records[0].status) == ("ok", 101)
+                assert client.wire is not None
+                assert client.other_wire is not None
+                passed = len(client.other_wire.written), len(client.wire.written)
+                assert (records[0].received_bytes, records[0].sent_bytes) == passed
+                assert client.wire.is_closed
+                assert client.other_wire.is_closed
 
     @invariant()
     def no_response_crosses(self) -> None:
         for client in self.pool.clients:
+            for wire in (client.wire, client.other_wire):
+                assert wire is None or set(wire.written) <= set(b"%d" % (client.number % 10))
             assert set(client.got) <= set(b"%d" % (client.number % 10))
             assert client.is_head_out
             if client.is_complete:
@@ -622,9 +744,12 @@ class Exchanges(RuleBasedStateMachine):
 
     def teardown(self) -> None:
         def end() -> None:
-            for client in self._live():
+            for client in self._talking():
                 client.ends.append("gone")
                 _of(client).on_client_lost()
+            for client in self._upgraded():
+                assert client.wire is not None
+                client.wire.protocol.connection_lost(None)
 
         with self.runner:
             self._turn(end)
@@ -637,8 +762,14 @@ class Exchanges(RuleBasedStateMachine):
     def _live(self) -> list[Client]:
         return [client for client in self.pool.clients if not client.ends]
 
+    def _talking(self) -> list[Client]:
+        return [client for client in self._live() if client.wire is None]
+
+    def _upgraded(self) -> list[Client]:
+        return [client for client in self._live() if client.wire is not None]
+
     def _uploads(self) -> list[Client]:
-        return [client for client in self._live() if not _of(client).request_complete]
+        return [client for client in self._talking() if not _of(client).request_complete]
 
     def _unanswered(self) -> list[Upstream]:
         return [one for one in self.pool.busy() if one.head is None and not one.is_held]
@@ -732,4 +863,20 @@ def test_a_replay_whose_kept_alive_connection_is_lost_is_sent_once_more() -> Non
     assert machine.pool.busy()
     machine.upstream_goes(0, UNANSWERED)
     assert machine.pool.clients[0].ends == ["answer"]
+    machine.teardown()
+
+
+def test_what_follows_101_is_between_the_two_that_it_is_for() -> None:
+    machine = Exchanges()
+    machine.start(has_token=True, idle=0, replaces=True)
+    machine.begin(b"GET", has_content=False, expects=False, upgrades=True)
+    machine.connection_comes(0, succeeds=True, token_ends=False)
+    machine.switch(0)
+    machine.send_behind_101(0, goes_up=True, size=3)
+    machine.end_behind_101(0, first="client", how="half")
+    machine.send_behind_101(0, goes_up=False, size=5)
+    assert not machine.records
+    machine.end_behind_101(0, first="upstream", how="half")
+    machine.each_exchange_ends_once_with_one_record()
+    assert machine.pool.clients[0].ends == ["upgraded"]
     machine.teardown()
