@@ -7,6 +7,7 @@ import os
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+import h2.events
 import pytest
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
@@ -15,6 +16,7 @@ from websockets.frames import CloseCode
 from websockets.typing import Subprotocol
 
 from tests.wire.rig import HOST, MODES, TOKEN, Mode, Rig, Wire, eventually, settle
+from tests.wire.test_http2_clients import Client
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -244,5 +246,21 @@ def test_bytes_right_behind_the_switch_are_not_lost(wire: Wire, mode: Mode) -> N
         upstream.close()
         assert await client.read_to_end() == b"last words"
         await eventually(lambda: not rig.relay.splices)
+
+    wire.run(work)
+
+
+def test_no_client_is_told_that_it_may_open_one_over_http_2(wire: Wire) -> None:
+    """So that browsers open a connection of HTTP/1.1 for it (RFC 8441 §3)."""
+
+    async def work(rig: Rig) -> None:
+        client = Client(await rig.client("reverse"), "reverse")
+        client.h2.ping(b"answered")
+        client.flush()
+        while not any(isinstance(event, h2.events.PingAckReceived) for event in client.events):
+            await client.peer.until(lambda peer: peer.received)
+            client.events += client.h2.receive_data(client.peer.take())
+        assert any(isinstance(event, h2.events.RemoteSettingsChanged) for event in client.events)
+        assert client.h2.remote_settings.enable_connect_protocol == 0
 
     wire.run(work)
