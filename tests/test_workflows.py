@@ -102,12 +102,21 @@ def test_the_changelog_has_the_version_and_each_entry_once() -> None:
     assert len(headings) == len(set(headings))
 
 
-def test_the_projects_home_is_written_the_same_everywhere() -> None:
-    """A placeholder as long as there is none: who replaces it finds every place."""
+def test_the_projects_home_is_real_or_not_there() -> None:
+    """Until there is one, nothing names it; then addresses and owners are of one account."""
     with (ROOT / "pyproject.toml").open("rb") as file:
-        urls = tomllib.load(file)["project"]["urls"]
-    home = urls["Repository"]
-    owner = home.split("/")[-2]
-    assert all(url.startswith(home) for url in urls.values())
+        urls = tomllib.load(file)["project"].get("urls", {})
+    homes = {"/".join(url.split("/")[:5]) for url in urls.values()}
     owners = (ROOT / ".github" / "CODEOWNERS").read_text(encoding="utf-8")
-    assert set(re.findall(r"@([\w-]+)/", owners)) == {owner}
+    rules = [line for line in owners.splitlines() if line and not line.startswith("#")]
+    assert len(homes) == (1 if rules else 0)
+    assert {home.split("/")[-2] for home in homes} == set(re.findall(r"@([\w-]+)/", "\n".join(rules)))
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS, ids=lambda workflow: workflow.name)
+def test_a_workflow_takes_the_projects_home_from_where_it_runs(workflow: Path) -> None:
+    """In a fork, or under a new name, it publishes there."""
+    text = workflow.read_text(encoding="utf-8")
+    assert (
+        re.findall(r"(?:github\.com|ghcr\.io|docker\.io|pypi\.org)/(?!\$\{\{ github\.repository \}\})\S+", text) == []
+    )

@@ -225,7 +225,7 @@ function factsOf(one) {
   fact("Versions", versionsOf(one));
   fact("Route", one.route);
   fact("Identity", one.credential);
-  fact("Proven with", one.proof);
+  fact("Signed in with", one.proof);
   fact("Content", `${bytes(one.received_bytes)} up, ${bytes(one.sent_bytes)} down`);
   fact("Sent", one.steps && one.steps.sends > 1 ? `${one.steps.sends} times` : null);
   return list;
@@ -248,7 +248,7 @@ function setPaused(wanted) {
   paused = wanted;
   if (!paused) heldByStory = false;
   byId("pause").setAttribute("aria-pressed", String(paused));
-  byId("pause").textContent = paused ? "Go on" : "Pause";
+  byId("pause").textContent = paused ? "Resume" : "Pause";
   if (!paused) showWaiting();
 }
 
