@@ -62,7 +62,7 @@ async def _play(client: str) -> int:
         return 1
     narrator.heading("Every step held.")
     narrator.tell(
-        "To play with it yourself: `apim-auth-proxy sandbox --directory DIR` in one terminal, `apim-auth-proxy run --config "
-        "DIR/config.yaml` in another. For your own API: `apim-auth-proxy cert new`, then config.example.yaml."
+        "To try it yourself, run `apim-auth-proxy init --sandbox` in an empty directory. For your own API, run "
+        "`apim-auth-proxy init` in another."
     )
     return 0
