@@ -64,6 +64,8 @@ class TokenCache:
     attempt_after_mono: float = -math.inf
     renewal_wanted: bool = False
     _in_flight: bool = False
+    # 429s in a row: what failed in an outage before says nothing of a limit.
+    _throttled: int = 0
     _flight_claims: str | None = None
     _forced_at_mono: float = -math.inf
 
@@ -108,7 +110,7 @@ class TokenCache:
     def succeed(self, token: AccessToken) -> bool:
         """Note the flight's token. False: it does not answer claims that were demanded meanwhile, and is not kept."""
         self._in_flight = False
-        self.failures = 0
+        self.failures = self._throttled = 0
         self.last_error = None
         self.attempt_after_mono = -math.inf
         if self.claims != self._flight_claims:
@@ -143,7 +145,10 @@ class TokenCache:
         if isinstance(error, ClientThrottled):
             usable = self.usable(now_mono)
             left_s = math.inf if usable is None else usable.usable_until_mono - now_mono
-            wait_s = throttled_wait_s(wait_s, self.failures, jitter, left_s=left_s)
+            self._throttled += 1
+            wait_s = throttled_wait_s(wait_s, self._throttled, jitter, left_s=left_s)
+        else:
+            self._throttled = 0
         self.attempt_after_mono = now_mono + wait_s
 
     def abandon(self) -> None:
@@ -205,7 +210,7 @@ class TokenCache:
 
     def forgive(self) -> None:
         """Forget failures: what caused them may have been changed. Tokens stay."""
-        self.failures = 0
+        self.failures = self._throttled = 0
         self.last_error = None
         self.attempt_after_mono = -math.inf
 

@@ -69,7 +69,7 @@ def backoff_s(failures: int, jitter: float, *, refused: bool) -> float:
     return wait * (1 - BACKOFF_JITTER_SHARE * jitter)
 
 
-def throttled_wait_s(wait_s: float, failures: int, jitter: float, *, left_s: float) -> float:
+def throttled_wait_s(wait_s: float, times: int, jitter: float, *, left_s: float) -> float:
     """Return how long to wait after the identity platform has throttled this client: never less than it asked for.
 
     All replicas of a fleet have one limit, and are told the same time. If each came back just then, the herd would meet the limit
@@ -78,9 +78,9 @@ def throttled_wait_s(wait_s: float, failures: int, jitter: float, *, left_s: flo
 
     Args:
         wait_s: what was asked for, or our own back-off.
-        failures: 1 or more.
+        times: 429s in a row, 1 or more.
         jitter: 0 to 1; lengthens the wait.
         left_s: of the token in use; an attempt is made before half of that has passed, if the platform allows.
     """
-    spread_s = wait_s * THROTTLED_SPREAD * 2.0 ** min(failures - 1, THROTTLED_DOUBLINGS) * jitter
+    spread_s = wait_s * THROTTLED_SPREAD * 2.0 ** min(times - 1, THROTTLED_DOUBLINGS) * jitter
     return max(wait_s, min(wait_s + spread_s, THROTTLED_CAP_S, left_s / 2))

@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from proxy.errors import IdentityPlatformUnavailable
 from proxy.identity.access_token import create_access_token
+from proxy.identity.cache import TokenCache
 from proxy.identity.lifetime import backoff_s, flight_margin_s, refresh_after_s, throttled_wait_s
+from proxy.identity.token_response import ClientThrottled
 
 
 @pytest.mark.parametrize(
@@ -88,3 +91,14 @@ def test_a_token_does_not_show_itself() -> None:
 
     assert "secret-token" not in repr(token)
     assert token.field_line == b"Authorization: Bearer secret-token\r\n"
+
+
+def test_an_outage_before_makes_the_first_429_no_longer_wait() -> None:
+    cache = TokenCache()
+    for kind in (IdentityPlatformUnavailable,) * 9 + (ClientThrottled,):
+        cache.begin()
+        cache.fail(kind("no", retry_after_s=60), 0.0, 1.0)
+    assert cache.attempt_after_mono == pytest.approx(120)
+    cache.begin()
+    cache.fail(ClientThrottled("no", retry_after_s=60), 0.0, 1.0)
+    assert cache.attempt_after_mono == pytest.approx(180)
