@@ -380,7 +380,7 @@ class Control:
                 _describe_start(error.errno),
                 delay_s,
             )
-        if process.process is None or process.process.returncode is not None:
+        if process.process is None:
             return None
         try:
             process.send(self._begin(process.number))
@@ -503,7 +503,7 @@ def _describe_start(number: int | None) -> str:
         return "the system has no file descriptor left (fs.file-max)"
     if number == errno.EAGAIN:
         return "no more processes may be started; raise the limit of this user or container (ulimit -u, pids.max)"
-    if number == errno.ECHILD:
+    if number in (errno.ECHILD, errno.EPIPE, errno.ECONNRESET):
         return "the process that they are forked from has ended"
     if number == errno.ENOMEM:
         return "there is no memory for it"

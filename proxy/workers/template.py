@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -28,6 +29,8 @@ _CHANNEL_VARIABLE: Final = "APIM_AUTH_PROXY_CHANNEL"
 _FORK: Final = b"f"
 # Of a process whose end nobody could be asked for.
 _UNKNOWN: Final = -1
+# How long the template may take to end; it has nothing to finish, so one that takes longer is stopped, or in a debugger.
+_END_S: Final = 2.0
 
 
 class ForkedProcess:
@@ -108,7 +111,14 @@ class Template:
     async def close(self) -> None:
         """End the template; its children end by themselves."""
         self._forget()
-        if self._process is not None:
+        if self._process is None:
+            return
+        try:
+            async with asyncio.timeout(_END_S):
+                await self._process.wait()
+        except TimeoutError:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
             await self._process.wait()
 
     async def _start(self) -> None:
@@ -159,17 +169,18 @@ class Template:
         if channel is not None:
             channel.close()
         while self._asked:
-            self._asked.popleft().set_exception(
-                ChildProcessError("The process that relay processes are forked from ended.")
-            )
+            asked = self._asked.popleft()
+            if not asked.done():  # whoever asked may have given up, as a drain does
+                asked.set_exception(ChildProcessError(errno.ECHILD, os.strerror(errno.ECHILD)))
         while self._forked:
             self._forked.popitem()[1].orphan()
 
 
 def await_fork(control: socket.socket) -> socket.socket:
     """Fork at each call from control; return in each child, with its end of its socket pair. Exits when control has gone."""
-    # Whoever stops us asks control as well, which ends the children by their channels and then has gone.
-    for number in (signal.SIGTERM, signal.SIGINT):
+    # Signals are for control. A service manager, or whoever signals the whole group, sends them to us and to the children as well:
+    # control then ends the children by their channels, when and as the configuration says, and us after them.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     woken, waking = socket.socketpair()
@@ -188,6 +199,9 @@ def await_fork(control: socket.socket) -> socket.socket:
             woken.close()
             waking.close()
             sys.exit()
+        if not descriptors:  # there was no room for it here
+            control.sendall(format_frame(NotForked(number=errno.EMFILE)))
+            continue
         end = socket.socket(fileno=descriptors[0])
         try:
             pid = os.fork()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import signal
 import sys
 from typing import TYPE_CHECKING, Final
 
@@ -161,9 +160,6 @@ def run_worker(end: socket.socket) -> None:
 async def _serve(end: socket.socket) -> None:
     events = EventLog()
     worker = Worker(events)
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, worker.stop)
     end.setblocking(False)
     try:
         await worker.serve(end)

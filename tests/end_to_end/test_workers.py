@@ -195,6 +195,52 @@ def test_relay_processes_outlive_what_they_were_forked_from(several: ProxyProgra
     wait_until(lambda: not Path(f"/proc/{before[1]}").exists(), "a relay process outlived the proxy")
 
 
+def stop_next_template(proxy: ProxyProgram) -> int:
+    """Ends a relay process and what it was forked from, and stops the next template before it forks; returns its process id."""
+    (template,) = templates(proxy)
+    worker = relay_processes(proxy)[0]
+    os.kill(template, signal.SIGKILL)
+    wait_until(lambda: template not in children(proxy.process.pid), "the template was not reaped")
+    os.kill(worker, signal.SIGKILL)
+    wait_until(lambda: bool(templates(proxy)), "no other template was started")
+    (stopped,) = templates(proxy)
+    os.kill(stopped, signal.SIGSTOP)
+    return stopped
+
+
+def test_a_drain_waits_for_no_relay_process_that_is_not_there_yet(several: ProxyProgram) -> None:
+    """A fork is asked for, and the template is stopped: the proxy ends all the same, with status 0, and leaves nothing."""
+    (other,) = relay_processes(several)[1:]
+    stopped = stop_next_template(several)
+    several.signal(signal.SIGTERM)
+    assert several.wait() == 0
+    assert not [pid for pid in (stopped, other) if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_template_that_dies_before_it_forks_is_named_and_replaced(several: ProxyProgram) -> None:
+    os.kill(stop_next_template(several), signal.SIGKILL)
+    several.wait_for_line("could not be started: the process that they are forked from has ended")
+    wait_until(lambda: len(relay_processes(several)) == 1, "no other relay process took the place of the dead one")
+
+
+def test_signals_to_the_whole_group_are_for_the_control_process(
+    place: Place, start_proxy: StartProxy, curl: Curl
+) -> None:
+    """As systemd's SIGTERM, and `killall -HUP`: relay processes serve on until control, by its configuration, has them drain."""
+    several = start_proxy(configuration(place, workers=2, timeouts={"drain_s": 5, "drain_delay_s": 1}))
+    url = f"http://{place.api_url.removeprefix('https://')}/orders"
+    group = [*relay_processes(several), *templates(several), several.process.pid]
+    for number, line in ((signal.SIGHUP, "apim-auth-proxy: reloaded"), (signal.SIGTERM, "draining")):
+        for pid in group:
+            os.kill(pid, number)
+        several.wait_for_line(line)
+        assert [*relay_processes(several), *templates(several), several.process.pid] == group
+        assert curl("--proxy", several.forward, url).status == 200
+    assert several.wait() == 0
+    assert not [line for line in several.lines if "takes its place" in line]
+    assert not [pid for pid in group if Path(f"/proc/{pid}").exists()]
+
+
 def test_relay_processes_share_most_of_their_memory(several: ProxyProgram, place: Place, curl: Curl) -> None:
     host = place.api_url.removeprefix("https://")
     for _ in range(8):
