@@ -1,4 +1,4 @@
-"""curl and httpx over HTTP/2 through the real command: where they insist on it, and where they only offer it."""
+"""curl, httpx, nghttp and h2load over HTTP/2 through the real command: where they insist on it, and where they only offer it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 import pytest
+import trustme
 
 from tests.end_to_end.programs import configuration, environment, run_program
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.end_to_end.conftest import StartProxy
-    from tests.end_to_end.programs import Place, ProxyProgram
+    from tests.end_to_end.programs import Configuration, Place, ProxyProgram
 
 SAYS = "\n%{http_version} %{response_code}"
 
@@ -74,3 +75,58 @@ def test_a_listener_without_http_2_says_so(place: Place, start_proxy: StartProxy
     command = ["curl", "-sS", "--http2-prior-knowledge", f"{proxy.reverse}/orders"]
     assert run_program(command, environ=environment()).status != 0
     assert proxy.wait_for_exchange(code="http2")["status"] == 400
+
+
+def tls_listener(place: Place, tmp_path: Path, http2: str) -> tuple[Configuration, Path]:
+    """A configuration whose reverse listener has TLS, and the CA of its certificate."""
+    own = trustme.CA()
+    roots, certificate = tmp_path / "own-ca.pem", tmp_path / "own.pem"
+    own.cert_pem.write_to_path(str(roots))
+    own.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(certificate))
+    certificate.chmod(0o600)
+    described = configuration(place)
+    described["listeners"] = [
+        {
+            "address": "127.0.0.1:0",
+            "mode": "reverse",
+            "upstream": place.api_url,
+            "http2": http2,
+            "tls": {"certificate": str(certificate)},
+        }
+    ]
+    return described, roots
+
+
+@pytest.mark.parametrize("http2", ["needed", "preferred"])
+def test_curl_offers_http_2_to_a_listener_with_tls_and_gets_what_the_listener_prefers(
+    place: Place, start_proxy: StartProxy, tmp_path: Path, http2: str
+) -> None:
+    described, roots = tls_listener(place, tmp_path, http2)
+    proxy = start_proxy(described)
+    url = f"https://{proxy.address('reverse')}/orders"
+    assert curl("--http2", "--cacert", roots, url)[1] == ("2 200" if http2 == "preferred" else "1.1 200")
+    assert curl("--http1.1", "--cacert", roots, url)[1] == "1.1 200"
+
+
+@pytest.mark.parametrize("has_tls", [False, True])
+def test_nghttp_and_h2load_are_served_over_one_connection_and_over_many(
+    proxy: ProxyProgram, place: Place, start_proxy: StartProxy, tmp_path: Path, has_tls: bool
+) -> None:
+    url = f"{proxy.reverse}/orders"
+    if has_tls:
+        described, _ = tls_listener(place, tmp_path, "needed")
+        url = f"https://{start_proxy(described).address('reverse')}/orders"
+    # Each argument is a request of its own on one connection; prior knowledge where there is no TLS.
+    done = run_program(
+        ["nghttp", "--null-out", "--stat", "--no-dep", *(f"{url}?{each}" for each in range(3))], environ=environment()
+    )
+    assert done.status == 0, done.stderr
+    assert done.stdout.count(b" 200 ") == 3, done.stdout
+    upload = tmp_path / "upload"
+    upload.write_bytes(b"a" * 1_000_000)
+    done = run_program(["nghttp", f"--data={upload}", "--null-out", "--stat", url], environ=environment())
+    assert done.stdout.count(b" 200 ") == 1, done.stdout
+    done = run_program(["h2load", "-n300", "-c3", "-m20", url], environ=environment())
+    assert b"300 total, 300 started, 300 done, 300 succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout, (
+        done.stdout
+    )

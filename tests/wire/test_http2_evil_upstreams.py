@@ -635,31 +635,29 @@ def test_a_response_in_very_many_frames_is_whole_although_the_connection_ends_be
     wire.run(work)
 
 
-class Waiting:
-    """An exchange that notes how its upstream was lost."""
-
-    def __init__(self) -> None:
-        self.losses: list[int] = []
-
-    def on_upstream_lost(self, loss: int, hint: str = "") -> None:  # noqa: ARG002  # the trait's
-        self.losses.append(loss)
-
-
-def test_a_connection_that_leaves_before_a_request_is_sent_on_it_is_closed(wire: Wire) -> None:
+def test_a_connection_that_leaves_before_a_request_is_sent_on_it_is_closed(
+    wire: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Nothing was under way on it, and nothing closed it."""
 
     async def work(rig: Rig) -> None:
         async with evil_upstream(rig) as evil:
             connection = await warm_up(rig, evil)
-            pool: Any = rig.reverse.destination.pool.over_http2()
-            side: Any = await pool.acquire()
-            connection.send(goaway(1))
-            await eventually(lambda: side._owner.core.is_leaving)
-            waiting: Any = Waiting()
-            side.begin(waiting, None, b"/", b"", frozenset(), b"", b"", b"")
-            await eventually(lambda: waiting.losses)
-            assert waiting.losses == [0]
-            await eventually(lambda: not rig.relay.upstreams)
-            assert pool.size == 0
+            (ours,) = (each for each in rig.relay.upstreams if isinstance(each, Http2UpstreamConnection))
+            looks = iter(range(1_000))
+
+            def peek(_now: float) -> Any:
+                look = next(looks)
+                if look == 2:  # the connection has been found, and nothing is sent yet
+                    ours.data_received(goaway(1))
+                return None if look == 0 else rig.tokens.token
+
+            monkeypatch.setattr(rig.tokens, "peek", peek)
+            client = await ask(rig, b"/a", b"POST")
+            other = await evil.connection(1)
+            other.answer(await other.stream(b"/a"))
+            assert await client.read(len(OK)) == OK
+            await connection.until(lambda peer: peer.lost)
+            assert list(connection.paths.values()) == [b"/first"]
 
     wire.run(work)
