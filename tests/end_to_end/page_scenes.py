@@ -69,8 +69,9 @@ class Scene:
         client_name: str = "",
         trace: TraceNote | None = None,
         duration_s: float = 0.012,
+        versions: tuple[str, str] = ("1.1", "1.1"),
     ) -> None:
-        """Has an exchange end."""
+        """Has an exchange end; without a token, none was sent to an upstream."""
         of_route = self.statuses.setdefault(route or "-", {})
         of_route[status] = of_route.get(status, 0) + 1
         self.durations.observe(duration_s)
@@ -80,6 +81,7 @@ class Scene:
                 time.time(), "127.0.0.1", "forward", b"GET", f"{route or 'unknown.example'}:443", target, status, 0, 9,
                 duration_s, duration_s * 0.8 if has_token else None, route, 1.0 if has_token else None, has_token, outcome,
                 code, client_name, "orders-client" if has_token else "", THUMBPRINT if has_token else "", trace,
+                http_version=versions[0], upstream_http_version=versions[1] if has_token else "",
             )
         )  # fmt: skip
 

@@ -139,7 +139,7 @@ async def test_a_request_tells_its_own_story() -> None:
             b"/slow", trace=TraceNote(b"", b"", (0.005, 0.08), 0.1, 1, "orders-client", (0.0, 0.004)), duration_s=0.5
         )
         scene.exchange(b"/refused", 502, "proxy_configuration_error", "AADSTS700027")
-        scene.exchange(b"/plain", duration_s=0.25)
+        scene.exchange(b"/plain", duration_s=0.25, versions=("2", "1.1"))
 
         async def tell(path: str) -> str:
             row = f"[...document.querySelectorAll('#exchanges button')].find(one => one.textContent.includes({path!r}))"
@@ -163,6 +163,8 @@ async def test_a_request_tells_its_own_story() -> None:
         said = await tell("/refused")
         assert "The identity platform refused the proxy's credential." in said
         assert "az ad app credential" in said
+        assert "HTTP/1.1 from the client" in said
+        assert "to the upstream" not in said
         assert "apim-auth-proxy explain AADSTS700027" in said
         said = await tell("/plain")
         assert "Token \N{EN DASH} at hand" in said
@@ -170,6 +172,7 @@ async def test_a_request_tells_its_own_story() -> None:
         assert "Upstream 200 ms" in said
         assert "Everything else 50 ms" in said
         assert "tracing.endpoint" in said
+        assert "HTTP/2 from the client, HTTP/1.1 to the upstream" in said
 
 
 @pytest.mark.asyncio
