@@ -146,6 +146,8 @@ class HttpServer:
             _, late = await asyncio.wait(busy, timeout=within_s)
             for task in late:
                 busy[task].abort()
+            for connection in list(self.connections):
+                connection.end()  # nobody lingers any more
 
     def cut(self) -> None:
         """Cut all connections."""
@@ -227,7 +229,7 @@ class Connection(asyncio.Protocol):
 
     def end(self) -> asyncio.Task[None] | None:
         """Close the connection if nothing is being answered; otherwise return the task that does that."""
-        if self._task is None and not self._is_lingering:
+        if self._task is None:
             self.transport.close()
         return self._task
 

@@ -431,6 +431,7 @@ def test_an_end_lets_answers_go_and_closes_what_is_idle(run: Run) -> None:
             server.is_ready.set()
             assert (await busy.answer())[1]["connection"] == "close"
             await ending
+            assert all(connection.transport.is_closing() for connection in server.connections)
             assert await busy.rest() == b""
             assert server.asked == ["GET /a", "GET /wait"]
 
