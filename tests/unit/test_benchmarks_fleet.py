@@ -54,3 +54,10 @@ def test_the_report_has_a_row_and_the_picture_a_line_for_each() -> None:
     page, picture = format_report(outcomes, PLATFORM), draw(outcomes)
     assert page.count("\n| 20 | ") == 2
     assert picture.count("serie-") >= 2
+
+
+def test_a_fleet_that_asks_for_more_than_the_limit_gets_below_it_although_refused_requests_count() -> None:
+    """It asks for ten tokens in a minute, may ask for six, and is told to come back in a minute."""
+    fleet = outcome("an ordinary day", is_shared=False, replicas=100, platform=PlatformSettings(limit=1))
+    assert fleet.throttled > 100
+    assert fleet.requests - fleet.throttled > 100
