@@ -244,7 +244,7 @@ def init(
         f"  apim-auth-proxy exec --config {_quote(config_file)} --start -- curl -i https://{api_host.replace('*', 'NAME')}/"
     )
     if needs_pair:
-        _say_what_next(written, next_steps, pair[0], is_new=there is None)
+        _say_what_next(written, next_steps, pair[0], is_new=there is None, is_registered=plan.is_complete)
     else:
         say(
             f"Wrote {config_file}. It needs no key and no certificate.\nNext, register it as printed above. Then, on the machine "
@@ -312,16 +312,18 @@ def _choose_identity(alone: str | None, federated: str | None) -> str | None:
     return identity
 
 
-def _say_what_next(written: list[Path], next_steps: str, certificate: Path, *, is_new: bool) -> None:
+def _say_what_next(
+    written: list[Path], next_steps: str, certificate: Path, *, is_new: bool, is_registered: bool
+) -> None:
     kept = "" if is_new else f" Kept {certificate} and its key, which were there and match."
+    todo = "Next," if is_registered else "Next, register it as printed above. Then"
     life = (
         f"The certificate is valid for {_DAYS} days. `check` and a metric warn before it expires. To replace it "
         "without downtime, list the new one first under `certificates:`."
     )
     say(
         f"Wrote {', '.join(map(str, written))}.{kept} The key stays on this machine.\n"
-        f"Next, register it as printed above. Then check it and call the API:\n{next_steps}"
-        + (f"\n{life}" if is_new else "")
+        f"{todo} check it and call the API:\n{next_steps}" + (f"\n{life}" if is_new else "")
     )
 
 

@@ -418,9 +418,10 @@ def test_what_is_printed_is_what_is_still_to_be_done(tmp_path: Path, known: list
         if known == REGISTERED[2:]
         else []
     )
-    again = init(tmp_path, *KNOWN, *REGISTERED, "--force").stdout.decode()
-    assert "az " not in again
-    assert "apim-auth-proxy check --config config.yaml --online" in again
+    again = init(tmp_path, *KNOWN, *REGISTERED, "--force")
+    assert b"az " not in again.stdout
+    assert b"apim-auth-proxy check --config config.yaml --online" in again.stdout
+    assert "Next, check it and call the API:" in again.stderr
 
 
 USER_IDENTITY = "77777777-7777-7777-7777-777777777777"
