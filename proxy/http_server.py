@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
@@ -211,8 +211,10 @@ class Connection(asyncio.Protocol):
         return self._task is not None
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # asyncio's signature
-        """Let go; what is being answered finds out when it writes."""
+        """Let go, also of what is being answered: one that waits for long would outlive its place among the connections."""
         self._expect(None)
+        if self._task is not None:
+            self._task.cancel()
         self._drained.set()
         self._server.connections.pop(self, None)
         self._server.on_lost(self)
@@ -348,7 +350,8 @@ class Connection(asyncio.Protocol):
             self.transport.close()
             return
         self.transport.resume_reading()
-        self.transport.write_eof()
+        with suppress(OSError):  # the client has reset the connection, which is heard of next
+            self.transport.write_eof()
 
 
 def _format_head(response: Response, *, closes: bool) -> bytes:

@@ -172,8 +172,10 @@ class AdminSite(HttpServer):
         denial = self._admission.decide(path, host, own[0] if own else "", request.value("Authorization"))
         if denial is not None:
             return _answer_denial(denial)
-        if request.method not in (("POST",) if path in self._posts else _METHODS):
-            return _answer_problem(405, "This site is read with GET or HEAD.", {"Allow": ", ".join(_METHODS)})
+        allowed = ("POST",) if path in self._posts else _METHODS
+        if request.method not in allowed:
+            detail = "This takes POST only." if path in self._posts else "This site is read with GET or HEAD."
+            return _answer_problem(405, detail, {"Allow": ", ".join(allowed)})
         answer = self._routes.get(path)
         return _answer_problem(404, _NOTHING_HERE) if answer is None else await answer(request)
 

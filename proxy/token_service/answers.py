@@ -6,7 +6,7 @@ import json
 import math
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import IdentityError
+from proxy.errors import IdentityError, MethodNotAllowed
 from proxy.http_server import Response
 from proxy.relay.answers import format_problem, format_proxy_status
 
@@ -82,6 +82,8 @@ def refuse_program(error: ProxyError) -> Response:
 
 def _failure_fields(error: ProxyError) -> dict[str, str]:
     fields = {"Cache-Control": "no-store", "Proxy-Status": format_proxy_status(error)}
+    if isinstance(error, MethodNotAllowed):
+        fields["Allow"] = "GET"  # RFC 9110 §15.5.6
     retry_after_s = error.retry_after_s
     if retry_after_s is None and isinstance(error, IdentityError):
         retry_after_s = 1  # the source itself says when it asks again; a gateway may come back any time

@@ -1,7 +1,7 @@
 """One request to the token service, from its head to its answer and its line in the log. Does I/O on the event loop.
 
 Invariants: nothing is handed out before it is settled who asks, and that the configuration in force lets that client have it; a
-token is looked at once more behind every wait; whatever happens, there is an answer and a record.
+token is looked at once more behind every wait; whatever happens, there is a record, and an answer to whoever is still there.
 """
 
 from __future__ import annotations
@@ -144,6 +144,10 @@ class Handout:
         except ProxyError as error:
             note.outcome, note.code, note.token = error.proxy_status, error.code, None
             answer = form(error)
+        except asyncio.CancelledError:
+            note.outcome, note.token = "aborted_client", None
+            self._write_down(request, path, accepted, note, None, began_mono)
+            raise
         except Exception as fault:  # noqa: BLE001  # the top of a request
             log_fault("answering a request for a token", fault)
             failure = ProxyError(
@@ -255,13 +259,14 @@ class Handout:
         path: str,
         accepted: AcceptedConnection,
         note: _Note,
-        answer: Response,
+        answer: Response | None,
         began_mono: float,
     ) -> None:
         offer = note.offer
         route = "" if offer is None else offer.route
-        key = (note.endpoint, route or _NO_ROUTE, answer.status)
-        self._counts[key] = self._counts.get(key, 0) + 1
+        if answer is not None:
+            key = (note.endpoint, route or _NO_ROUTE, answer.status)
+            self._counts[key] = self._counts.get(key, 0) + 1
         client = accepted.address
         if accepted.user is not None:
             client += f":{accepted.user}"
@@ -276,9 +281,9 @@ class Handout:
                 method=request.head.method,
                 authority=note.authority,
                 target=target.encode("utf-8", "replace")[:_TARGET_BYTES],
-                status=answer.status,
+                status=0 if answer is None else answer.status,
                 received_bytes=0,
-                sent_bytes=0 if request.method == "HEAD" else len(answer.content),
+                sent_bytes=0 if answer is None or request.method == "HEAD" else len(answer.content),
                 duration_s=now - began_mono,
                 upstream_s=None,
                 route=route,

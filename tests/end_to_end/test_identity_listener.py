@@ -10,6 +10,7 @@ import secrets
 import select
 import socket
 import ssl
+import struct
 import time
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
@@ -420,6 +421,25 @@ async def test_a_refused_credential_is_502_and_an_outage_503_and_neither_has_a_t
     assert (refused.status, refused.problem["code"]) == (502, "AADSTS700016")
     assert int(refused.fields("Retry-After")[0]) >= 1
     assert refused.fields("Authorization") == []
+
+
+@pytest.mark.asyncio
+async def test_a_gateway_that_leaves_while_it_waits_has_a_line_and_no_answer(
+    sandbox: Sandbox, own_place: Place, start_proxy: StartProxy
+) -> None:
+    sandbox.faults.token_endpoint = TokenEndpointFault(TokenFault.SERVER_ERROR_JSON)
+    settings = handing_out(own_place, credential={"lazy": True}, timeouts={"token_s": 60, "drain_s": 5})
+    proxy = await asyncio.to_thread(start_proxy, settings)
+    host, port = proxy.address("identity").rsplit(":", 1)
+    with closing(socket.create_connection((host, int(port)), PATIENCE_S)) as connection:
+        connection.sendall(
+            f"GET /authorize?host={own_place.api_authority} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+        )
+        await asyncio.to_thread(proxy.wait_for_line, "AADSTS90033")  # the request has arrived, and waits
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    line = await asyncio.to_thread(proxy.wait_for_exchange, mode="identity", outcome="aborted_client")
+    assert (line["status"], line["path"], line["token_age_s"]) == (None, "/authorize", None)
+    assert b'status="0"' not in await asyncio.to_thread(proxy.ask_admin, "/metrics")
 
 
 @pytest.mark.asyncio

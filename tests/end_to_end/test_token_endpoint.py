@@ -208,6 +208,7 @@ def test_each_guard_refuses_in_the_protocols_own_form(
     assert answer.status == status, answer.content
     assert answer.fields("Proxy-Status")
     assert not answer.fields("Authorization")
+    assert answer.fields("Allow") == (["GET"] if status == 405 else [])
     if method != "HEAD":
         found = json.loads(answer.content)
         assert (found["statusCode"], found["error"]) == (status, code)

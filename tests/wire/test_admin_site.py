@@ -16,6 +16,7 @@ import pytest
 
 from proxy.identity.sources import IdentityStatistics
 from proxy.operations.admin import AdminSite
+from proxy.operations.extras import Quit
 from proxy.operations.metrics import MetricsCollector
 from proxy.operations.snapshot import WorkerSnapshot
 
@@ -148,6 +149,13 @@ async def test_it_only_reads(method: str) -> None:
             assert answer.status == 405
             assert answer.fields["allow"] == "GET, HEAD"
             assert answer.json()["title"] == "Method Not Allowed"
+
+
+@pytest.mark.asyncio
+async def test_what_is_posted_to_says_so() -> None:
+    async with site(extras=[Quit(lambda: None)]) as address:
+        answer = await get(address, "/quit")
+        assert (answer.status, answer.fields["allow"]) == (405, "POST")
 
 
 @pytest.mark.asyncio

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
+import socket
 import ssl
+import struct
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +16,7 @@ import pytest
 import trustme
 
 from proxy.config.settings import LimitSettings
-from proxy.http_server import HttpServer, Request, Response
+from proxy.http_server import Connection, HttpServer, Request, Response
 from tests.wire.conftest import LOOPS
 from tests.wire.corpus_refused import REFUSED_HEADS, Refused
 
@@ -50,6 +53,7 @@ class Server(HttpServer):
         asked: the requests so far, as method and path.
         is_ready: what /wait waits for.
         is_waiting: whether somebody does.
+        is_given_up: whether /long, which waits likewise, was.
         pulled: how many blocks /flood has been asked for.
         streams: how many streams there are.
         has_streamed: whether one has ended.
@@ -61,6 +65,7 @@ class Server(HttpServer):
         self.asked: list[str] = []
         self.is_ready = asyncio.Event()
         self.is_waiting = asyncio.Event()
+        self.is_given_up = asyncio.Event()
         self.pulled = 0
         self.streams = 0
         self.has_streamed = asyncio.Event()
@@ -71,6 +76,13 @@ class Server(HttpServer):
         if request.path == "/wait":
             self.is_waiting.set()
             await self.is_ready.wait()
+        if request.path == "/long":
+            try:
+                self.is_waiting.set()
+                await self.is_ready.wait()
+            except asyncio.CancelledError:
+                self.is_given_up.set()
+                raise
         if request.path == "/flood":
             return Response(200, stream=self._flood())
         if request.path == "/events":
@@ -304,6 +316,50 @@ def test_whoever_ends_sending_still_gets_its_answer(run: Run) -> None:
             assert await client.rest() == b""
 
     run(play)
+
+
+def test_whoever_cuts_the_connection_is_waited_for_no_longer(run: Run) -> None:
+    """Or whoever connects, asks and leaves would be bounded by no limit on connections."""
+
+    async def play() -> None:
+        server = Server()
+        async with serving(server) as address, connected(address) as client:
+            client.send(GET % b"/long")
+            await server.is_waiting.wait()
+            linger_not = struct.pack("ii", 1, 0)
+            client.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_not)
+            client.writer.transport.abort()
+            await server.is_given_up.wait()
+            assert not server.connections
+
+    run(play)
+
+
+class Reset(asyncio.Transport):
+    """Of a connection that the client has reset a moment ago, which nobody has been told yet."""
+
+    def is_closing(self) -> bool:
+        return False
+
+    def get_write_buffer_size(self) -> int:
+        return 0
+
+    def write(self, data: object) -> None:
+        pass
+
+    def resume_reading(self) -> None:
+        pass
+
+    def write_eof(self) -> None:
+        raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+
+@pytest.mark.asyncio
+async def test_a_reset_behind_the_last_answer_is_no_fault() -> None:
+    connection = Connection(Server())
+    connection.connection_made(Reset())
+    connection.data_received(b"no request\r\n\r\n")
+    connection.connection_lost(ConnectionResetError())
 
 
 @pytest.mark.parametrize(
