@@ -32,6 +32,9 @@ DEBIAN_PACKAGES: Final = {
     "wrk": "wrk",
     "taskset": "util-linux",
     "valgrind": "valgrind",
+    "h2load": "nghttp2-client",
+    "nghttpd": "nghttp2-server",
+    "nghttpx": "nghttp2-proxy",
     "redis-server": "redis-server",
 }
 # Daemons live where an ordinary user's PATH does not lead.
