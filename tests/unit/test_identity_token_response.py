@@ -9,15 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import CredentialRejected, IdentityError, IdentityPlatformUnavailable
+from proxy.identity.aadsts import explain
 from proxy.identity.token_response import (
     Answer,
     ClientThrottled,
     EndpointOverloaded,
     ProofRejected,
+    Refusal,
     TokenResponse,
     parse_answer,
     parse_date,
     parse_retry_after,
+    read_refusal,
     sanitise,
 )
 
@@ -49,6 +52,8 @@ def _parse(answer: Answer) -> TokenResponse:
         pytest.param({"expires_in": 3599.5}, 3599.5, (), id="fraction"),
         pytest.param({"token_type": "bearer"}, 3599, (), id="lower_case_type"),
         pytest.param({"token_type": "BEARER"}, 3599, (), id="upper_case_type"),
+        pytest.param({"expires_in": 0.5}, 0.5, (), id="half_a_second"),
+        pytest.param({"expires_in": 100_800}, 100_800, (), id="the_longest"),
         pytest.param({"expires_in": 100_801}, 100_800, ("expires_in_clamped",), id="over_the_longest"),
         pytest.param({"expires_in": 10**400}, 100_800, ("expires_in_clamped",), id="enormous"),
         pytest.param({"expires_in": None}, 300, ("expires_in_missing",), id="missing"),
@@ -68,7 +73,7 @@ def test_a_usable_answer_gives_a_token(changes: dict[str, object], life_s: float
 
 @pytest.mark.parametrize(
     ("refresh_in", "expected"),
-    [(1800, 1800), ("1800", 1800), (0, None), (-5, None), ("x", None), (True, None), (None, None)],
+    [(1800, 1800), ("1800", 1800), (0.5, 0.5), (0, None), (-5, None), ("x", None), (True, None), (None, None)],
 )
 def test_refresh_in_is_taken_where_it_is_a_positive_number(refresh_in: object, expected: float | None) -> None:
     assert _parse(_answer({**GOOD, "refresh_in": refresh_in})).refresh_in_s == expected
@@ -361,3 +366,44 @@ def test_any_answer_gives_a_token_that_can_be_sent_or_an_identity_error(
     else:
         assert 0 < outcome.expires_in_s <= 100_800
         assert all(0x21 <= byte <= 0x7E for byte in outcome.access_token.encode())
+
+
+def test_the_longest_token_that_is_taken() -> None:
+    assert _parse(_answer({**GOOD, "access_token": "a" * 65_536})).access_token == "a" * 65_536
+    with pytest.raises(IdentityPlatformUnavailable):
+        _parse(_answer({**GOOD, "access_token": "a" * 65_537}))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        pytest.param(
+            {"error": "invalid_client", "error_description": "AADSTS700016: Application was not found."},
+            700016,
+            id="description",
+        ),
+        pytest.param({"error_codes": [700016], "error_description": "no code in it"}, 700016, id="error_codes"),
+        pytest.param(b"<p>AADSTS700016: Application</p>", 700016, id="no_json"),
+        pytest.param({"message": "AADSTS700016: passed on in another member"}, 700016, id="another_member"),
+        pytest.param([1], None, id="a_list"),
+        pytest.param(b"", None, id="nothing"),
+        pytest.param({"error_description": 5}, None, id="a_number"),
+        pytest.param(b"\xff AADSTS700016: \xff", 700016, id="not_utf8"),
+        pytest.param(b" " * 65_536 + b"AADSTS700016: ", None, id="too_far_behind"),
+    ],
+)
+def test_a_refusal_that_another_service_passes_on_is_read(content: object, expected: int | None) -> None:
+    refusal = read_refusal(_answer(content, 400))
+    assert refusal.code == expected
+    if expected is None:
+        assert refusal.explanation == ""
+    else:
+        known = explain(700016, "")
+        assert known is not None
+        assert refusal.explanation == f"{known.name}: {known.cause} {known.fix}"
+
+
+def test_a_refusal_without_an_explanation_has_its_code_alone_and_a_passing_one_nothing() -> None:
+    assert read_refusal(_answer({"error_codes": [999_999]}, 400)) == Refusal(999_999, "")
+    passing = next(code for code in (90033, 50196, 90024, 90025) if (known := explain(code, "")) and known.passing)
+    assert read_refusal(_answer({"error_codes": [passing]}, 400)) == Refusal(None, "")
