@@ -614,6 +614,19 @@ def _build_route(route: RouteSettings, tokens: Sources) -> Route:
     )
 
 
+def check_files(settings: Settings) -> None:
+    """Read the files that a relay of these settings reads, on behalf of one in another process.
+
+    Raises:
+        ConfigurationError: one of them cannot be used.
+    """
+    for route in settings.routes:
+        create_route_context(route)
+    build_dialer(settings)
+    for listener in relayed(settings):
+        build_listener_policy(listener)
+
+
 def build_permit(settings: Settings) -> Permit:
     """Return what judges the addresses of hosts that no route names."""
     allowed = [ip_network(text) for text in settings.destinations.allow]

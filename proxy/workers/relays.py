@@ -18,7 +18,7 @@ from proxy.operations.snapshot import WorkerSnapshot
 from proxy.relay.accepted_connection import AcceptedConnections
 from proxy.relay.listening import cannot_listen
 from proxy.relay.passwords import PasswordChecker
-from proxy.relay_server import build_admission, relayed
+from proxy.relay_server import build_admission, check_files, relayed
 from proxy.relays import Change
 from proxy.workers.control import Control
 
@@ -102,6 +102,8 @@ class RelayProcesses:
     async def prepare(self, settings: Settings, tokens: TokenSources) -> Change:
         """See `Relays`."""
         admission = build_admission(settings, self._passwords)
+        # Or all relay processes end of what this one should have refused.
+        await asyncio.to_thread(check_files, settings)
 
         def use(bound: Settings, ca: Authority) -> None:
             before, self._settings, self.admission = self._settings, settings, admission

@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.end_to_end.programs import PATIENCE_S, Place, configuration
+from tests.end_to_end.programs import PATIENCE_S, Place, configuration, write_configuration
 from tests.end_to_end.test_start_and_stop import Call
 
 if TYPE_CHECKING:
@@ -239,6 +239,22 @@ def test_signals_to_the_whole_group_are_for_the_control_process(
     assert several.wait() == 0
     assert not [line for line in several.lines if "takes its place" in line]
     assert not [pid for pid in group if Path(f"/proc/{pid}").exists()]
+
+
+def test_a_reload_with_a_file_that_no_relay_process_could_use_changes_nothing(
+    several: ProxyProgram, place: Place, curl: Curl
+) -> None:
+    before = relay_processes(several)
+    broken = several.config_file.parent / "broken.pem"
+    broken.write_text("no certificate")
+    write_configuration(
+        configuration(place, route={"ca_file": str(broken)}) | {"workers": 2}, several.config_file.parent
+    )
+    several.signal(signal.SIGHUP)
+    several.wait_for_line("the new configuration is not used")
+    several.wait_for_line(f"{broken} cannot be used as ca_file")
+    assert curl("--proxy", several.forward, f"http://{place.api_authority}/orders").status == 200
+    assert relay_processes(several) == before
 
 
 def test_relay_processes_share_most_of_their_memory(several: ProxyProgram, place: Place, curl: Curl) -> None:
