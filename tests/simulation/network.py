@@ -59,6 +59,7 @@ class Endpoint(asyncio.Transport):
         peer: the other end.
         is_dead: the program has let go of it, or it was reset.
         most_buffered: the most that waited in it for the kernel.
+        allowance: how much more than usual may.
         taken: how much its program has read.
         written: how much it has written.
     """
@@ -69,6 +70,7 @@ class Endpoint(asyncio.Transport):
         self.socket = SimulatedSocket(self, name, peer_name)
         self.is_dead = False
         self.most_buffered = 0
+        self.allowance = 0
         self.taken = 0
         self.high, self.low = 65_536, 16_384
         self.peer: Endpoint
@@ -78,7 +80,7 @@ class Endpoint(asyncio.Transport):
         self._latency_s = chance.choice((0.0002, 0.002, 0.02, 0.08))
         self._segment = chance.choice((1_460, 1_460, 9_000, 200, 17))
         self._segments = 0
-        self._window = chance.choice((65_536, 16_384, 4_096))
+        self._window = max(network.least_window, chance.choice((65_536, 16_384, 4_096)))
         self._protocol: Any = None
         self._out = bytearray()
         self._in: deque[bytes] = deque()
@@ -134,6 +136,11 @@ class Endpoint(asyncio.Transport):
 
     def can_write_eof(self) -> bool:
         return True
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._wants_fin or self._is_closing
 
     def write_eof(self) -> None:
         if not self._wants_fin and not self._is_closing:
@@ -310,6 +317,7 @@ class Network:
     Attributes:
         servers: what accepts connections.
         endpoints: those of the proxy.
+        least_window: how much may be on its way at least; where streams share a connection, a small one makes for long waits.
         grid_s: all arrives at multiples of this; 0: whenever.
     """
 
@@ -320,6 +328,7 @@ class Network:
         self.servers: dict[Address, Server] = {}
         self.endpoints: list[Endpoint] = []
         self.grid_s = 0.0
+        self.least_window = 0
         self._connections = 0
 
     def listen(self, factory: Callable[[], Any], host: str, port: int) -> Server:

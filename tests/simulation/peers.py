@@ -41,7 +41,9 @@ class Upstream(asyncio.Protocol):
             self._endpoint.close()
             return
         count = self._world.open_upstreams[self._host] = self._world.open_upstreams.get(self._host, 0) + 1
-        if count > 7 + 6:  # those of an earlier configuration end with their exchange
+        if count > (1 + ("h2" in self._world.versions[self._host])) * (
+            7 + 6
+        ):  # those of an earlier configuration end with their exchange
             self._world.fail(f"{count} connections to {self._host} are open")
 
     def data_received(self, data: bytes) -> None:
@@ -149,7 +151,7 @@ class Upstream(asyncio.Protocol):
             world.fail(f"request {number} is sent with a token that ended {sent_at - token.ends_at:.2f} s before")
         elif token.audience != f"api://{self._host}/.default":
             world.fail(f"request {number} is sent with a token for {token.audience}")
-        elif value in world.refused.get(number, ()):
+        elif world.has_read_refusal(number, value):
             world.fail(f"request {number} is sent again with the token that was refused")
         earlier.append(value)
 
@@ -193,7 +195,7 @@ class Upstream(asyncio.Protocol):
             return
         if refuses:
             status, extra = 401, b'WWW-Authenticate: Bearer error="invalid_token"\r\n'
-            world.refused.setdefault(number, set()).add(world.arrivals[number][-1])
+            world.refused.setdefault(number, {})[world.arrivals[number][-1]] = (self._endpoint, self._endpoint.written)
         framing = "none" if status == 204 or plan.method == "HEAD" else plan.framing
         size = 0 if framing == "none" else plan.response_size
         body = content_of(b"r", number, size)
@@ -477,6 +479,7 @@ class Caller(asyncio.Protocol):
             wire = wire[: int(len(wire) * request.at * 2)]
             self._is_mute = True
         assert self._line is not None
+        self._world.carried[number] = self._endpoint.peer
         self._line.send(wire)
         loop = self._world.loop
         if request.is_upgrade:
@@ -658,7 +661,11 @@ class Caller(asyncio.Protocol):
                 f"the response to {request.number} looks whole with {message.status} and {len(message.content)} bytes; "
                 f"sent were {world.sent.get(request.number)}"
             )
-        if message.value(b"connection") == b"close" or message.length == -2:
+        self._continue(request, ends=message.value(b"connection") == b"close" or message.length == -2)
+
+    def _continue(self, request: Request, *, ends: bool) -> None:
+        """Go on behind a response."""
+        if ends:
             self._ends_with_response = True
             if self._line is not None:
                 self._line.close()

@@ -18,6 +18,7 @@ import pytest
 
 import proxy.relay.client
 import proxy.relay.exchange
+import proxy.relay.http2.upstream
 import proxy.relay_server
 from proxy.dialing.resolver import Resolver
 from proxy.identity.cache import TokenCache
@@ -27,6 +28,8 @@ from proxy.relay.accepted_connection import AcceptedConnection
 from proxy.relay.client import ClientConnection
 from proxy.relay.destinations import Destination, Destinations
 from proxy.relay.exchange import Exchange
+from proxy.relay.http2.client import ClientStream
+from proxy.relay.http2.upstream import Http2UpstreamConnection, UpstreamStream
 from proxy.relay.known_client import KnownClient
 from proxy.relay.message import HOP_BY_HOP
 from proxy.relay.pool import UpstreamPool
@@ -166,6 +169,32 @@ def _lose_early(relay: Any, client: Any, upstream: Any, on_end: Any) -> None:
     join(relay, client, upstream, on_end)
 
 
+def _take_any_reset_for_unprocessed(
+    self: Any, code: int, reason: str, take: Callable[..., None] = UpstreamStream.on_reset
+) -> None:
+    self._stream.is_unprocessed = True
+    take(self, code, reason)
+
+
+def _cut_by_the_end(self: Any) -> None:
+    self.end(b"", b"")
+    self.finish(request_complete=False)
+
+
+def _give_to_the_first(self: Any, _stream: Any, content: bytes, ends: bool) -> None:
+    user = next(iter(self.core.streams.values())).user
+    if user is not None:
+        user.on_content(content, ends)
+
+
+def _encode_once(lines: bytes, encode: Callable[[bytes], bytes] = proxy.relay.http2.upstream._encode_lines) -> bytes:
+    encoded = _ENCODED.setdefault(lines.partition(b"token-")[0], encode(lines))
+    return encoded if b"token-" in lines else encode(lines)
+
+
+_ENCODED: Final[dict[bytes, bytes]] = {}
+
+
 FAULTS: Final = (
     Fault(
         "A token that ends while a connection is opened is sent", "this project",
@@ -278,5 +307,25 @@ FAULTS: Final = (
     Fault(
         "A name without a route may lead to any address", "DNS rebinding",
         proxy.relay_server, "check_destination", _nothing, "gets what is no TLS",
+    ),
+    Fault(
+        "Any stream that is reset counts as not processed", "RFC 9113 §8.7, repeated POSTs",
+        UpstreamStream, "on_reset", _take_any_reset_for_unprocessed, "(POST) came to an upstream",
+    ),
+    Fault(
+        "A response that was cut ends its stream properly", "RFC 9113 §8.1, truncation",
+        ClientStream, "cut", _cut_by_the_end, "looks whole",
+    ),
+    Fault(
+        "Content goes to the connection's oldest stream", "responses crossed between streams",
+        Http2UpstreamConnection, "on_content", _give_to_the_first, "forbids",
+    ),
+    Fault(
+        "A request over HTTP/2 is counted for ever", "Rapid Reset, and its mends that lost count",
+        ClientStream, "_leave", _nothing, "requests over HTTP/2 are left",
+    ),
+    Fault(
+        "The encoded token of one request is used for all", "caches of encoded fields",
+        proxy.relay.http2.upstream, "_encode_lines", _encode_once, "is sent with",
     ),
 )  # fmt: skip

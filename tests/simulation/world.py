@@ -26,19 +26,21 @@ from proxy.identity.sources import TokenSources
 from proxy.identity.token_endpoint import TokenEndpoint
 from proxy.identity.token_response import Answer
 from proxy.relay_server import RelayServer
+from tests.simulation.http2 import Http2Caller, Http2Upstream
 from tests.simulation.loop import VirtualLoop, virtual_time
 from tests.simulation.names import SILENCE_S, Names
 from tests.simulation.network import Network
-from tests.simulation.peers import Blind, Caller, Upstream
+from tests.simulation.peers import Blind, Caller
 from tests.simulation.tls import Context
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from proxy.relay.record import ExchangeRecord
+    from tests.simulation.network import Endpoint
     from tests.simulation.streams import End
 
-HOSTS: Final = ("one.example", "two.example")
+HOSTS: Final = ("one.example", "two.example", "three.example")
 ADDRESSES: Final = {host: f"10.0.0.{index}" for index, host in enumerate(HOSTS, 1)}
 # Where all hosts are that no route names; each tunnel goes to one of its own.
 BLIND: Final = "10.0.1.1"
@@ -66,7 +68,7 @@ CLIENT_FAULTS: Final = ("leaves", "resets", "half_closes", "reads_late", "stops_
 _FAR_FAULTS: Final = ("reset", "cut", "vanishes", "silent", "deaf", "deaf", "closes", "late")
 _NEAR_FAULTS: Final = ("leaves", "resets", "vanishes", "stops_reading", "stops_reading", "reads_late", "stops_sending")
 # What may come on top of a full buffer: what was read at once, with the frames around it.
-_READ: Final = 40_000
+_READ: Final = 65_536
 _TARGET: Final = re.compile(rb"/(\d+)/\Z")
 _TUNNEL: Final = re.compile(r"t(\d+)\.blind")
 TLS_FAULTS: Final = ("distrusts", "leaves", "mute", "garbage")
@@ -181,8 +183,12 @@ def draw_story(seed: str, exchanges: int) -> Story:
         requests = tuple(_draw_request(chance, number + index + 1, mode, faults) for index in range(count))
         number += count
         has_tls = mode == "tunnel" and chance.random() < 0.8
+        speaks_2 = mode != "blind" and (mode != "tunnel" or has_tls) and chance.random() < (0.5 if has_tls else 0.2)
         if mode == "tunnel":
-            requests = tuple(replace(each, host=requests[0].host) for each in requests)
+            host = HOSTS[0] if any(each.is_upgrade for each in requests) else requests[0].host
+            requests = tuple(replace(each, host=host) for each in requests)
+        if speaks_2:
+            requests = tuple(_over_http2(each, chance, faults) for each in requests)
         visits.append(
             Visit(
                 len(visits) + 1,
@@ -190,6 +196,7 @@ def draw_story(seed: str, exchanges: int) -> Story:
                 mode,
                 mode != "blind" and chance.random() < 0.15,
                 requests,
+                version="2" if speaks_2 else "1.1",
                 has_tls=has_tls,
                 tls_fault=chance.choice(TLS_FAULTS) if has_tls and chance.random() < faults / 3 else "",
             )
@@ -251,7 +258,16 @@ def _draw_request(chance: Random, number: int, mode: str, faults: float) -> Requ
     )
     if mode == "blind":
         return replace(request, method="CONNECT", host=f"t{number}.blind.example")
-    return replace(request, method="GET", is_upgrade=True)
+    return replace(request, method="GET", host=HOSTS[0], is_upgrade=True)
+
+
+def _over_http2(request: Request, chance: Random, faults: float) -> Request:
+    """Return a request as a client of HTTP/2 may send it: it knows no 101."""
+    if request.is_upgrade:
+        request = replace(request, size=0, is_upgrade=False, framing="sized", upstream_fault="")
+    if faults and chance.random() < 0.01:
+        return replace(request, client_fault="floods")
+    return replace(request, expects=False)
 
 
 @dataclass
@@ -349,7 +365,9 @@ class World:
         broken: the promises that were not kept.
         arrivals: for each request by number, the tokens it came to an upstream with.
         sent: for each request by number, the responses that an upstream sent: status, length of the content, whether whole.
-        refused: for each request by number, the tokens that an upstream has refused.
+        refused: for each request by number, the tokens that an upstream has refused, where, and in front of which byte it had.
+        unprocessed: for each request by number, how often an upstream has said that it did nothing with it.
+        carried: for each request by number, the proxy's end of the client's connection that it came on last.
         mixed: requests that were under way when their upstream sent what nobody had asked for.
         ends: those of tunnels, by the number and whether it is the client's.
         versions: of HTTP, that each upstream has.
@@ -363,10 +381,12 @@ class World:
     arrivals: dict[int, list[str]] = field(default_factory=dict)
     sent: dict[int, list[tuple[int, int, bool]]] = field(default_factory=dict)
     records: dict[int, list[ExchangeRecord]] = field(default_factory=dict)
-    refused: dict[int, set[str]] = field(default_factory=dict)
+    refused: dict[int, dict[str, tuple[Endpoint, int]]] = field(default_factory=dict)
     mixed: set[int] = field(default_factory=set)
     suspects: dict[int, str] = field(default_factory=dict)
     open_upstreams: dict[str, int] = field(default_factory=dict)
+    carried: dict[int, Endpoint] = field(default_factory=dict)
+    unprocessed: dict[int, int] = field(default_factory=dict)
     ends: dict[int, dict[bool, End]] = field(default_factory=dict)
     contexts: dict[str, Context] = field(default_factory=dict)
 
@@ -374,8 +394,14 @@ class World:
         self.loop = VirtualLoop()
         self.network = self.loop.network = Network(self.loop, self.draw, self.note)
         self.network.grid_s = self.story.grid_s
+        self.network.least_window = 65_536 if self.story.is_calm else 0
         self.requests = {each.number: each for visit in self.story.visits for each in visit.requests}
-        self.versions: dict[str, tuple[str, ...]] = dict.fromkeys(HOSTS, ("http/1.1",))
+        chance = self.draw("versions")
+        self.versions = {
+            HOSTS[0]: ("http/1.1",),
+            HOSTS[1]: chance.choice((("http/1.1",), ("http/1.1",), ("h2",))),
+            HOSTS[2]: chance.choice((("h2", "http/1.1"), ("h2",), ("http/1.1",))),
+        }
         self._dialled = 0
         self._has_ended = False
         self._fetched = 0
@@ -399,6 +425,11 @@ class World:
         """Return whether the proxy may by now have ended a tunnel into which something was sent last at that time."""
         idle_s = TIMEOUTS["tunnel_idle_s"] - 5  # what was sent has been under way
         return self.loop.now - moved_at > idle_s
+
+    def has_read_refusal(self, number: int, token: str) -> bool:
+        """Return whether the proxy has been told that a token was refused for a request."""
+        endpoint, written = self.refused.get(number, {}).get(token, (None, 0))
+        return endpoint is not None and endpoint.peer.taken >= written
 
     @property
     def is_draining(self) -> bool:
@@ -466,7 +497,8 @@ class World:
         for host in HOSTS:
             self.sources.source_for("app", Target(scope=scope_of(host))).keep_fresh()
         for visit in self.story.visits:
-            self.loop.call_later(visit.begins_s, Caller(self, visit).begin)
+            caller = (Http2Caller if visit.version == "2" else Caller)(self, visit)
+            self.loop.call_later(visit.begins_s, caller.begin)
         for event in self.story.events:
             self.loop.call_later(event.at_s, self._happen, event)
         try:
@@ -503,6 +535,7 @@ class World:
                         "hosts": [host],
                         "credential": "app",
                         "scope": scope_of(host),
+                        "http2": "preferred" if host == HOSTS[2] else "needed",
                     }
                     for host in hosts
                 ],
@@ -574,7 +607,7 @@ class World:
             await asyncio.sleep(3_600)
         near, far = self.network.join(("10.9.9.9", 40_000 + self._dialled), address)
         self.network.endpoints.append(near)
-        far.set_protocol(Blind(self, far) if host == "blind" else Upstream(self, host, far, fault))
+        far.set_protocol(Blind(self, far) if host == "blind" else Http2Upstream(self, host, far, fault))
         far.begin()  # nothing is waited for behind this, so no cancellation can lose the connection
         return near.socket
 
@@ -600,7 +633,8 @@ class World:
         if relay.admission is not None and relay.admission.exchanges:
             self.fail(f"{relay.admission.exchanges} exchanges are counted, and none is under way")
         if relay.upstreams and not self.story.is_calm:
-            self.fail(f"{len(relay.upstreams)} connections to upstreams are neither used nor closed")
+            kept = [_number_of(each) for each in relay.upstreams]
+            self.fail(f"{len(kept)} connections to upstreams are neither used nor closed: {kept}")
 
     def _check_end(self) -> None:
         """Check what holds when everything is over."""
@@ -613,6 +647,8 @@ class World:
             "arrivals": len(relay.arrivals),
             "upstreams": len(relay.upstreams),
             "idle upstreams": len(relay.idle),
+            "requests over HTTP/2": relay.streams,
+            "tunnels": len(relay.splices),
             "open connections": sum(not each.is_dead for each in self.network.endpoints),
             "look-ups of names": self.resolver.pending,
             "tasks": len(asyncio.all_tasks()) - 1,
@@ -621,11 +657,12 @@ class World:
             from proxy.policy.authority import Authority
 
             pool = relay.destinations.find(Authority(host, 443), 443).pool
-            counts[f"places in the pool of {host}"] = pool.size
+            over = pool.over_http2()
+            counts[f"places in the pool of {host}"] = pool.size + (0 if over is None else over.size)
         for what, count in counts.items():
             if count:
                 self.fail(f"{count} {what} are left at the end")
-        most = max((each.most_buffered - each.high for each in self.network.endpoints), default=0)
+        most = max((each.most_buffered - each.high - each.allowance for each in self.network.endpoints), default=0)
         if most > _READ:
             self.fail(f"{most} bytes more than the limit waited in one direction of a connection")
         for number, what in self.suspects.items():
@@ -635,6 +672,7 @@ class World:
             tokens = self.arrivals.get(number, [])
             if tokens and not self.records.get(number):
                 self.fail(f"request {number} came to an upstream and has no record")
+            tokens = tokens[self.unprocessed.get(number, 0) :]  # of those nothing was done with the request
             if len(tokens) > 3 or (request.method == "POST" and len(tokens) > 1 + (request.upstream_fault == "refuse")):
                 self.fail(f"request {number} ({request.method}) came to an upstream {len(tokens)} times")
 
