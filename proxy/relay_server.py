@@ -17,7 +17,6 @@ from proxy.dialing.building import build_dialer
 from proxy.dialing.keep_alive import keep_alive
 from proxy.dialing.resolver import Resolver
 from proxy.dialing.route_tls import create_route_context, list_client_files, read_client_certificate
-from proxy.dialing.trust import HTTP_2, HTTP_2_OR_1_1
 from proxy.errors import DestinationRefused
 from proxy.identity.credential import Target
 from proxy.identity.rotation import RotationWatch, Watched
@@ -598,7 +597,6 @@ def _build_route(route: RouteSettings, tokens: Sources) -> Route:
     fields = {
         name.encode("ascii"): value.get_secret_value().encode("latin-1") for name, value in route.set_headers.items()
     }
-    prefers_http2 = route.http2 is Http2.PREFERRED
     return Route(
         name=route.hosts[0],
         tokens=tokens.source_for(route.credential, Target(scope=route.scope, resource=route.resource)),
@@ -607,10 +605,8 @@ def _build_route(route: RouteSettings, tokens: Sources) -> Route:
         dial=parse_authority(route.dial.encode(), None) if route.dial is not None else None,
         context=create_route_context(route),
         credential=route.credential,
-        http2_context=None
-        if route.http2 is Http2.OFF
-        else functools.partial(create_route_context, route, HTTP_2_OR_1_1 if prefers_http2 else HTTP_2),
-        prefers_http2=prefers_http2,
+        http2_context=None if route.http2 is Http2.OFF else functools.partial(create_route_context, route),
+        prefers_http2=route.http2 is Http2.PREFERRED,
     )
 
 

@@ -36,8 +36,8 @@ class Route:
         dial: where to connect instead of the authority; None for the authority itself.
         context: verifies the upstream's certificate.
         credential: the name of the credential that its tokens are obtained with.
-        http2_context: reads files, and returns what is like `context` for HTTP/2; None: it is never spoken.
-        prefers_http2: whether HTTP/2 is spoken wherever the upstream can; `http2_context` then offers both versions.
+        http2_context: reads files, and returns what is like `context` and offers these protocols; None: HTTP/2 is never spoken.
+        prefers_http2: whether HTTP/2 is spoken wherever the upstream can.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Route:
     dial: Authority | None
     context: ssl.SSLContext
     credential: str = ""
-    http2_context: Callable[[], ssl.SSLContext] | None = None
+    http2_context: Callable[[tuple[str, ...]], ssl.SSLContext] | None = None
     prefers_http2: bool = False
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from proxy.dialing.handshake import NO_VERSION
 from proxy.dialing.resolver import Attempt
+from proxy.dialing.trust import HTTP_2, HTTP_2_OR_1_1
 from proxy.errors import ProxyError, UpstreamUnreachable
 from proxy.relay.pool import WITHOUT_HTTP2, UpstreamPool
 from proxy.relay.secure import SecureTransport
@@ -39,7 +40,7 @@ class NegotiatingPool(UpstreamPool):
 
     Args:
         relay, dial, server_name, context, dns_only: see `UpstreamPool`.
-        make_http2_context: reads files, and returns what is like `context`, and offers HTTP/2; where that is preferred, both.
+        make_http2_context: reads files, and returns what is like `context`, and offers HTTP/2, alone or before HTTP/1.1.
         prefers_http2: whether it is.
     """
 
@@ -49,7 +50,7 @@ class NegotiatingPool(UpstreamPool):
         dial: Authority,
         server_name: str,
         context: ssl.SSLContext,
-        make_http2_context: Callable[[], ssl.SSLContext],
+        make_http2_context: Callable[[tuple[str, ...]], ssl.SSLContext],
         *,
         prefers_http2: bool = False,
         dns_only: bool = False,
@@ -59,6 +60,7 @@ class NegotiatingPool(UpstreamPool):
         self._make_http2_context = make_http2_context
         self._prefers_http2 = prefers_http2
         self._over_http2: UpstreamPool | None = None
+        self._over_either: UpstreamPool | None = None
         self._http1_until = -inf
         self._has_http1 = prefers_http2  # nothing is to be found out behind a choice
         self.may_lack_http1 = False
@@ -66,25 +68,37 @@ class NegotiatingPool(UpstreamPool):
     @property
     def is_unused(self) -> bool:
         """See `UpstreamPool`."""
-        return self.size == 0 and (self._over_http2 is None or self._over_http2.size == 0)
+        pools = (self._over_http2, self._over_either)
+        return self.size == 0 and all(pool is None or pool.size == 0 for pool in pools)
 
     def over_http2(self) -> UpstreamPool:
-        """See `UpstreamPool`."""
-        pool = self._over_http2
-        if pool is None:
-            from proxy.relay.http2.pool import Http2Pool  # noqa: PLC0415  # see above
+        """See `UpstreamPool`. HTTP/2 alone is offered: of two, many servers choose HTTP/1.1."""
+        if self._over_http2 is None:
+            self._over_http2 = self._make_http2_pool(HTTP_2, None)
+        return self._over_http2
 
-            adopt = self._adopt if self._prefers_http2 else None
-            pool = self._over_http2 = Http2Pool(
-                self.relay,
-                self.dial,
-                self._name,
-                self._make_http2_context,
-                self._require_http1,
-                adopt,
-                dns_only=self._dns_only,
-            )
-        return pool
+    def _preferred(self) -> UpstreamPool:
+        """Return what requests use that can do with either: of connections that offer both, where HTTP/2 is preferred."""
+        if not self._prefers_http2:
+            return self.over_http2()
+        if self._over_either is None:
+            self._over_either = self._make_http2_pool(HTTP_2_OR_1_1, self._adopt)
+        return self._over_either
+
+    def _make_http2_pool(
+        self, protocols: tuple[str, ...], adopt: Callable[[asyncio.Transport], None] | None
+    ) -> UpstreamPool:
+        from proxy.relay.http2.pool import Http2Pool  # noqa: PLC0415  # see above
+
+        return Http2Pool(
+            self.relay,
+            self.dial,
+            self._name,
+            lambda: self._make_http2_context(protocols),
+            self._require_http1,
+            adopt,
+            dns_only=self._dns_only,
+        )
 
     async def acquire(self, attempt: Attempt | None = None, *, new: bool = False, http1: bool = False) -> UpstreamSide:
         """See `UpstreamPool`."""
@@ -96,7 +110,7 @@ class NegotiatingPool(UpstreamPool):
             if kept is not None:
                 return kept
         if self._prefers_http2 and self.http2 is None and self.relay.now >= self._http1_until:
-            self.http2 = self.over_http2()
+            self.http2 = self._preferred()
         if self.http2 is not None:
             try:
                 return await self._acquire_http2(attempt)
@@ -135,7 +149,7 @@ class NegotiatingPool(UpstreamPool):
 
     async def _acquire_http2(self, attempt: Attempt) -> UpstreamSide:
         try:
-            return await self.over_http2().acquire(attempt)
+            return await self._preferred().acquire(attempt)
         except UpstreamUnreachable as error:
             if error.code == WITHOUT_HTTP2:
                 self._require_http1()
@@ -195,5 +209,6 @@ class NegotiatingPool(UpstreamPool):
     def close_idle(self) -> None:
         """See `UpstreamPool`."""
         UpstreamPool.close_idle(self)
-        if self._over_http2 is not None:
-            self._over_http2.close_idle()
+        for pool in (self._over_http2, self._over_either):
+            if pool is not None:
+                pool.close_idle()

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, cast
 import trustme
 
 from proxy.config.settings import Http2, LimitSettings, TimeoutSettings
+from proxy.dialing.trust import HTTP_2, HTTP_2_OR_1_1
 from proxy.identity.access_token import AccessToken, create_access_token
 from proxy.interception.authority import issue
 from proxy.interception.contexts import ServerContexts
@@ -380,8 +381,7 @@ class Rig:
         self, port: int, *, tunnels: bool = False, fields: bytes = b"", http2: Http2 = Http2.NEEDED
     ) -> Destinations:
         """Routes `HOST` to a port on loopback; other hosts are refused, unless `tunnels`; `fields` are the route's own."""
-        prefers = http2 is Http2.PREFERRED
-        http2_context = self.trust.both_context if prefers else self.trust.http2_context
+        contexts = {HTTP_2: self.trust.http2_context, HTTP_2_OR_1_1: self.trust.both_context}
         route = Route(
             name=HOST,
             tokens=cast("TokenSource", self.tokens),
@@ -389,8 +389,8 @@ class Rig:
             field_names=frozenset(line.partition(b":")[0].lower() for line in fields.split(b"\r\n")[:-1]),
             dial=Authority("127.0.0.1", port),
             context=self.trust.relay_context,
-            http2_context=None if http2 is Http2.OFF else lambda: http2_context,
-            prefers_http2=prefers,
+            http2_context=None if http2 is Http2.OFF else lambda protocols: contexts[protocols],
+            prefers_http2=http2 is Http2.PREFERRED,
         )
         return Destinations(
             self.relay,

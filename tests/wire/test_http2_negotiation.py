@@ -15,7 +15,7 @@ import trustme
 
 from proxy.config.settings import Http2
 from tests.wire.rig import HOST, Peer, Rig, Wire, eventually
-from tests.wire.test_http2_upstreams import Connection, Upstream
+from tests.wire.test_http2_upstreams import Connection, Upstream, call, connect
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -217,6 +217,29 @@ def test_where_http_2_is_preferred_and_not_chosen_http_1_goes_on_the_same_connec
             await serve_http1(upstream)
             assert await again.read(len(OK)) == await further.read(len(OK)) == OK
             assert upstream.handshakes == 2
+
+    wire.run(work)
+
+
+def test_where_http_2_is_preferred_a_call_of_grpc_has_it_although_the_upstream_would_choose_http_1(wire: Wire) -> None:
+    """Offered both, it chooses HTTP/1.1, as many servers do; a call can do nothing with that."""
+
+    async def work(rig: Rig) -> None:
+        async with upstream_with(rig, "http/1.1 h2", Http2.PREFERRED) as upstream:
+            plain = await ask(rig)
+            await serve_http1(upstream)
+            assert await plain.read(len(OK)) == OK
+            client = await connect(rig)
+            stream_id = call(client)
+            await upstream.until(h2.events.RequestReceived)
+            await upstream.until(h2.events.StreamEnded)
+            upstream.connections[0].answer(1)
+            await client.until(h2.events.StreamEnded, stream_id)
+            await eventually(lambda: [record.status for record in rig.records] == [200, 200])
+            plain.send(GET)
+            await serve_http1(upstream)
+            assert await plain.read(len(OK)) == OK
+            client.peer.transport.abort()
 
     wire.run(work)
 
