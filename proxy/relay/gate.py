@@ -25,7 +25,7 @@ from proxy.relay.counters import NO_HTTP
 from proxy.relay.destination_rule import FixedRule, ForwardRule, check_host
 from proxy.relay.destinations import Destination, describe_refusal
 from proxy.relay.exchange import Exchange
-from proxy.relay.reauthorisation import DISMISSED
+from proxy.relay.listener_policy import DISMISSED
 from proxy.relay.recording import note_trace, refused
 from proxy.relay.tunnel import TunnelRequest
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import ssl  # noqa: TC003  # mypyc evaluates the annotations of dataclasses
 from dataclasses import dataclass
+from typing import Final
+
+DISMISSED: Final = (
+    "The listener of this connection asks for something else since the configuration changed. Connect again."
+)
 
 
 @dataclass(frozen=True, slots=True)

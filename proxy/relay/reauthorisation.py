@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from proxy.errors import ClientRefused, DestinationRefused
 from proxy.relay.destinations import describe_refusal
+from proxy.relay.listener_policy import DISMISSED
 
 if TYPE_CHECKING:
     from proxy.policy.authority import Authority
@@ -83,8 +84,3 @@ def check_sender(relay: Relay, sender: Sender, request: RequestHead, route: str)
         raise ClientRefused(DISMISSED, code="listener_changed")
     if relay.admission is not None:
         relay.admission.confirm(sender.accepted, sender.known, request.proxy_authorization).client.check_route(route)
-
-
-DISMISSED: Final = (
-    "The listener of this connection asks for something else since the configuration changed. Connect again."
-)

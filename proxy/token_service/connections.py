@@ -12,13 +12,13 @@ from proxy.errors import ClientRefused, MalformedRequest, ProxyError
 from proxy.http_server import HttpServer
 from proxy.policy.access import certificate_names
 from proxy.relay.accepted_connection import descriptor_of, peer_user
+from proxy.relay.listener_policy import DISMISSED, ListenerPolicy
 from proxy.token_service.answers import refuse_gateway
 
 if TYPE_CHECKING:
     from proxy.config.settings import LimitSettings, TimeoutSettings
     from proxy.http_server import Connection, Request, Response
     from proxy.relay.accepted_connection import AcceptedConnection, AcceptedConnections, Socket
-    from proxy.relay.listener_policy import ListenerPolicy
     from proxy.relay.secure import SecureTransport
     from proxy.token_service.handout import Handout
 
@@ -42,16 +42,16 @@ class Connections(HttpServer):
         accepted_connections: AcceptedConnections,
         policy: ListenerPolicy | None,
     ) -> None:
+        self._policy = policy or ListenerPolicy()
         super().__init__(
             "An identity listener",
             limits,
             head_s=timeouts.head_s,
             idle_s=timeouts.client_idle_s,
-            context=None if policy is None else policy.context,
+            context=self._policy.context,
         )
         self._handout = handout
         self._accepted_connections = accepted_connections
-        self._users = frozenset[int]() if policy is None else policy.users
         self._accepted: dict[Connection, AcceptedConnection] = {}
         self._refusals: dict[Connection, ProxyError] = {}
 
@@ -60,9 +60,27 @@ class Connections(HttpServer):
         accepted = self._accepted.get(request.connection)
         if accepted is None:
             raise ConnectionResetError
-        refusal = self._refusals.get(request.connection)
-        answer = await self._handout.answer(request, accepted, refusal)
+        answer = None
+        while answer is None:
+            refusal = self._refusals.get(request.connection)
+            answer = await self._handout.answer(request, accepted, refusal)
         return answer if refusal is None else replace(answer, closes=True)
+
+    def go_over(
+        self, handout: Handout, limits: LimitSettings, timeouts: TimeoutSettings, policy: ListenerPolicy | None
+    ) -> None:
+        """Answer by another configuration from now on, also on connections that are open, where it would still take them."""
+        if handout is self._handout:
+            return
+        self._handout.is_retired = True
+        earlier, self._policy = self._policy, policy or ListenerPolicy()
+        self._handout = handout
+        self.limits, self.head_s, self.idle_s = limits, timeouts.head_s, timeouts.client_idle_s
+        self.context = self._policy.context
+        for connection, accepted in list(self._accepted.items()):
+            if not self._policy.still_takes(earlier, accepted.user):
+                self._refusals[connection] = ClientRefused(DISMISSED, code="listener_changed")
+                connection.end()
 
     def refuse(self, error: ProxyError) -> Response:  # noqa: ARG002  # see `HttpServer`
         """See `HttpServer`."""
@@ -99,7 +117,7 @@ class Connections(HttpServer):
 
     def _check_user(self, accepted: AcceptedConnection, connected: Socket | None) -> None:
         user = accepted.user = peer_user(connected) if connected is not None else None
-        if self._users and user not in self._users:
+        if self._policy.users and user not in self._policy.users:
             raise ClientRefused(
                 f"The user {'unknown' if user is None else user} is not among the listener's `users`.",
                 code="user_not_allowed",

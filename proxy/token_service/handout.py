@@ -77,6 +77,10 @@ class _Note:
     code: str = ""
 
 
+class _Retired(Exception):  # noqa: N818  # not a fault
+    """This configuration has nothing to say any more."""
+
+
 class Handout:
     """What one listener hands out under one configuration.
 
@@ -92,6 +96,7 @@ class Handout:
 
     Attributes:
         is_retired: another configuration has taken this one's place.
+        is_closed: its listener has gone.
     """
 
     def __init__(
@@ -113,7 +118,7 @@ class Handout:
         self._timeouts = timeouts
         self._observe = observe
         self._counts = counts
-        self.is_retired = False
+        self.is_retired = self.is_closed = False
         self._default_port = _HTTP_PORT if listener.tls is None else HTTPS_PORT
         configured = parse_listen_address(listener.address)
         self._own_names = frozenset(parse_authority(name.encode(), _HTTP_PORT).host for name in listener.server_names)
@@ -125,8 +130,10 @@ class Handout:
         literals = {configured.host, address[0]} if configured.path is None else {"localhost"}
         self._own_hosts = frozenset(Authority(host, port) for host in {*literals, *self._own_names})
 
-    async def answer(self, request: Request, accepted: AcceptedConnection, refusal: ProxyError | None) -> Response:
-        """Return the answer to a request, and leave its record.
+    async def answer(
+        self, request: Request, accepted: AcceptedConnection, refusal: ProxyError | None
+    ) -> Response | None:
+        """Return the answer to a request, and leave its record; None where meanwhile another configuration has come to answer it.
 
         Args:
             request: its head; content is not read.
@@ -141,7 +148,11 @@ class Handout:
             if refusal is not None:
                 raise refusal
             answer = await self._decide(request, path, accepted, note)
+        except _Retired:
+            return None
         except ProxyError as error:
+            if self.is_retired:
+                return None
             note.outcome, note.code, note.token = error.proxy_status, error.code, None
             answer = form(error)
         except asyncio.CancelledError:
@@ -219,7 +230,8 @@ class Handout:
             IdentityError: there is none.
             ClientRefused: this client may not have it.
             TooManyRequests: it asks too often.
-            Overloaded: the configuration has changed meanwhile, so this one has nothing to say any more.
+            Overloaded: the listener has gone meanwhile.
+            _Retired: another configuration is to say what may be handed out.
         """
         note.offer = offer
         now = time.monotonic()
@@ -231,8 +243,12 @@ class Handout:
             if known is not None:
                 known.leave()
         if self.is_retired:
+            raise _Retired
+        if self.is_closed:
             raise Overloaded(
-                "The configuration has changed meanwhile. Send the request again.", retry_after_s=1, code="reloaded"
+                "This listener has closed meanwhile. Send the request again, to one that is open.",
+                retry_after_s=1,
+                code="reloaded",
             )
         if time.monotonic() >= token.usable_until_mono:
             raise IdentityPlatformUnavailable(

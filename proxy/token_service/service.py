@@ -149,7 +149,7 @@ class TokenService:
                     listener.listening = _listen(listener.settings)
                 if known is None and listener.listening is not None:
                     listener.address = _address_of(listener.listening)
-                self._prepare(plan, listener)
+                self._prepare(plan, listener, known)
                 await self._serve(listener, known)
                 if listener.settings.token_endpoint:
                     write_header(*self._header(plan.settings, listener))
@@ -176,6 +176,10 @@ class TokenService:
             self._header(plan.settings, listener)[0] for listener in plan.listeners if listener.settings.token_endpoint
         }
         for listener in plan.listeners:
+            if listener.connections is not None and listener.handout is not None:
+                listener.connections.go_over(
+                    listener.handout, plan.settings.limits, plan.settings.timeouts, listener.policy
+                )
             if listener.listening is not None and listener.listening.family != socket.AF_UNIX:
                 keep_alive(listener.listening, plan.settings.timeouts.tcp_keep_alive_s)
         for listener in before.listeners:
@@ -184,9 +188,9 @@ class TokenService:
                 listener.server.close()
             if successor is None:
                 _close(listener)
+                self._end(listener, before.settings.timeouts.drain_s)
             if listener.settings.token_endpoint and self._header(before.settings, listener)[0] not in kept:
                 self._forget_header(before.settings, listener)
-            self._end(listener, before.settings.timeouts.drain_s)
 
     def announce_end(self) -> None:
         """Has each answer from now on tell the gateway to use another connection; new ones are accepted all the same."""
@@ -211,7 +215,7 @@ class TokenService:
             if listener.connections is not None:
                 listener.connections.cut()
 
-    def _prepare(self, plan: Plan, listener: Listener) -> None:
+    def _prepare(self, plan: Plan, listener: Listener, known: Listener | None) -> None:
         handout = listener.handout = Handout(
             listener.settings,
             listener.address,
@@ -222,6 +226,9 @@ class TokenService:
             observe=self._observe,
             counts=self.counts,
         )
+        if known is not None:
+            listener.connections = known.connections  # which go on, by the new configuration once that is in use
+            return
         listener.connections = Connections(
             handout,
             limits=plan.settings.limits,
@@ -244,7 +251,7 @@ class TokenService:
         listener.server = await open_server(factory, sock=listening.dup(), backlog=_BACKLOG)
 
     def _accept(self, opened: Listener) -> asyncio.BaseProtocol:
-        """Return the protocol of a new connection: by the plan in use, TLS included, or by the one that opens the listener."""
+        """Return the protocol of a new connection, which goes by the plan in use, or by the one that opens the listener."""
         listener = self._listeners.get(opened.key, opened)
         assert listener.connections is not None  # noqa: S101  # there are some from `_prepare` on
         return listener.connections.accept()
@@ -252,7 +259,7 @@ class TokenService:
     def _end(self, listener: Listener, within_s: float) -> None:
         """Let the connections of a listener finish what they are doing, and close them."""
         if listener.handout is not None:
-            listener.handout.is_retired = True
+            listener.handout.is_closed = True
         if listener.connections is not None:
             task = asyncio.create_task(listener.connections.end(within_s), name="identity listener")
             self._ending.add(task)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import functools
 import json
 import os
 import secrets
 import select
+import signal
 import socket
 import ssl
 import struct
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -375,7 +379,7 @@ def test_a_reload_opens_closes_and_keeps_listeners(place: Place, start_proxy: St
     proxy = start_proxy(handing_out(place, workers=workers))
     address = proxy.address("identity")
     settings = handing_out(place, IDENTITY, {**IDENTITY, "server_names": ["two.example"]}, workers=workers)
-    # A kept-alive connection of before ends, and the address stays.
+    # A kept-alive connection of before goes on, by the new configuration.
     host, port = address.rsplit(":", 1)
     with closing(socket.create_connection((host, int(port)), PATIENCE_S)) as kept:
         ask = f"GET /authorize?host={place.api_authority} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
@@ -383,7 +387,8 @@ def test_a_reload_opens_closes_and_keeps_listeners(place: Place, start_proxy: St
         assert kept.recv(65_536).startswith(b"HTTP/1.1 200 ")
         write_configuration(settings, proxy.config_file.parent)
         proxy.wait_for_line("apim-auth-proxy: reloaded")
-        assert kept.recv(65_536) == b""
+        kept.sendall(ask)
+        assert kept.recv(65_536).startswith(b"HTTP/1.1 200 ")
     assert curl(f"http://{address}/authorize?host={place.api_authority}").status == 200
     second = [line for line in proxy.lines if "(identity)" in line][-1].split()[-2]
     assert second != address
@@ -393,6 +398,44 @@ def test_a_reload_opens_closes_and_keeps_listeners(place: Place, start_proxy: St
     proxy.wait_for(lambda lines: sum("apim-auth-proxy: reloaded" in line for line in lines) == 2)
     assert curl(f"http://{second}/authorize?host={place.api_authority}").status == 0
     assert curl(f"http://{address}/authorize?host={place.api_authority}").status == 200
+
+
+def test_nobody_is_turned_away_by_a_reload(place: Place, start_proxy: StartProxy) -> None:
+    """Neither on a new connection, accepted just before and read just after, nor on a kept-alive one: nginx made 500 of it."""
+    proxy = start_proxy(handing_out(place))
+    host, port = proxy.address("identity").rsplit(":", 1)
+    ask = f"GET /authorize?host={place.api_authority} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    statuses: list[bytes] = []
+    is_over = threading.Event()
+
+    def ask_again(connection: socket.socket | None) -> None:
+        while not is_over.is_set():
+            with ExitStack() as stack:
+                one = connection or stack.enter_context(socket.create_connection((host, int(port)), PATIENCE_S))
+                one.sendall(ask)
+                statuses.append(one.recv(65_536)[:12])
+
+    with (
+        closing(socket.create_connection((host, int(port)), PATIENCE_S)) as kept,
+        ThreadPoolExecutor(3) as threads,
+    ):
+        asking = [threads.submit(ask_again, connection) for connection in (kept, None, None)]
+        try:
+            for count in range(1, 9):
+                body_idle_s = {"body_idle_s": 60 + count}
+                write_configuration(handing_out(place, timeouts=body_idle_s), proxy.config_file.parent)
+                proxy.signal(signal.SIGHUP)
+                proxy.wait_for(
+                    functools.partial(
+                        lambda n, lines: sum("apim-auth-proxy: reloaded" in each for each in lines) >= n, count
+                    )
+                )
+        finally:
+            is_over.set()
+        for one in asking:
+            one.result()
+    assert len(statuses) > 8
+    assert set(statuses) == {b"HTTP/1.1 200"}
 
 
 # The life of a token, with a sandbox to be disturbed.

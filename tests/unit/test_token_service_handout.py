@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from proxy.config.settings import ListenerMode, ListenerSettings, TimeoutSettings
+from proxy.errors import IdentityPlatformUnavailable
 from proxy.http_server import Request
 from proxy.identity.access_token import create_access_token
 from proxy.relay.accepted_connection import AcceptedConnection
@@ -68,10 +69,15 @@ class Stage:
             counts={},
         )
 
-    def ask(self) -> asyncio.Task[Response]:
+    def ask(self) -> asyncio.Task[Response | None]:
         accepted = AcceptedConnection(cast("Any", None), "127.0.0.1")
         request = Request(parse_request_head(ASKED, target_bytes=100, field_count=1), cast("Any", None))
         return asyncio.create_task(self.handout.answer(request, accepted, None))
+
+    async def answer_to(self, asked: asyncio.Task[Response | None]) -> Response:
+        answer = await asked
+        assert answer is not None
+        return answer
 
     def give(self, life_s: float) -> None:
         now = time.monotonic()
@@ -86,7 +92,7 @@ async def test_a_token_that_comes_is_handed_out() -> None:
     asked = stage.ask()
     await stage.source.is_asked.wait()
     stage.give(60)
-    answer = await asked
+    answer = await stage.answer_to(asked)
     assert (answer.status, answer.fields["Authorization"]) == (200, "Bearer t")
     assert (stage.records[0].outcome, stage.records[0].credential) == ("ok", "c")
 
@@ -96,27 +102,42 @@ async def test_a_token_that_has_ended_by_the_time_it_comes_is_not_handed_out() -
     asked = stage.ask()
     await stage.source.is_asked.wait()
     stage.give(-1)
-    answer = await asked
+    answer = await stage.answer_to(asked)
     assert answer.status == 503
     assert "Authorization" not in answer.fields
     assert stage.records[0].code == "expired_on_arrival"
     assert stage.records[0].token_age_s is None
 
 
-async def test_a_configuration_that_is_gone_hands_out_nothing() -> None:
+@pytest.mark.parametrize("gives", [True, False])
+async def test_a_configuration_that_another_has_replaced_leaves_the_answer_to_that(gives: bool) -> None:
     stage = Stage()
     asked = stage.ask()
     await stage.source.is_asked.wait()
     stage.handout.is_retired = True
+    if gives:
+        stage.give(60)
+    else:
+        stage.source.token.set_exception(IdentityPlatformUnavailable("Its key is gone."))
+    assert await asked is None
+    assert stage.records == []
+
+
+async def test_a_listener_that_is_gone_hands_out_nothing() -> None:
+    stage = Stage()
+    asked = stage.ask()
+    await stage.source.is_asked.wait()
+    stage.handout.is_closed = True
     stage.give(60)
-    answer = await asked
+    answer = await stage.answer_to(asked)
     assert (answer.status, answer.fields.get("Retry-After")) == (503, "1")
     assert "Authorization" not in answer.fields
     assert stage.records[0].code == "reloaded"
 
 
 async def test_nobody_waits_for_a_token_for_ever() -> None:
-    answer = await Stage(token_s=0.01).ask()
+    stage = Stage(token_s=0.01)
+    answer = await stage.answer_to(stage.ask())
     assert (answer.status, answer.fields["Retry-After"]) == (503, "5")
 
 
@@ -124,7 +145,7 @@ async def test_nobody_waits_for_a_token_for_ever() -> None:
 async def test_a_fault_of_our_own_is_a_500_without_its_text() -> None:
     stage = Stage()
     stage.source.token.set_exception(RuntimeError("a secret"))
-    answer = await stage.ask()
+    answer = await stage.answer_to(stage.ask())
     assert answer.status == 500
     assert b"a secret" not in answer.content
     assert stage.records[0].outcome == "proxy_internal_error"

@@ -463,8 +463,9 @@ async def test_each_fault_of_the_platform_is_one_error_and_passes(
         await source.acquire()
     source.forgive()
     if throttled:
-        assert caught.value.retry_after_s == 1
-        await asyncio.sleep(1.1)
+        # As long as it was told, and a random part, so that not all who were told so come back at once.
+        assert caught.value.retry_after_s in (1, 2)
+        await asyncio.sleep(caught.value.retry_after_s + 0.1)
     token = await source.acquire()
 
     assert isinstance(caught.value, kind)

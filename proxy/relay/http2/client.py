@@ -35,8 +35,8 @@ from proxy.relay.http2.translation import (
     make_trailer_fields,
     make_trailer_lines,
 )
+from proxy.relay.listener_policy import DISMISSED
 from proxy.relay.message import RequestHead
-from proxy.relay.reauthorisation import DISMISSED
 from proxy.relay.sender import Sender
 from proxy.relay.sides import ClientSide, Pipe, UnderWay
 
