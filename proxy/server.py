@@ -232,14 +232,14 @@ class Server:
             watch = AuthorityWatch(authority_files(settings), time.monotonic())
             ca = await asyncio.to_thread(_open_ca, settings, hosts)
             undo.pop_all()
-        before, self._settings, self._hosts, self._ca = self._settings, settings, hosts, ca
+        self._settings, self._hosts, self._ca = settings, hosts, ca
         self._ca_watch, self._client_certificates = watch, client_certificates
         self._listener_certificates = listener_certificates
         retired, self.tokens = self.tokens, tokens
         self.token_service.use(handout)
         change.use(self._with_bound(settings), ca)
         closing = None
-        if before.admin != settings.admin:
+        if admin is not None or settings.admin is None:
             closing, (self._admin, self.admin_address) = self._admin, admin or (None, None)
         self._exclude_own_addresses()
         if closing is not None:
@@ -349,7 +349,10 @@ class Server:
 
     async def _open_admin(self, settings: Settings) -> tuple[AdminSite, tuple[str, int]] | None:
         """Open the admin site of a configuration, where it has one that is not open already."""
-        if settings.admin is None or (self._admin is not None and settings.admin == self._settings.admin):
+        if settings.admin is None:
+            return None
+        token = read_admin_token(settings.admin.token_file)
+        if self._admin is not None and (settings.admin, token) == (self._settings.admin, self._admin.token):
             return None
         # Some of it takes long to import, and not everybody wants the site.
         from proxy.operations.admin import AdminSite  # noqa: PLC0415
@@ -383,13 +386,13 @@ class Server:
             address.port,
             self.readiness,
             collector,
-            token=read_admin_token(settings.admin.token_file),
+            token=token,
             server_names=[parse_authority(name.encode(), HTTPS_PORT).host for name in settings.admin.server_names],
             page=page,
             extras=extras,
         )
         try:
-            bound = await site.start()
+            bound = await site.start(self._admin)
         except OSError as error:
             raise cannot_listen(text, error, site="admin") from None
         return site, bound

@@ -15,6 +15,7 @@ import asyncio
 import ipaddress
 import json
 import logging
+import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from http import HTTPStatus
@@ -111,6 +112,7 @@ class AdminSite(HttpServer):
         self._readiness = readiness
         self._started = started
         self._collector = collector
+        self.token = token
         self._admission = Admission(_is_loopback(self._host), frozenset(name.lower() for name in server_names), token)
         self._page = page
         self._posts = frozenset(path for extra in extras for path in extra.posts)
@@ -124,14 +126,23 @@ class AdminSite(HttpServer):
         for extra in extras:
             self._routes |= extra.routes()
         self._server: asyncio.Server | None = None
+        self._listening: socket.socket
 
-    async def start(self) -> tuple[str, int]:
+    async def start(self, earlier: AdminSite | None = None) -> tuple[str, int]:
         """Listen, and return the address and the port it got.
+
+        Args:
+            earlier: a site that this one is to replace; where it has the same address, they share the socket meanwhile.
 
         Raises:
             OSError: the address cannot be bound.
         """
-        self._server = await asyncio.get_running_loop().create_server(self.accept, self._host, self._port)
+        if earlier is not None and (earlier._host, earlier._port) == (self._host, self._port):
+            self._listening = earlier._listening.dup()
+        else:
+            family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+            self._listening = socket.create_server((self._host, self._port), family=family)
+        self._server = await asyncio.get_running_loop().create_server(self.accept, sock=self._listening.dup())
         if self._page is not None:
             self._page.start()
         bound: tuple[str, int] = self._server.sockets[0].getsockname()[:2]
@@ -142,6 +153,7 @@ class AdminSite(HttpServer):
         server, self._server = self._server, None
         if server is not None:
             server.close()
+            self._listening.close()
             if self._page is not None:
                 await self._page.close()
             await self.end(_SHUTDOWN_S)

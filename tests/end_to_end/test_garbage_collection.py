@@ -23,11 +23,14 @@ atexit.register(lambda: os.write(1, f"frozen: {gc.get_freeze_count()}, collectin
 """
 
 
-@pytest.mark.parametrize(("workers", "processes"), [(1, 1), (2, 3)])
+@pytest.mark.parametrize(("workers", "processes"), [(1, 1), (2, 4)])
 def test_what_was_made_before_ready_is_frozen(
     place: Place, tmp_path: Path, evidence: Path, workers: int, processes: int
 ) -> None:
-    """G5: a collection that walks through modules and settings takes tens of milliseconds."""
+    """G5: a collection that walks through modules and settings takes tens of milliseconds.
+
+    What relay processes are forked from collects nothing: it would write to pages, and so copy them.
+    """
     (tmp_path / "sitecustomize.py").write_text(_TELL, encoding="utf-8")
     with ProxyProgram(
         configuration(place) | {"workers": workers},
@@ -39,4 +42,5 @@ def test_what_was_made_before_ready_is_frozen(
         pass
     told = re.findall(r"frozen: (\d+), collecting: (\w+)", "\n".join(proxy.lines))
     assert len(told) == processes
-    assert all(int(frozen) > _MANY and collecting == "True" for frozen, collecting in told), told
+    assert all(int(frozen) > _MANY for frozen, _ in told), told
+    assert [collecting for _, collecting in told].count("False") == (workers > 1), told

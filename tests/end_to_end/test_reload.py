@@ -301,3 +301,37 @@ def test_the_admin_site_moves(place: Place, start_proxy: StartProxy) -> None:
         proxy.ask_admin("/livez")
     proxy.signal(signal.SIGTERM)
     assert proxy.wait() == 0
+
+
+def _ask_metrics(proxy: ProxyProgram, *, token: str = "", host: str = "127.0.0.1") -> int:
+    """Returns the status, always from the port that it first said."""
+    line = next(line for line in proxy.lines if "health and metrics on" in line)
+    asking = http.client.HTTPConnection("127.0.0.1", int(line.rpartition(":")[2]), timeout=PATIENCE_S)
+    try:
+        asking.request(
+            "GET", "/metrics", headers={"Host": host, **({"Authorization": f"Bearer {token}"} if token else {})}
+        )
+        return asking.getresponse().status
+    finally:
+        asking.close()
+
+
+def test_the_admin_site_changes_at_its_address(place: Place, start_proxy: StartProxy) -> None:
+    """Its own listener is not in its way."""
+    admin: dict[str, object] = {"address": "127.0.0.1:0"}
+    proxy = start_proxy(configuration(place, admin=admin))
+    assert _ask_metrics(proxy, host="proxy.example") == 421
+    rewrite(proxy, configuration(place, admin=admin | {"server_names": ["proxy.example"]}))
+    assert _ask_metrics(proxy, host="proxy.example") == 200
+
+
+def test_another_admin_token_counts_from_a_reload_on(place: Place, tmp_path: Path, start_proxy: StartProxy) -> None:
+    file, first, second = tmp_path / "token", "a" * 40, "b" * 40
+    file.write_text(first)
+    file.chmod(0o600)
+    settings = configuration(place, admin={"address": "0.0.0.0:0", "token_file": str(file)})
+    proxy = start_proxy(settings)
+    assert [_ask_metrics(proxy, token=token) for token in (first, second)] == [200, 401]
+    file.write_text(second)
+    rewrite(proxy, settings)
+    assert [_ask_metrics(proxy, token=token) for token in (first, second)] == [401, 200]

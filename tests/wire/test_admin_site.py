@@ -242,7 +242,7 @@ async def test_a_collector_that_fails_gets_a_problem_without_its_words(caplog: p
 async def test_a_taken_port_is_an_error_and_leaves_nothing_open() -> None:
     async with site() as address:
         second = AdminSite("127.0.0.1", address[1], State().readiness, collector())
-        with pytest.raises(OSError, match="address already in use"):
+        with pytest.raises(OSError, match="Address already in use"):
             await second.start()
         await second.close()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
 
@@ -420,7 +420,7 @@ def test_a_request_waits_for_an_upstream_that_allows_none_at_the_time(wire: Wire
                 connection.send(settings((frames.MAX_CONCURRENT_STREAMS, 0)) + frame(frames.PING, 0, 0, b"settings"))
                 await connection.until(lambda _: connection.find(frames.PING))
                 first, second = await ask(rig, b"/a", b"POST"), await ask(rig, b"/b", b"POST")
-                pool: Any = rig.reverse.destination.pool.over_http2()
+                pool: Any = cast("Any", rig.reverse.destination.pool)._preferred()
                 await eventually(lambda: len(pool._queue) == 2)
                 assert len(connection.paths) == 1
                 connection.send(settings((frames.MAX_CONCURRENT_STREAMS, 1)))
@@ -587,7 +587,7 @@ def test_a_connection_that_is_closed_and_never_read_is_cut(wire: Wire) -> None:
             assert ours in rig.relay.upstreams
             rig.later(31)
             await eventually(lambda: ours not in rig.relay.upstreams)
-            pool: Any = rig.reverse.destination.pool.over_http2()
+            pool: Any = cast("Any", rig.reverse.destination.pool)._preferred()
             assert pool.size == 0
 
     wire.run(work)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import h2.events
 import h2.settings
@@ -116,7 +116,7 @@ def test_a_call_that_waited_is_not_put_on_a_connection_that_closes(wire: Wire) -
                 first = client.request("POST", "/a", GRPC)
                 await upstream.until(h2.events.RequestReceived)
                 second = client.request("POST", "/b", GRPC)
-                pool: Any = rig.reverse.destination.pool.over_http2()
+                pool: Any = cast("Any", rig.reverse.destination.pool)._preferred()
                 await eventually(lambda: bool(pool._queue))
                 upstream.connections[0].answer(1)
                 upstream.connections[0].transport.close()
@@ -173,7 +173,7 @@ def test_a_name_in_dial_is_looked_up_by_dns_alone_for_calls_too(wire: Wire) -> N
             client = await connect(rig, "reverse")
             client.request("POST", "/a", GRPC)
             await upstream.until(h2.events.RequestReceived)
-            pool: Any = rig.reverse.destination.pool.over_http2()
+            pool: Any = cast("Any", rig.reverse.destination.pool)._preferred()
             assert pool._dns_only == rig.reverse.destination.pool._dns_only is True
             await asyncio.sleep(0)
 

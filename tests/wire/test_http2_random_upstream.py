@@ -6,7 +6,7 @@ import asyncio
 import random
 import struct
 from collections import Counter
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 import h2.events
 import pytest
@@ -207,7 +207,7 @@ def test_whatever_an_upstream_does_each_exchange_ends_once_with_its_own_response
 
 async def at_rest(rig: Rig) -> None:
     """Nothing is left at the upstream's side, neither open nor counted."""
-    pool: Any = rig.reverse.destination.pool.over_http2()
+    pool: Any = cast("Any", rig.reverse.destination.pool)._preferred()
     ours = [each for each in rig.relay.upstreams if isinstance(each, Http2UpstreamConnection)]
     assert all(each.is_idle and not each.core.streams for each in ours if not each.transport.is_closing())
     rig.later(rig.timeouts.upstream_idle_s + 31)
