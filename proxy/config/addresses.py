@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 from dataclasses import dataclass
 
@@ -90,9 +91,24 @@ def _parse_socket_path(path: str) -> str:
         raise ConfigurationError(
             "write unix: and the socket's absolute path, such as unix:/run/apim-auth-proxy/proxy.sock"
         )
-    if len(path.encode("utf-8", "surrogatepass")) > _SOCKET_PATH_BYTES:
+    check_encoding(path)
+    if len(os.fsencode(path)) > _SOCKET_PATH_BYTES:
         raise ConfigurationError(f"a Unix socket's path has at most {_SOCKET_PATH_BYTES} bytes; choose a shorter one")
     return path
+
+
+def check_encoding(path: str) -> None:
+    """Judge the characters of a path.
+
+    Raises:
+        ConfigurationError: the names of files have none like one of them here, where LANG=C has them in ASCII, say.
+    """
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            "the path has a character that no file's name can have in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+        ) from None
 
 
 def parse_origin(text: str) -> Authority:

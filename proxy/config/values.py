@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
 
-from proxy.config.addresses import parse_https_url, parse_listen_address, parse_origin
+from proxy.config.addresses import check_encoding, parse_https_url, parse_listen_address, parse_origin
 from proxy.config.redis_url import parse_redis_url
 from proxy.errors import ConfigurationError, MalformedRequest
 from proxy.policy.authority import HTTPS_PORT, parse_authority
@@ -99,6 +99,10 @@ class Surroundings:
             raise ValueError("a path is empty; name a file, or leave the key out")
         if "\0" in text:
             raise ValueError("a path cannot hold a NUL character; remove it")
+        try:
+            check_encoding(text)
+        except ConfigurationError as error:
+            raise ValueError(error.detail) from None
         if text == "~" or text.startswith("~/"):
             if not self.home:
                 raise ValueError("'~' means HOME, which is not set in the environment; write the whole path")

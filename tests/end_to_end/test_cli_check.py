@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from proxy.identity.certificate_creation import create_certificate
-from tests.end_to_end.programs import COMMAND, Configuration, Finished, configuration, run_program
+from tests.end_to_end.programs import COMMAND, Configuration, Finished, configuration, environment, run_program
 from tests.ports import free_port
 
 if TYPE_CHECKING:
@@ -234,3 +234,23 @@ def test_a_path_that_is_none_is_wrong_usage(directory: Path) -> None:
     done = check(write(directory), "--online", "--path", "orders")
     assert done.status == 2
     assert "--path takes a path" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"state_directory": "zustände"}, "state_directory"),
+        ({"listeners": [{"address": "unix:/tmp/prüfung.sock"}]}, "listeners[0].address"),
+    ],
+)
+def test_a_path_that_the_locale_has_no_name_for_is_told_with_the_way_out(
+    place: Place, tmp_path: Path, change: Configuration, key: str
+) -> None:
+    """As in a service that is started with an empty environment, by a Python that was told not to make UTF-8 of that."""
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(configuration(place) | change, allow_unicode=True), encoding="utf-8")
+    ascii_only = environment(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    done = run_program([COMMAND, "check", "--config", file], environ=ascii_only)
+    assert done.status in (1, 2)
+    assert f"{key}: the path has a character" in done.stdout.decode() + done.stderr
+    assert "LC_ALL=C.UTF-8" in done.stdout.decode() + done.stderr
