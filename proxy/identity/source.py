@@ -390,7 +390,7 @@ class TokenSource:
             self._credential_name,
             self._target,
             error.code or error.title,
-            error.detail,
+            error.detail.removeprefix(f"{error.code}: "),
             "The current token is used until it expires."
             if self._cache.usable(now) is not None
             else "There is no valid token to use meanwhile.",

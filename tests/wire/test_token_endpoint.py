@@ -490,7 +490,9 @@ async def test_an_odd_life_is_read_or_bounded(fault: TokenFault, sandbox: Sandbo
 
 
 @pytest.mark.asyncio
-async def test_a_certificate_the_platform_does_not_know_is_explained(sandbox: Sandbox, tmp_path: Path) -> None:
+async def test_a_certificate_the_platform_does_not_know_is_explained(
+    sandbox: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     sandbox.write_directory(tmp_path)
     certificate, key = create_certificate("stranger", 1, 2048, datetime.now(UTC))
     (tmp_path / "clientapp.pem").write_bytes(certificate + key)
@@ -503,4 +505,5 @@ async def test_a_certificate_the_platform_does_not_know_is_explained(sandbox: Sa
     assert caught.value.code == "AADSTS700027"
     assert "not registered with this application" in caught.value.detail
     assert "az ad app credential reset" in caught.value.detail
+    assert caplog.text.count("AADSTS700027") == 1
     assert caught.value.retry_after_s in range(1, 6)  # five seconds, less jitter and what has passed
