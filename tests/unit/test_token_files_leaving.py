@@ -74,8 +74,9 @@ async def test_a_stop_during_a_reload_takes_every_token_away(tmp_path: Path) -> 
             ]
         )
         async with asyncio.timeout(30):
-            while holding(tmp_path) != {"a.map", "b.txt"}:  # noqa: ASYNC110  # nothing announces it
-                await asyncio.sleep(0.01)
+            while not all(file.writes for file in files.files):  # noqa: ASYNC110  # nothing announces it
+                await asyncio.sleep(0.01)  # a file is there before HAProxy has been told
+        assert holding(tmp_path) == {"a.map", "b.txt"}
         haproxy.answers.clear()
         haproxy.asked.clear()
         reload = asyncio.create_task(files.use([]))
