@@ -33,6 +33,7 @@ from proxy.relay.http2.upstream import Http2UpstreamConnection, UpstreamStream
 from proxy.relay.known_client import KnownClient
 from proxy.relay.message import HOP_BY_HOP
 from proxy.relay.pool import UpstreamPool
+from proxy.relay.replay import KeptContent
 from proxy.relay.secure import SecureTransport
 from proxy.relay.sides import CHUNKED, UNTIL_CLOSE
 from proxy.relay.splice import Side, Splice, join
@@ -151,6 +152,12 @@ def _end_chunks_by_end(self: Any, exc: Any, lose: Callable[..., None] = Upstream
         receiver.on_response_end(b"", b"")
     else:
         lose(self, exc)
+
+
+def _keep_the_first(self: Any, content: bytes) -> None:
+    self._size += len(content)
+    if self._size <= self._limit:
+        self._pieces.append(content)
 
 
 def _record_twice(self: Any, outcome: str, code: str = "", record: Callable[..., None] = Exchange._record) -> None:
@@ -327,5 +334,9 @@ FAULTS: Final = (
     Fault(
         "The encoded token of one request is used for all", "caches of encoded fields",
         proxy.relay.http2.upstream, "_encode_lines", _encode_once, "is sent with",
+    ),
+    Fault(
+        "A request is sent again without the content that was not kept", "chosen by somebody who did not write the simulation",
+        KeptContent, "add", _keep_the_first, "looks whole",
     ),
 )  # fmt: skip
