@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -28,13 +29,15 @@ def install_packages(config: pytest.Config, packages: Sequence[str]) -> Path:
     cache = getattr(config, "cache", None)  # a plugin, which may be switched off
     directory = Path(tempfile.mkdtemp()) if cache is None else Path(cache.mkdir(f"npm-{digest}"))
     done = directory / "installed"
-    if not done.exists():
-        quietly = ["--no-audit", "--no-fund", "--ignore-scripts"]
-        # With this machine's own variables: npm may need a proxy of its own to get out.
-        ran = run_program(
-            [npm, "install", *quietly, "--prefix", directory, *packages], environ=os.environ, patience_s=PATIENCE_S
-        )
-        if ran.status != 0:
-            pytest.skip(f"npm cannot install the packages here: {ran.stderr.strip().splitlines()[-1:]}")
-        done.touch()
+    with (directory / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # of tests in other processes, one installs and the others find it done
+        if not done.exists():
+            quietly = ["--no-audit", "--no-fund", "--ignore-scripts"]
+            # With this machine's own variables: npm may need a proxy of its own to get out.
+            ran = run_program(
+                [npm, "install", *quietly, "--prefix", directory, *packages], environ=os.environ, patience_s=PATIENCE_S
+            )
+            if ran.status != 0:
+                pytest.skip(f"npm cannot install the packages here: {ran.stderr.strip().splitlines()[-1:]}")
+            done.touch()
     return directory
