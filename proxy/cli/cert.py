@@ -21,6 +21,8 @@ from proxy.identity.certificate_creation import create_certificate
 from proxy.keys.passwords import read_password
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from proxy.doctor.certificate_report import CertificateReport
     from proxy.identity.certificate import PublicCertificate
 
@@ -76,13 +78,7 @@ def new(
         certificate_pem, key_pem = create_certificate(subject_name, days, int(key_bits), now, password)
     except ConfigurationError as problem:
         raise click.ClickException(problem.detail) from None
-    _write_file(out_key, key_pem, 0o600, replace=force)
-    try:
-        _write_file(out_certificate, certificate_pem, 0o644, replace=force)
-    except click.ClickException:
-        # Of no use without its certificate, and in the way of the next attempt.
-        out_key.unlink(missing_ok=True)
-        raise
+    _write_files([(out_key, key_pem, 0o600), (out_certificate, certificate_pem, 0o644)], replace=force)
     made = load_certificate(out_certificate, out_key, password)
     if as_json:
         write_json({"certificate": str(out_certificate), "private_key": str(out_key), **_facts(made)})
@@ -177,21 +173,33 @@ def _say_what_next(certificate: Path, key: Path, password_file: Path | None) -> 
         say(f"  password_file: {password_file}")
 
 
-def _write_file(file: Path, content: bytes, mode: int, *, replace: bool) -> None:
-    """Write a file that nobody else can read at any moment of it; an existing one is replaced whole, or left alone."""
-    target = file.with_name(f".{file.name}.{secrets.token_hex(4)}") if replace else file
+def _write_files(files: Sequence[tuple[Path, bytes, int]], *, replace: bool) -> None:
+    """Write files that nobody else can read at any moment of it: all of them, or none. Existing ones are replaced whole.
+
+    Args:
+        files: each with its content and mode.
+        replace: whether existing ones are replaced; an error otherwise.
+
+    Raises:
+        click.ClickException: one of them cannot be written; what was there before is still there.
+    """
+    begun: list[Path] = []
     try:
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        try:
+        for file, content, mode in files:
+            target = file.with_name(f".{file.name}.{secrets.token_hex(4)}") if replace else file
+            descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            begun.append(target)
             with os.fdopen(descriptor, "wb") as stream:
                 stream.write(content)
-            if replace:
+        if replace:
+            for target, (file, _, _) in zip(begun, files, strict=True):
                 target.replace(file)
-        except BaseException:
-            # A full disk leaves half a file, which the next attempt would take for somebody's key.
+    except BaseException as problem:
+        # A full disk leaves half a file, which the next attempt would take for somebody's key.
+        for target in begun:
             target.unlink(missing_ok=True)
-            raise
-    except OSError as problem:
-        raise click.ClickException(
-            f"{file} cannot be written: {problem.strerror}. Check its directory, or name another file."
-        ) from None
+        if isinstance(problem, OSError):
+            raise click.ClickException(
+                f"{file} cannot be written: {problem.strerror}. Check its directory, or name another file."
+            ) from None
+        raise

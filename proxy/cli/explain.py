@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from proxy.explanations.symptoms import Symptom
 
 _LOOK_UP = "https://login.microsoftonline.com/error?code="
-# A host with a dot or a port, which no code has.
 _URL: Final = re.compile(r"[A-Za-z][\w+.-]*://.*")
+# A host with a dot or a port, which no code has.
 _HOST: Final = re.compile(
     r"[\w*-]+(?:\.[\w-]+)+\.?(?::\d+)?(?:/\S*)?|(?:[\w-]+|\[[\da-fA-F:.]+\]):\d+(?:/\S*)?|\[[\da-fA-F:.]+\]"
 )

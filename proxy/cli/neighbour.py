@@ -94,7 +94,7 @@ def _named_config(number: int, words: Sequence[str]) -> str:
 
 
 def _holders(port: int) -> set[int]:
-    """Return the processes that have a listening socket of a port, and their parents twice over, as far as this user may see them.
+    """Return the processes that have a listening socket of a port, with their parents and grandparents, as far as this user sees.
 
     A relay process is its template's child, which is the proxy's.
     """

@@ -101,13 +101,13 @@ def check_encoding(path: str) -> None:
     """Judge the characters of a path.
 
     Raises:
-        ConfigurationError: the names of files have none like one of them here, where LANG=C has them in ASCII, say.
+        ConfigurationError: this locale cannot encode one of them, as LANG=C cannot what is not ASCII.
     """
     try:
         os.fsencode(path)
     except UnicodeEncodeError:
         raise ConfigurationError(
-            "the path has a character that no file's name can have in this locale; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+            "the path has a character that this locale cannot encode; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
         ) from None
 
 

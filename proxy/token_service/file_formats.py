@@ -75,7 +75,7 @@ def _format_secret(name: str, value: str) -> str:
 def _until(ends_at: int, text: str) -> str:
     """Traefik reads its files as templates (text/template), so one that it reads after the token has ended is empty to it.
 
-    The actions stand in comments: so the file is YAML for everybody else. The token is not to be read as one.
+    The actions stand in comments, so the file stays YAML for everybody else. `{{` in the token is escaped: it begins no action.
     """
     first, rest = text.split("\n", 1)
     rest = rest.replace("{{", "\\u007b\\u007b")

@@ -65,7 +65,7 @@ class ForkedProcess:
             self._ended.set()
 
     def orphan(self) -> None:
-        """Note that nobody will tell of its end: that its channel is closed has to do."""
+        """Note that nobody will tell of its end: from now on, its closed channel does."""
         self._is_orphan = True
         self._judge()
 

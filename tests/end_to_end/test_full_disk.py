@@ -67,6 +67,21 @@ def test_nothing_is_left_of_a_pair_that_could_not_be_written(tmp_path: Path, wor
     assert left == []
 
 
+@pytest.mark.parametrize("free", [0, 1], ids=["no room at all", "room for the key alone"])
+def test_a_pair_that_cannot_be_replaced_stays(tmp_path: Path, free: int) -> None:
+    """The key that works must not make way for one whose certificate could not be written."""
+    disk = tmp_path / "disk"
+    prepare = f"'{COMMAND}' cert new >/dev/null"
+    script = f"sha256sum client*; '{COMMAND}' cert new --force; echo status $?; sha256sum client*; ls -A"
+    done = run_program([*on_small_disk(disk, pages=3 + free, prepare=prepare), "sh", "-c", script])
+    before, _, after = done.stdout.decode().partition("status 1\n")
+    assert after, done
+    assert "No space left on device" in done.stderr
+    assert len(before.splitlines()) == 2
+    assert after.startswith(before)
+    assert not [name for name in after.removeprefix(before).split() if name.startswith(".")]
+
+
 @pytest.mark.parametrize("pages", [1, 2], ids=["no room at all", "room for the key alone"])
 def test_no_half_ca_is_left_and_the_start_says_why(place: Place, tmp_path: Path, pages: int) -> None:
     disk = tmp_path / "disk"

@@ -400,6 +400,24 @@ def test_a_reload_opens_closes_and_keeps_listeners(place: Place, start_proxy: St
     assert curl(f"http://{address}/authorize?host={place.api_authority}").status == 200
 
 
+def test_a_connection_that_shows_less_than_the_listener_asks_for_now_is_ended(
+    place: Place, tmp_path: Path, start_proxy: StartProxy
+) -> None:
+    """It came in clear; whoever connects from now on has to speak TLS."""
+    ca, pair = trustme.CA(), tmp_path / "listener.pem"
+    _write_pair(ca, "127.0.0.1", pair)
+    proxy = start_proxy(handing_out(place))
+    host, port = proxy.address("identity").rsplit(":", 1)
+    with closing(socket.create_connection((host, int(port)), PATIENCE_S)) as kept:
+        kept.sendall(f"GET /authorize?host={place.api_authority} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        assert kept.recv(65_536).startswith(b"HTTP/1.1 200 ")
+        write_configuration(
+            handing_out(place, IDENTITY | {"tls": {"certificate": str(pair)}}), proxy.config_file.parent
+        )
+        proxy.wait_for_line("apim-auth-proxy: reloaded")
+        assert kept.recv(65_536) == b""
+
+
 def test_nobody_is_turned_away_by_a_reload(place: Place, start_proxy: StartProxy) -> None:
     """Neither on a new connection, accepted just before and read just after, nor on a kept-alive one: nginx made 500 of it."""
     proxy = start_proxy(handing_out(place))
