@@ -168,14 +168,14 @@ class Destinations:
             self._by_authority[authority, default_port] = found
         return found
 
-    def over_http2(self, destination: Destination) -> Destination:
-        """Return a destination's like whose connections speak HTTP/2; itself, where the route has that switched off."""
+    def over_http2(self, destination: Destination) -> Destination | None:
+        """Return a destination's like whose connections speak HTTP/2; None where none may, or plain HTTP is spoken."""
         key = (destination.authority, destination.default_port)
         found = self._over_http2.get(key)
         if found is None:
             pool = destination.pool.over_http2()
             if pool is None:
-                return destination
+                return None
             found = self._over_http2[key] = replace(destination, pool=pool)
         return found
 

@@ -34,11 +34,17 @@ class Client:
         self.peer.send(self.h2.data_to_send())
 
     def request(
-        self, method: str = "GET", path: str = "/", fields: tuple[tuple[str, str], ...] = (), *, ends: bool = True
+        self,
+        method: str = "GET",
+        path: str = "/",
+        fields: tuple[tuple[str, str], ...] = (),
+        *,
+        ends: bool = True,
+        authority: str = HOST,
     ) -> int:
         stream_id = self.h2.get_next_available_stream_id()
         scheme = "http" if self.mode == "forward" else "https"
-        head = [(":method", method), (":scheme", scheme), (":authority", HOST), (":path", path), *fields]
+        head = [(":method", method), (":scheme", scheme), (":authority", authority), (":path", path), *fields]
         self.h2.send_headers(stream_id, head, end_stream=ends)
         self.flush()
         return stream_id
@@ -48,9 +54,12 @@ class Client:
             for event in self.events:
                 if isinstance(event, kind) and event.stream_id == stream_id:
                     return event
-            await self.peer.until(lambda peer: peer.received)
-            self.events += self.h2.receive_data(self.peer.take())
-            self.flush()
+            await self.more()
+
+    async def more(self) -> None:
+        await self.peer.until(lambda peer: peer.received)
+        self.events += self.h2.receive_data(self.peer.take())
+        self.flush()
 
     def content(self, stream_id: int) -> bytes:
         return b"".join(

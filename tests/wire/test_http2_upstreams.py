@@ -112,8 +112,8 @@ async def connect(rig: Rig) -> Client:
     return Client(await rig.client("reverse"), "reverse")
 
 
-def call(client: Client, content: bytes | None = b"ping") -> int:
-    stream_id = client.request("POST", "/echo/Unary", GRPC, ends=False)
+def call(client: Client, content: bytes | None = b"ping", authority: str = HOST) -> int:
+    stream_id = client.request("POST", "/echo/Unary", GRPC, ends=False, authority=authority)
     if content is not None:
         client.h2.send_data(stream_id, content, end_stream=True)
     client.flush()
@@ -296,6 +296,44 @@ def test_an_upstream_without_http_2_is_said_so(wire: Wire) -> None:
     wire.run(work)
 
 
+def test_a_call_for_which_no_http_2_is_spoken_is_refused_and_grpc_web_is_not(wire: Wire) -> None:
+    async def work(rig: Rig) -> None:
+        with rig.leading_to(rig.upstream.port, http2=Http2.OFF):
+            client = await connect(rig)
+            await refused_for(rig, client, HOST, "`http2: off`")
+            passed = client.request("POST", "/web", (("content-type", "application/grpc-web+proto"),))
+            upstream = await rig.upstream.next()
+            assert (await upstream.read_until()).startswith(b"POST /web HTTP/1.1\r\n")  # the first that it gets
+            upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+            await client.until(h2.events.StreamEnded, passed)
+
+    wire.run(work)
+
+
+def test_a_call_to_a_host_of_plain_http_that_no_route_names_is_refused(wire: Wire) -> None:
+    async def work(rig: Rig) -> None:
+        usual, rig.relay.destinations = rig.relay.destinations, rig.destinations(rig.upstream.port, tunnels=True)
+        try:
+            client = Client(await rig.client("forward"), "forward")
+            await refused_for(rig, client, f"127.0.0.1:{rig.upstream.port}", "no route names")
+            assert not rig.upstream.connections
+        finally:
+            rig.relay.destinations = usual
+
+    wire.run(work)
+
+
+async def refused_for(rig: Rig, client: Client, authority: str, why: str) -> None:
+    """Makes a call that is refused."""
+    refused = call(client, authority=authority)
+    response = await client.until(h2.events.ResponseReceived, refused)
+    fields = dict(response.headers)
+    assert (fields[":status"], fields["grpc-status"]) == ("200", "12")
+    assert why in fields["grpc-message"]
+    await client.until(h2.events.StreamEnded, refused)
+    assert [(record.code, record.status) for record in rig.records] == [("grpc_needs_http2", 502)]
+
+
 def test_a_401_about_the_token_is_repeated_with_another(wire: Wire) -> None:
     async def work(rig: Rig) -> None:
         async with upstream_of(rig) as upstream:
@@ -330,3 +368,57 @@ def test_a_silent_upstream_is_given_up_and_its_connection_lives(wire: Wire) -> N
             await client.until(h2.events.StreamEnded, other)
 
     wire.run(work)
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_an_upstream_that_takes_a_request_slowly_is_waited_for_as_long_as_it_takes_some(wire: Wire, ends: bool) -> None:
+    """Whether the whole of it waits for the upstream's windows, or more of it than is kept, so that its sender is held."""
+
+    async def work(rig: Rig) -> None:
+        async with upstream_of(rig) as upstream:
+            upstream.credits = False
+            client = await connect(rig)
+            slow = call(client, None)
+            await upstream.until(h2.events.RequestReceived)
+            left = 115_000 if ends else 160_000  # less than what is kept, and more
+            while left:
+                while (room := client.h2.local_flow_control_window(slow)) == 0:
+                    await client.more()
+                size = min(left, room, 16_000)
+                left -= size
+                client.h2.send_data(slow, bytes(size), end_stream=ends and not left)
+                client.flush()
+            (kept,) = (each for each in rig.relay.upstreams if hasattr(each, "core"))
+            (stream,) = kept.core.streams.values()
+            await eventually(lambda: stream.local_ended if ends else stream.is_blocked)
+            connection = upstream.connections[0]
+            taken = 65_535
+            for _ in range(3):
+                await until_taken(upstream, taken)
+                rig.later(0.8 * rig.timeouts.response_s)
+                connection.h2.increment_flow_control_window(5_000)
+                connection.h2.increment_flow_control_window(5_000, 1)
+                connection.flush()
+                taken += 5_000
+            await until_taken(upstream, taken)
+            rig.later(0.8 * rig.timeouts.response_s)
+            rig.later(0.8 * rig.timeouts.response_s)
+            assert not any(isinstance(event, h2.events.ResponseReceived) for event in client.events)
+            connection.h2.ping(b"still up")  # so that only the stream is given up
+            connection.flush()
+            await upstream.until(h2.events.PingAckReceived)
+            rig.later(1.3 * max(rig.timeouts.response_s, rig.timeouts.body_idle_s))
+            response = await client.until(h2.events.ResponseReceived, slow)
+            assert dict(response.headers)["grpc-status"] == "4"
+
+    wire.run(work)
+
+
+async def until_taken(upstream: Upstream, size: int) -> None:
+    """Waits until so much content has come, on all streams together."""
+    async with asyncio.timeout(30):
+        while (
+            sum(event.flow_controlled_length for event in upstream.connections[0].find(h2.events.DataReceived)) < size
+        ):
+            upstream.news.clear()
+            await upstream.news.wait()

@@ -28,7 +28,7 @@ from proxy.relay.http2.connection import Connection
 from proxy.relay.http2.faults import CANCEL, INTERNAL_ERROR, NO_ERROR, MalformedMessage
 from proxy.relay.http2.framed import FramedConnection
 from proxy.relay.http2.receiver import Terms
-from proxy.relay.http2.refusals import is_grpc, make_answer, make_grpc_answer
+from proxy.relay.http2.refusals import is_grpc, make_answer, make_grpc_answer, refuse_grpc
 from proxy.relay.http2.translation import (
     make_request_head,
     make_response_fields,
@@ -82,7 +82,10 @@ class GrpcRule:
     def locate(self, relay: Relay, head: RequestHead) -> tuple[Destination, bytes]:
         """See `DestinationRule`."""
         destination, target = self._rule.locate(relay, head)
-        return relay.destinations.over_http2(destination), target
+        found = relay.destinations.over_http2(destination)
+        if found is None:
+            raise refuse_grpc(destination.name, is_routed=destination.tokens is not None)
+        return found, target
 
 
 class ClientStream(ClientSide):

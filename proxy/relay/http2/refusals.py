@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from proxy.errors import ProxyAuthenticationRequired, ProxyError
+from proxy.errors import ProxyAuthenticationRequired, ProxyError, UpstreamUnreachable
 from proxy.relay.answers import NAME, format_problem, format_proxy_status
 
 if TYPE_CHECKING:
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _DEADLINE_EXCEEDED: Final = b"4"
 _PERMISSION_DENIED: Final = b"7"
 _RESOURCE_EXHAUSTED: Final = b"8"
+_UNIMPLEMENTED: Final = b"12"
 _INTERNAL: Final = b"13"
 _UNAVAILABLE: Final = b"14"
 _UNAUTHENTICATED: Final = b"16"
@@ -35,6 +36,8 @@ _GRPC_STATUSES: Final[dict[int, bytes]] = {
     504: _DEADLINE_EXCEEDED,
 }
 _PERCENT: Final = 0x25
+# The code of a call for which no HTTP/2 is spoken. It is not `UNAVAILABLE`, which clients repeat: only the configuration helps.
+_NEEDS_HTTP2: Final = "grpc_needs_http2"
 
 
 def is_grpc(head: RequestHead) -> bool:
@@ -43,6 +46,26 @@ def is_grpc(head: RequestHead) -> bool:
         return False
     kind = head.value(b"content-type")
     return kind.startswith(b"application/grpc") and kind[len(b"application/grpc") :][:1] in (b"", b"+", b";")
+
+
+def refuse_grpc(destination: str, *, is_routed: bool) -> ProxyError:
+    """Return why a call is not passed on: over HTTP/1.1 it would get no answer that its client understands.
+
+    Args:
+        destination: its name.
+        is_routed: whether it is a route's, which has HTTP/2 switched off.
+    """
+    if is_routed:
+        detail = (
+            f"A gRPC call needs HTTP/2, and the route of {destination} has `http2: off`. Remove that from the route, and the call "
+            "is passed on if the API offers HTTP/2."
+        )
+    else:
+        detail = (
+            f"A gRPC call needs HTTP/2, and no route names {destination}: requests of plain HTTP are passed on over HTTP/1.1. Add "
+            "the host to a route, which connects to it with TLS, or connect without the proxy."
+        )
+    return UpstreamUnreachable(detail, code=_NEEDS_HTTP2)
 
 
 def make_answer(error: ProxyError) -> tuple[list[Field], bytes]:
@@ -59,10 +82,11 @@ def make_answer(error: ProxyError) -> tuple[list[Field], bytes]:
 
 def make_grpc_answer(error: ProxyError) -> list[Field]:
     """Return the only fields of the response to a call: Trailers-Only, in the protocol's words."""
+    status = _UNIMPLEMENTED if error.code == _NEEDS_HTTP2 else _GRPC_STATUSES.get(error.status, _INTERNAL)
     return [
         (b":status", b"200"),
         (b"content-type", b"application/grpc"),
-        (b"grpc-status", _GRPC_STATUSES.get(error.status, _INTERNAL)),
+        (b"grpc-status", status),
         (b"grpc-message", _encode_message(f"{NAME}: {error.detail}")),
         *_common_fields(error),
     ]

@@ -82,6 +82,7 @@ class UpstreamStream(UpstreamSide):
         "_is_open",
         "_owed",
         "_owner",
+        "_pending_seen",
         "_stalled",
         "_stream",
         "answered",
@@ -104,6 +105,7 @@ class UpstreamStream(UpstreamSide):
         self._holds = False
         self._owed = 0
         self._stalled = False
+        self._pending_seen = 0
         self._interims = 0
         self._awaited = 0
 
@@ -160,6 +162,7 @@ class UpstreamStream(UpstreamSide):
             return
         if not self._owner.core.send_content(self._stream, content, False) and self.receiver is not None:
             self._stalled = True
+            self._pending_seen = self._stream.pending_bytes
             self.deadline = self._now + self._owner.shared.timeouts.body_idle_s
             self.receiver.hold_request()
         self._owner.flush_soon()
@@ -184,6 +187,7 @@ class UpstreamStream(UpstreamSide):
         timeouts = self._owner.shared.timeouts
         self.deadline = self._now + (timeouts.body_idle_s if self.answered else timeouts.response_s)
         self._awaited = self._owner.core.frame_count
+        self._pending_seen = self._stream.pending_bytes
 
     @property
     def _now(self) -> float:
@@ -345,7 +349,11 @@ class UpstreamStream(UpstreamSide):
     def check(self, now: float) -> None:
         """Give up on a silent upstream; one that still receives its request may be silent."""
         receiver = self.receiver
-        if receiver is None or self.deadline >= now:
+        if receiver is None:
+            return
+        if self._pending_seen:
+            self._note_progress(receiver, now)
+        if self.deadline >= now:
             return
         if not receiver.request_complete and not self._stalled and receiver.request_deadline > now:
             self.deadline = receiver.request_deadline
@@ -353,6 +361,16 @@ class UpstreamStream(UpstreamSide):
         self._owner.on_silence(self._awaited)
         self.cancel()
         receiver.on_upstream_lost(SILENT)
+
+    def _note_progress(self, receiver: ResponseReceiver, now: float) -> None:
+        """Begin the wait anew where the upstream has taken of what waits for its windows since the last look."""
+        pending = self._stream.pending_bytes
+        if pending < self._pending_seen and not self._holds:
+            if receiver.request_complete:
+                self._await_response()
+            else:
+                self.deadline = now + self._owner.shared.timeouts.body_idle_s
+        self._pending_seen = pending
 
     def _spoil(self, detail: str) -> None:
         receiver = self.receiver
