@@ -1,9 +1,13 @@
-"""curl, httpx, nghttp and h2load over HTTP/2 through the real command: where they insist on it, and where they only offer it."""
+"""curl, httpx, nghttp, h2load, Java and Go through the real command: where they insist on HTTP/2, and where they only offer it."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import ssl
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
@@ -13,11 +17,10 @@ import trustme
 from tests.end_to_end.programs import configuration, environment, run_program
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from tests.end_to_end.conftest import StartProxy
     from tests.end_to_end.programs import Configuration, Place, ProxyProgram
 
+CLIENTS = Path(__file__).with_name("clients")
 SAYS = "\n%{http_version} %{response_code}"
 
 
@@ -130,3 +133,67 @@ def test_nghttp_and_h2load_are_served_over_one_connection_and_over_many(
     assert b"300 total, 300 started, 300 done, 300 succeeded, 0 failed, 0 errored, 0 timeout" in done.stdout, (
         done.stdout
     )
+
+
+# Of both programs: what, version, status, bytes of content.
+CALLS = [
+    "first {} 200 70000",
+    *["together {} 200 70000"] * 20,
+    "upload {} 200 1000000",
+    "head {} 200 0",
+    "left {} 200 1",
+    "last {} 204 0",
+]
+JAVA = ["java", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", str(CLIENTS / "Http2Calls.java")]
+
+
+@pytest.fixture(scope="module")
+def go(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The program of Go, compiled once. What it needs of the standard library is kept between runs."""
+    if shutil.which("go") is None:
+        pytest.skip("go is not installed here")
+    built = tmp_path_factory.mktemp("go") / "http2_calls"
+    # Nothing is fetched. Several processes may use Go's cache at a time; it is apart from the user's own.
+    offline = {"GOFLAGS": "-mod=mod", "GOPROXY": "off", "GO111MODULE": "off", "CGO_ENABLED": "0"}
+    cache = os.environ.get("GOCACHE") or str(Path(tempfile.gettempdir()) / f"go-build-{os.getuid()}")
+    done = run_program(
+        ["go", "build", "-o", built, CLIENTS / "http2_calls.go"],
+        environ=environment(**offline, GOCACHE=cache),
+        patience_s=300.0,
+    )
+    assert done.status == 0, done.stderr
+    return [str(built)]
+
+
+@pytest.fixture(params=["go", "java"])
+def program(request: pytest.FixtureRequest) -> list[str]:
+    """A program that makes `CALLS`."""
+    if request.param == "go":
+        return request.getfixturevalue("go")  # type: ignore[no-any-return]  # pytest's
+    if shutil.which("java") is None:
+        pytest.skip("java is not installed here")
+    return JAVA
+
+
+def calls_of(program: list[str], ca_file: Path, *arguments: str) -> list[str]:
+    done = run_program([*program, *arguments], environ=environment(SSL_CERT_FILE=str(ca_file)))
+    assert done.status == 0, done.stderr
+    return done.stdout.decode().splitlines()
+
+
+@pytest.mark.parametrize("http2", ["needed", "preferred"])
+def test_java_and_go_are_served_by_a_listener_with_tls(
+    place: Place, start_proxy: StartProxy, tmp_path: Path, program: list[str], http2: str
+) -> None:
+    described, roots = tls_listener(place, tmp_path, http2)
+    proxy = start_proxy(described)
+    version = "HTTP/2.0" if http2 == "preferred" else "HTTP/1.1"
+    said = calls_of(program, roots, f"https://{proxy.address('reverse')}")
+    assert said == [each.format(version) for each in CALLS]
+
+
+def test_java_and_go_are_served_inside_a_tunnel(proxy: ProxyProgram, place: Place, program: list[str]) -> None:
+    """Java offers both versions, and gets HTTP/1.1; Go offers HTTP/2 alone."""
+    version = "HTTP/1.1" if program is JAVA else "HTTP/2.0"
+    said = calls_of(program, proxy.ca_file, place.api_url, proxy.address("forward"))
+    assert said == [each.format(version) for each in CALLS]
