@@ -566,7 +566,7 @@ def _build_client(client: ClientSettings, route_names: Mapping[str, str]) -> Cli
         networks=tuple(ip_network(text) for text in client.networks),
         users=find_users(client.users),
         certificate_names=frozenset(name.lower() for name in client.certificate_names),
-        password=None if secret is None else parse_password_hash(secret.get_secret_value()),
+        password=None if secret is None else parse_password_hash(secret.reveal()),
         routes=frozenset(route_names[str(parse_host_pattern(text))] for text in client.routes) or None,
         requests_per_s=client.requests_per_s,
         burst=client.burst or max(1, ceil(client.requests_per_s or 1)),
@@ -594,9 +594,7 @@ def _load_client_certificate(route: RouteSettings) -> list[ClientCertificate]:
 
 
 def _build_route(route: RouteSettings, tokens: Sources) -> Route:
-    fields = {
-        name.encode("ascii"): value.get_secret_value().encode("latin-1") for name, value in route.set_headers.items()
-    }
+    fields = {name.encode("ascii"): value.reveal().encode("latin-1") for name, value in route.set_headers.items()}
     return Route(
         name=route.hosts[0],
         tokens=tokens.source_for(route.credential, Target(scope=route.scope, resource=route.resource)),

@@ -13,6 +13,8 @@ import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from proxy.config.addresses import ListenAddress, parse_listen_address
 from proxy.config.privacy import find_tolerated
 from proxy.config.routed_hosts import routed_hosts
@@ -273,12 +275,12 @@ class Server:
         """Return the settings as relay processes are told them: with the ports that identity listeners have got."""
         addresses = self.token_service.addresses
         listeners = [
-            listener.model_copy(update={"address": str(ListenAddress(*addresses[index]))})
+            replace(listener, address=str(ListenAddress(*addresses[index])))
             if index in addresses and addresses[index][1]
             else listener
             for index, listener in enumerate(settings.listeners)
         ]
-        return settings.model_copy(update={"listeners": tuple(listeners)})
+        return replace(settings, listeners=tuple(listeners))
 
     async def _follow_ca(self) -> None:
         """Take up another CA when its files have changed, as at a rotation, and once an hour what is due without that."""

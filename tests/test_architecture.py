@@ -403,7 +403,7 @@ def test_a_module_without_a_docstring_is_found(source: str) -> None:
     assert not has_docstring(source)
 
 
-def test_what_pydantic_reads_is_not_compiled() -> None:
+def test_what_msgspec_reads_is_not_compiled() -> None:
     """mypyc leaves `type` of an annotation such as `float | None`, and messages between processes could not be read any more."""
     project = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
     compiled = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["mypyc"]

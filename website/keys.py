@@ -6,8 +6,7 @@ import json
 import re
 from typing import Any, Final
 
-from proxy.config.descriptions import properties, read_descriptions, read_example
-from proxy.config.settings import Settings
+from proxy.config.descriptions import make_schema, properties, read_descriptions, read_example
 from website.since import since
 
 _INTRODUCTION: Final = """\
@@ -38,7 +37,7 @@ _STATED_DEFAULT: Final = re.compile(r"(?:^|, |(?<=\. ))[Dd]efault: ((?:[^.;]|\.(
 
 def format_keys() -> str:
     """Return the page."""
-    schema = Settings.model_json_schema()
+    schema = make_schema()
     descriptions = read_descriptions(read_example())
     required = _required(schema)
     parts = [_INTRODUCTION]

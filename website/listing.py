@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from proxy.cli import group
-from proxy.config.descriptions import properties
-from proxy.config.settings import Settings
+from proxy.config.descriptions import make_schema, properties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,4 +26,4 @@ def list_commands() -> Iterator[tuple[str, click.Command]]:
 
 def list_keys() -> list[str]:
     """Return the path of every key."""
-    return [path for path, _, _ in properties(Settings.model_json_schema())]
+    return [path for path, _, _ in properties(make_schema())]

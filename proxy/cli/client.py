@@ -8,10 +8,10 @@ import sys
 from typing import Any, Final
 
 import click
-from pydantic import TypeAdapter, ValidationError
 
 from proxy.cli.options import json_option
 from proxy.cli.terminal import say, write_json
+from proxy.config.validation import judge
 from proxy.config.values import ClientName, NetworkText
 from proxy.policy.passwords import SALT_BYTES, hash_password
 
@@ -76,7 +76,6 @@ def _read_password() -> str:
 
 def _check(kind: Any, value: str, option: str) -> None:  # noqa: ANN401  # an annotated type is no class
     try:
-        TypeAdapter(kind).validate_python(value)
-    except ValidationError as error:
-        (problem,) = error.errors(include_url=False)
-        raise click.BadParameter(str(problem["ctx"]["error"]), param_hint=option) from None
+        judge(kind, value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint=option) from None

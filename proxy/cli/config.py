@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 
 from proxy.cli.terminal import write_json
-from proxy.config.descriptions import describe_schema, read_descriptions, read_example
-from proxy.config.settings import Settings
+from proxy.config.descriptions import describe_schema, make_schema, read_descriptions, read_example
 
 
 @click.group()
@@ -20,7 +19,7 @@ def schema() -> None:
 
     Most editors can use it. Write it to a file, and start the configuration with: # yaml-language-server: $schema=FILE
     """
-    found = Settings.model_json_schema()
+    found = make_schema()
     describe_schema(found, read_descriptions(read_example()))
     # The loader fills in the default of the environment.
     found["required"] = [name for name in found["required"] if name != "state_directory"]

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 import click
+from msgspec.structs import replace
 
 from proxy import event_loop
 from proxy.cli.options import ConfiguredCommand, takes_configuration
@@ -55,7 +56,7 @@ def run(config: Source, workers: int | None) -> None:
 
     def load() -> Settings:
         settings = load_settings(config, os.environ)
-        return settings if workers is None else settings.model_copy(update={"workers": workers})
+        return settings if workers is None else replace(settings, workers=workers)
 
     # Before the file is read: what is written while we start is a change, too.
     watch = FileWatch(config.files)

@@ -6,8 +6,7 @@ import re
 from typing import Final
 from urllib.parse import urlsplit
 
-from pydantic import TypeAdapter, ValidationError
-
+from proxy.config.validation import judge
 from proxy.config.values import HostPatternText, TenantText
 
 _GUID: Final = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
@@ -27,8 +26,8 @@ def read_tenant(text: str) -> str:
     if "." not in tenant:
         raise ValueError(wrong)
     try:
-        return TypeAdapter(TenantText).validate_python(tenant)
-    except ValidationError:
+        return judge(TenantText, tenant)
+    except ValueError:
         raise ValueError(wrong) from None
 
 
@@ -43,6 +42,6 @@ def read_host(text: str) -> str:
         host = urlsplit(host).netloc.rpartition("@")[2]
     host = host.partition("/")[0].removesuffix(":443")
     try:
-        return TypeAdapter(HostPatternText).validate_python(host)
-    except ValidationError:
+        return judge(HostPatternText, host)
+    except ValueError:
         raise ValueError(f"{text.strip()!r} is not a host: write it like contoso.azure-api.net") from None

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from proxy.config.settings import ClientAuthentication
 
 if TYPE_CHECKING:
@@ -21,7 +23,7 @@ PATIENCE_WITH_BOUND_TOKENS: Final = 2
 def show_certificates(settings: Settings) -> Settings:
     """Return the settings in which each route of a `tls` credential shows its certificate, unless it has one of its own."""
     routes = tuple(_show(settings, route) for route in settings.routes)
-    return settings if routes == settings.routes else settings.model_copy(update={"routes": routes})
+    return settings if routes == settings.routes else replace(settings, routes=routes)
 
 
 def _show(settings: Settings, route: RouteSettings) -> RouteSettings:
@@ -30,10 +32,9 @@ def _show(settings: Settings, route: RouteSettings) -> RouteSettings:
         return route
     if route.client_certificate is not None:
         return route
-    return route.model_copy(
-        update={
-            "client_certificate": credential.certificate,
-            "client_private_key": credential.private_key,
-            "client_password_file": credential.password_file,
-        }
+    return replace(
+        route,
+        client_certificate=credential.certificate,
+        client_private_key=credential.private_key,
+        client_password_file=credential.password_file,
     )

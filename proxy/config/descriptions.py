@@ -1,4 +1,4 @@
-"""What the comments of config.example.yaml say about each key, for `config schema`. Reads that file.
+"""The JSON Schema of the configuration, and what the comments of config.example.yaml say about each key. Reads that file.
 
 A wheel has it beside this module, a checkout at its top.
 """
@@ -9,7 +9,11 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 import yaml
+
+from proxy.config.settings import Settings
+from proxy.config.values import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,6 +28,21 @@ _COMMENT: Final = re.compile(r"(?:^|\s)#\s?(.*)")
 _QUOTED: Final = re.compile(r"\"[^\"]*\"|'[^']*'")
 # Under these keys stand names of the user's choice.
 _FREE_NAMES: Final = frozenset({"credentials", "credentials.*.token_parameters", "routes[].set_headers"})
+
+
+def make_schema() -> Schema:
+    """Return the JSON Schema of the configuration, with all definitions below ``$defs``."""
+    definitions = msgspec.json.schema(Settings, schema_hook=_describe_type)["$defs"]
+    return {**definitions.pop("Settings"), "$defs": definitions}
+
+
+def _describe_type(kind: type) -> Schema:
+    """Return what JSON Schema has for a type of ours."""
+    return (
+        {"type": "string", "format": "password", "writeOnly": True}
+        if kind is Secret
+        else {"type": "string", "format": "path"}
+    )
 
 
 def read_example() -> str:

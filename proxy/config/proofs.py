@@ -64,7 +64,7 @@ _NOT_WITH_TLS = (
 
 
 def _check_machines_own(path: KeyPath, given: set[str]) -> Iterator[Finding]:
-    for key in CredentialSettings.model_fields:
+    for key in CredentialSettings.__struct_fields__:
         if key in given and key not in _BESIDE_MANAGED_IDENTITY:
             yield (*path, key), _MACHINES_OWN
 

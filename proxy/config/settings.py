@@ -1,4 +1,4 @@
-"""What may be configured, as frozen pydantic models: names, units, defaults and limits. Does no I/O.
+"""What may be configured, as frozen structures: names, units, defaults and limits. Does no I/O.
 
 `config.example.yaml` is the reference for people; this module is the same for the program. What can be judged from one
 value alone is judged here, by the types of `proxy.config.values`; what needs other keys, or files, is judged in
@@ -8,7 +8,7 @@ value alone is judged here, by the types of `proxy.config.values`; what needs ot
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from msgspec import Meta, Struct
 
 from proxy.config.values import (
     ByteCount,
@@ -20,7 +20,6 @@ from proxy.config.values import (
     ExemptionText,
     Fields,
     FileMode,
-    Flag,
     HostPatternText,
     HostText,
     HttpsUrl,
@@ -37,16 +36,15 @@ from proxy.config.values import (
     ResourceText,
     ScopeText,
     Seconds,
+    Secret,
     TenantText,
     UserText,
     Workers,
 )
 
 
-class Model(BaseModel):
-    """The base of every section: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The base of every section: unknown keys are errors, values do not change. Made by `proxy.config.validation`, which judges."""
 
 
 class ListenerMode(StrEnum):
@@ -59,7 +57,7 @@ class ListenerMode(StrEnum):
     TRANSPARENT = "transparent"
 
 
-class ListenerTlsSettings(Model):
+class ListenerTlsSettings(Section, frozen=True, kw_only=True):
     """TLS with the clients of a listener."""
 
     certificate: LocatedPath
@@ -79,7 +77,7 @@ class Http2(StrEnum):
     OFF = "off"
 
 
-class ListenerSettings(Model):
+class ListenerSettings(Section, frozen=True, kw_only=True):
     """One address to accept connections on."""
 
     address: ListenText
@@ -89,11 +87,11 @@ class ListenerSettings(Model):
     """Reverse mode only: ``https://host[:port]`` of a routed host."""
     server_names: tuple[HostText, ...] = ()
     """Host values accepted beside names that nobody on the internet can own, and the upstream's own; not in forward mode."""
-    allow_cross_site: Flag = False
+    allow_cross_site: bool = False
     """Reverse and transparent modes only: web pages of other sites may send requests, too."""
-    authorize: Flag = False
+    authorize: bool = False
     """Identity mode only: ``/authorize`` gives other gateways the Authorization field of a request."""
-    token_endpoint: Flag = False
+    token_endpoint: bool = False
     """Identity mode only: ``/token`` gives local programs access tokens, as App Service does."""
     tls: ListenerTlsSettings | None = None
     """None: clients connect without TLS."""
@@ -105,7 +103,7 @@ class ListenerSettings(Model):
     """Unix sockets on Linux only: names or numbers of the users who may connect; empty: whom the file's mode lets."""
 
 
-class ClientSettings(Model):
+class ClientSettings(Section, frozen=True, kw_only=True):
     """Somebody who may use the proxy, known by everything that is given here; at least one thing."""
 
     name: ClientName
@@ -157,7 +155,7 @@ FEDERATION_AUDIENCES = {
 """What a managed identity's token has to be for where an application trusts it: Entra ID's pages on federated credentials."""
 
 
-class CertificateSettings(Model):
+class CertificateSettings(Section, frozen=True, kw_only=True):
     """One of several certificates of a credential, as while a new one takes over from an old one."""
 
     certificate: LocatedPath
@@ -166,7 +164,7 @@ class CertificateSettings(Model):
     password_file: LocatedPath | None = None
 
 
-class CredentialSettings(Model):
+class CredentialSettings(Section, frozen=True, kw_only=True):
     """What proves the proxy to one token endpoint: ``tenant_id``'s (Entra ID), or any other ``token_endpoint``.
 
     The proof is one of ``certificate``, ``certificates``, ``certificate`` with ``signer_command``, ``key_vault_key``,
@@ -174,15 +172,15 @@ class CredentialSettings(Model):
     identity: ``managed_identity`` alone.
     """
 
-    client_id: ClientIdText | None = Field(default=None, min_length=1)
-    managed_identity: ClientIdText | None = Field(default=None, min_length=1)
+    client_id: ClientIdText | None = None
+    managed_identity: ClientIdText | None = None
     """``system``, or the client id of a user-assigned identity: the machine asks as itself, without an application."""
     tenant_id: TenantText | None = None
     cloud: Cloud = Cloud.PUBLIC
     """Whose sign-in host is asked; ``authority`` names another one."""
     authority: OriginText | None = None
     token_endpoint: HttpsUrl | None = None
-    assertion_audience: str | None = Field(default=None, min_length=1)
+    assertion_audience: Annotated[str, Meta(min_length=1)] | None = None
     """The ``aud`` claim; default: the token endpoint."""
     ca_file: LocatedPath | None = None
     """Added to the system's roots for the token endpoint."""
@@ -202,20 +200,20 @@ class CredentialSettings(Model):
     """Which user-assigned managed identity uses the vault; default: the system-assigned one."""
     federated_token_file: LocatedPath | None = None
     """A token of another identity provider, as workload identity mounts it; read anew for each token request."""
-    federated_managed_identity: ClientIdText | None = Field(default=None, min_length=1)
+    federated_managed_identity: ClientIdText | None = None
     """``system``, or a client id: a managed identity whose token the application trusts as a federated credential."""
-    client_secret: SecretStr | None = None
+    client_secret: Secret | None = None
     """Accepted; a certificate is better, because it never travels."""
     client_authentication: ClientAuthentication = ClientAuthentication.ASSERTION
     """``tls``: of ``token_endpoint`` only; the credential's routes show the same certificate, unless they name one of their own."""
     assertion_algorithm: AssertionAlgorithm = AssertionAlgorithm.PS256
-    send_certificate_chain: Flag = False
+    send_certificate_chain: bool = False
     """Send ``x5c``: subject-name/issuer trust."""
     client_capabilities: tuple[Literal["cp1"], ...] = ()
     """``cp1`` tells the identity platform that claims challenges are answered."""
     token_parameters: Parameters = {}
     """Further form fields of token requests, such as ``audience``."""
-    lazy: Flag = False
+    lazy: bool = False
     """Obtain tokens when the first request needs one, not at the start."""
 
     @property
@@ -224,10 +222,10 @@ class CredentialSettings(Model):
         return self.tenant_id is not None or self.managed_identity is not None
 
 
-class RouteSettings(Model):
+class RouteSettings(Section, frozen=True, kw_only=True):
     """Joins hosts to a credential and a scope."""
 
-    hosts: tuple[HostPatternText, ...] = Field(min_length=1)
+    hosts: Annotated[tuple[HostPatternText, ...], Meta(min_length=1)]
     """``host``, ``host:port`` or ``*.domain``; without a port, 443."""
     credential: str
     scope: ScopeText | None = None
@@ -262,7 +260,7 @@ class TokenFileFormat(StrEnum):
     """A map of one entry, named as the file: when it ends, a colon, and the field's value."""
 
 
-class TokenFileSettings(Model):
+class TokenFileSettings(Section, frozen=True, kw_only=True):
     """A token that is kept up to date in a file for another gateway or program."""
 
     path: LocatedPath
@@ -275,7 +273,7 @@ class TokenFileSettings(Model):
     """``haproxy-map`` only: HAProxy's runtime socket, through which the map is changed while HAProxy runs."""
 
 
-class AdminSettings(Model):
+class AdminSettings(Section, frozen=True, kw_only=True):
     """Where health and metrics are served; None: nowhere."""
 
     address: ListenText = "127.0.0.1:9901"
@@ -283,11 +281,11 @@ class AdminSettings(Model):
     """What opens everything, as a bearer token; without it, addresses that others can reach show the probes alone."""
     server_names: tuple[HostText, ...] = ()
     """Host values accepted on a loopback address beside its own names."""
-    allow_quit: Flag = False
+    allow_quit: bool = False
     """Whether ``POST /quit`` ends the proxy, as the sidecar of a job wants it."""
 
 
-class LimitSettings(Model):
+class LimitSettings(Section, frozen=True, kw_only=True):
     """Bounds on what one client, one connection or the whole proxy may take up."""
 
     connections: Count = 10_000
@@ -313,7 +311,7 @@ class LimitSettings(Model):
     """Bytes waiting in one direction of one connection before reading stops."""
 
 
-class TimeoutSettings(Model):
+class TimeoutSettings(Section, frozen=True, kw_only=True):
     """Seconds. None bounds a stream that moves: body limits run between bytes."""
 
     connect_s: Seconds = 10
@@ -330,27 +328,27 @@ class TimeoutSettings(Model):
     """Between two exchanges of an upstream connection; under the minute after which common gateways close theirs."""
     tunnel_idle_s: Seconds = 3_600
     """Without a byte either way in a tunnel or an upgraded connection."""
-    tcp_keep_alive_s: Annotated[float, Field(ge=1, le=32_767, strict=True)] = 60
+    tcp_keep_alive_s: Annotated[float, Meta(ge=1, le=32_767)] = 60
     """Without a byte on a TCP connection, of clients or to upstreams, before the system probes whether the other end is there."""
     token_s: Seconds = 20
     """How long one request waits for an access token."""
-    drain_delay_s: Annotated[float, Field(ge=0, le=3_600, strict=True)] = 0
+    drain_delay_s: Annotated[float, Meta(ge=0, le=3_600)] = 0
     """How long connections are still accepted after SIGTERM, while readiness fails already: until nobody sends any."""
     drain_s: Seconds = 30
     """How long exchanges in flight may take to finish after SIGTERM."""
 
 
-class AccessLogSettings(Model):
+class AccessLogSettings(Section, frozen=True, kw_only=True):
     """One line an exchange."""
 
     file: LocatedPath | None = None
     """Default: stdout's sibling, stderr."""
     format: Literal["auto", "text", "json"] = "auto"
     """``auto``: text on a terminal, JSON otherwise."""
-    enabled: Flag = True
+    enabled: bool = True
 
 
-class TracingSettings(Model):
+class TracingSettings(Section, frozen=True, kw_only=True):
     """Exchanges as OpenTelemetry spans; needs the packages of the extra ``otel``."""
 
     endpoint: CollectorUrl | None = None
@@ -364,7 +362,7 @@ class OtherHosts(StrEnum):
     TUNNEL = "tunnel"
 
 
-class DestinationSettings(Model):
+class DestinationSettings(Section, frozen=True, kw_only=True):
     """What may be dialled for hosts that no route names; only with ``other_hosts: tunnel``."""
 
     allow: tuple[NetworkText, ...] = ()
@@ -372,7 +370,7 @@ class DestinationSettings(Model):
     ports: tuple[Port, ...] = (443, 80)
 
 
-class UpstreamProxySettings(Model):
+class UpstreamProxySettings(Section, frozen=True, kw_only=True):
     """A proxy between this one and everything it calls: APIs, token endpoints, key vaults, tunnels."""
 
     url: ProxyUrl | None = None
@@ -381,13 +379,13 @@ class UpstreamProxySettings(Model):
     """For plain-http requests of unrouted hosts; None: the same as ``url``."""
     no_proxy: tuple[ExemptionText, ...] = ()
     """What is reached directly: ``host``, ``*.domain``, addresses and ranges."""
-    from_environment: Flag = True
+    from_environment: bool = True
     """Take what is not written here from ``HTTPS_PROXY``, ``HTTP_PROXY`` and ``NO_PROXY``; done by the time this exists."""
     ca_file: LocatedPath | None = None
     """Added to the system's roots for an https proxy."""
 
 
-class InterceptionSettings(Model):
+class InterceptionSettings(Section, frozen=True, kw_only=True):
     """An organisation's own CA for the inside of tunnels; None: the proxy makes one."""
 
     ca_certificate: LocatedPath | None = None
@@ -397,12 +395,12 @@ class InterceptionSettings(Model):
     """For an encrypted key."""
 
 
-class TokenCacheSettings(Model):
+class TokenCacheSettings(Section, frozen=True, kw_only=True):
     """Where replicas share their access tokens; needs the package of the extra ``redis``."""
 
     url: RedisUrlText
     """``redis[s]://[USER@]HOST[:PORT][/DB]``, ``redis[s]+cluster://…`` or ``redis[s]+sentinel://…/SERVICE``; without a password."""
-    key_files: tuple[LocatedPath, ...] = Field(min_length=1)
+    key_files: Annotated[tuple[LocatedPath, ...], Meta(min_length=1)]
     """Files with 32 random bytes in base64: the first seals what is stored, all open it."""
     password_file: LocatedPath | None = None
     credential: str | None = None
@@ -411,16 +409,16 @@ class TokenCacheSettings(Model):
     """Added to the system's roots for ``rediss://``."""
 
 
-class Settings(Model):
+class Settings(Section, frozen=True, kw_only=True):
     """The whole configuration. Paths are absolute by now."""
 
-    listeners: tuple[ListenerSettings, ...] = Field(min_length=1)
+    listeners: Annotated[tuple[ListenerSettings, ...], Meta(min_length=1)]
     clients: tuple[ClientSettings, ...] = ()
     """Who may use the proxy, on any listener; empty: whoever reaches it."""
-    allow_any_client: Flag = False
+    allow_any_client: bool = False
     """Anyone who may reach the proxy may use its identity; only with this may others than this machine reach it."""
-    credentials: dict[str, CredentialSettings] = Field(min_length=1)
-    routes: tuple[RouteSettings, ...] = Field(min_length=1)
+    credentials: Annotated[dict[str, CredentialSettings], Meta(min_length=1)]
+    routes: Annotated[tuple[RouteSettings, ...], Meta(min_length=1)]
     token_files: tuple[TokenFileSettings, ...] = ()
     """Tokens kept up to date where another gateway reads them; they leave the proxy that way."""
     other_hosts: OtherHosts = OtherHosts.REFUSE

@@ -9,9 +9,9 @@ import re
 from dataclasses import dataclass
 from ipaddress import ip_network
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final, TypeAlias
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationInfo
+from msgspec import Meta
 
 from proxy.config.addresses import check_encoding, parse_https_url, parse_listen_address, parse_origin
 from proxy.config.redis_url import parse_redis_url
@@ -23,6 +23,9 @@ from proxy.policy.upstream_proxy import parse_exemption, parse_proxy_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+JUDGE: Final = "judge"
+"""Under this name, `msgspec.Meta.extra` has the function that judges a value."""
 
 # RFC 9110 §5.6.2.
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -79,7 +82,7 @@ _TWO_SCHEMES = (
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What relative paths and ``~`` stand for; given to pydantic as the validation context.
+    """What relative paths and ``~`` stand for.
 
     Attributes:
         directory: of the configuration file, absolute.
@@ -110,12 +113,38 @@ class Surroundings:
         return self.directory / text
 
 
-def _locate(value: object, info: ValidationInfo) -> object:
-    return info.context.locate(value) if isinstance(info.context, Surroundings) and isinstance(value, str) else value
+class Secret:
+    """A text that is never shown: neither `repr` nor `str` nor JSON has it."""
+
+    __slots__ = ("_text",)
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def reveal(self) -> str:
+        """Return the text."""
+        return self._text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return "Secret('**********')"
+
+    def __str__(self) -> str:
+        return "**********"
 
 
-def _judged_by(parse: Callable[[str], object]) -> AfterValidator:
-    """Return a validator that keeps the text and lets a parser judge it."""
+def _judged(judge: Callable[[Any], object]) -> Meta:
+    """Return what has a value judged, and brought into another form, by a function that raises `ValueError`."""
+    return Meta(extra={JUDGE: judge})
+
+
+def _judged_by(parse: Callable[[str], object]) -> Meta:
+    """Return what keeps the text and lets a parser judge it."""
 
     def judge(text: str) -> str:
         try:
@@ -124,7 +153,7 @@ def _judged_by(parse: Callable[[str], object]) -> AfterValidator:
             raise ValueError(error.detail) from None
         return text
 
-    return AfterValidator(judge)
+    return _judged(judge)
 
 
 def _to_origin(text: str) -> str:
@@ -176,14 +205,14 @@ def _check_user(text: str) -> str:
     return text
 
 
-def _check_password_hash(secret: SecretStr) -> SecretStr:
-    parse_password_hash(secret.get_secret_value())
+def _check_password_hash(secret: Secret) -> Secret:
+    parse_password_hash(secret.reveal())
     return secret
 
 
-def _check_proxy_url(secret: SecretStr) -> SecretStr:
+def _check_proxy_url(secret: Secret) -> Secret:
     try:
-        parse_proxy_url(secret.get_secret_value())
+        parse_proxy_url(secret.reveal())
     except ConfigurationError as error:
         raise ValueError(error.detail) from None
     return secret
@@ -253,8 +282,8 @@ def _check_field_name(text: str) -> str:
     return text
 
 
-def _check_field_value(secret: SecretStr) -> SecretStr:
-    value = secret.get_secret_value()
+def _check_field_value(secret: Secret) -> Secret:
+    value = secret.reveal()
     if not value:
         raise ValueError("the value is empty; give it one, or look at the environment variable it comes from")
     if not value.isascii() or not value.isprintable():
@@ -267,31 +296,30 @@ def _check_field_value(secret: SecretStr) -> SecretStr:
     return secret
 
 
-def _check_fields(fields: dict[str, SecretStr]) -> dict[str, SecretStr]:
+def _check_fields(fields: dict[str, Secret]) -> dict[str, Secret]:
     if len({name.lower() for name in fields}) < len(fields):
         raise ValueError("two names differ in case only, which is one field (RFC 9110 §5.1); keep one")
     return fields
 
 
-Seconds = Annotated[float, Field(gt=0, le=86_400, strict=True)]
-ByteCount = Annotated[int, Field(gt=0, le=2**40, strict=True)]
-Count = Annotated[int, Field(gt=0, le=1_000_000, strict=True)]
-Flag = Annotated[bool, Field(strict=True)]
+Seconds = Annotated[float, Meta(gt=0, le=86_400)]
+ByteCount = Annotated[int, Meta(gt=0, le=2**40)]
+Count = Annotated[int, Meta(gt=0, le=1_000_000)]
 
-Rate = Annotated[float, Field(gt=0, le=1_000_000, strict=True)]
+Rate = Annotated[float, Meta(gt=0, le=1_000_000)]
 """Per second."""
 
-Workers = Annotated[int, Field(ge=1, le=64, strict=True)]
-Port = Annotated[int, Field(ge=1, le=65_535, strict=True)]
+Workers = Annotated[int, Meta(ge=1, le=64)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
 
-LocatedPath = Annotated[Path, BeforeValidator(_locate)]
+LocatedPath: TypeAlias = Path
 """Absolute after loading; relative paths are relative to the configuration file."""
 ListenText = Annotated[str, _judged_by(parse_listen_address)]
 """What `parse_listen_address` takes."""
-OriginText = Annotated[str, AfterValidator(_to_origin)]
+OriginText = Annotated[str, _judged(_to_origin)]
 """``https://host`` or ``https://host:port``, canonical after loading."""
 HttpsUrl = Annotated[str, _judged_by(parse_https_url)]
-CollectorUrl = Annotated[str, AfterValidator(_check_collector_url)]
+CollectorUrl = Annotated[str, _judged(_check_collector_url)]
 """``http://host[:port]`` or ``https://host[:port]``, with or without a path."""
 HostPatternText = Annotated[str, _judged_by(parse_host_pattern)]
 """What `parse_host_pattern` takes."""
@@ -299,29 +327,27 @@ HostText = Annotated[str, _judged_by(lambda text: parse_authority(text.encode("u
 """``host`` or ``host:port``, as a Host field has it."""
 DialText = Annotated[str, _judged_by(lambda text: parse_authority(text.encode("utf-8", "surrogatepass"), None))]
 """``host:port``, what `parse_authority` takes without a default port."""
-NetworkText = Annotated[str, AfterValidator(_check_network)]
+NetworkText = Annotated[str, _judged(_check_network)]
 """What `ipaddress.ip_network` takes."""
-ClientName = Annotated[str, AfterValidator(_check_client_name)]
-UserText = Annotated[str, AfterValidator(_check_user)]
-FileMode = Annotated[str, AfterValidator(_check_file_mode)]
+ClientName = Annotated[str, _judged(_check_client_name)]
+UserText = Annotated[str, _judged(_check_user)]
+FileMode = Annotated[str, _judged(_check_file_mode)]
 """Octal digits as text: YAML reads 0600 as another number."""
-PasswordHashText = Annotated[SecretStr, AfterValidator(_check_password_hash)]
+PasswordHashText = Annotated[Secret, _judged(_check_password_hash)]
 """What `parse_password_hash` takes."""
-ProxyUrl = Annotated[SecretStr, AfterValidator(_check_proxy_url)]
+ProxyUrl = Annotated[Secret, _judged(_check_proxy_url)]
 """What `parse_proxy_url` takes; it may hold a password."""
 RedisUrlText = Annotated[str, _judged_by(parse_redis_url)]
 """What `parse_redis_url` takes."""
 ExemptionText = Annotated[str, _judged_by(parse_exemption)]
 """What `parse_exemption` takes."""
-TenantText = Annotated[str, AfterValidator(_check_tenant)]
-ClientIdText = Annotated[str, AfterValidator(_check_client_id)]
-ResourceText = Annotated[str, Field(min_length=1), AfterValidator(_check_resource)]
-Parameters = Annotated[
-    dict[Annotated[str, AfterValidator(_check_parameter_name)], SecretStr], Field(max_length=_PARAMETER_LIMIT)
-]
+TenantText = Annotated[str, _judged(_check_tenant)]
+ClientIdText = Annotated[str, Meta(min_length=1), _judged(_check_client_id)]
+ResourceText = Annotated[str, Meta(min_length=1), _judged(_check_resource)]
+Parameters = Annotated[dict[Annotated[str, _judged(_check_parameter_name)], Secret], Meta(max_length=_PARAMETER_LIMIT)]
 """Form fields of a token request; the values may be secrets."""
-ScopeText = Annotated[str, Field(min_length=1), AfterValidator(_check_scope)]
+ScopeText = Annotated[str, Meta(min_length=1), _judged(_check_scope)]
 Fields = Annotated[
-    dict[Annotated[str, AfterValidator(_check_field_name)], Annotated[SecretStr, AfterValidator(_check_field_value)]],
-    AfterValidator(_check_fields),
+    dict[Annotated[str, _judged(_check_field_name)], Annotated[Secret, _judged(_check_field_value)]],
+    _judged(_check_fields),
 ]

@@ -36,10 +36,10 @@ def build_dialer(settings: Settings, resolver: Resolver | None = None) -> Dialer
 
 def build_proxies(settings: UpstreamProxySettings) -> UpstreamProxies:
     """Return which connections go through which upstream proxy."""
-    for_tls = parse_proxy_url(settings.url.get_secret_value()) if settings.url is not None else None
+    for_tls = parse_proxy_url(settings.url.reveal()) if settings.url is not None else None
     for_plain = settings.plain_http_url
     return UpstreamProxies(
         for_tls,
-        parse_proxy_url(for_plain.get_secret_value()) if for_plain is not None else for_tls,
+        parse_proxy_url(for_plain.reveal()) if for_plain is not None else for_tls,
         tuple(map(parse_exemption, settings.no_proxy)),
     )

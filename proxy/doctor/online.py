@@ -9,6 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from msgspec.structs import replace
+
 from proxy.config.settings import ClientAuthentication, Http2
 from proxy.dialing.building import build_dialer
 from proxy.dialing.handshake import NO_VERSION
@@ -111,13 +113,12 @@ def build_sources(settings: Settings, name: str) -> TokenSources:
     """
     wanted = {name, settings.credentials[name].key_vault_credential}
     return TokenSources.from_settings(
-        settings.model_copy(
-            update={
-                "credentials": {key: value for key, value in settings.credentials.items() if key in wanted},
-                "routes": tuple(route for route in settings.routes if route.credential in wanted),
-                # Another replica's token would tell nothing about this credential.
-                "token_cache": None,
-            }
+        replace(
+            settings,
+            credentials={key: value for key, value in settings.credentials.items() if key in wanted},
+            routes=tuple(route for route in settings.routes if route.credential in wanted),
+            # Another replica's token would tell nothing about this credential.
+            token_cache=None,
         )
     )
 
@@ -286,7 +287,7 @@ class _Call:
         return await open_connection(self._authority, self._dial, context, self._dialer)
 
     async def _judge(self, connection: Connection, access_token: str, path: str, *, is_entra: bool) -> Finding:
-        fields = {name: value.get_secret_value() for name, value in self._route.set_headers.items()}
+        fields = {name: value.reveal() for name, value in self._route.set_headers.items()}
         fields["Authorization"] = f"Bearer {access_token}"
         response = await get(connection, self._authority.host_field(HTTPS_PORT), path, fields)
         names = frozenset(name.lower() for name in self._route.set_headers)

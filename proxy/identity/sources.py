@@ -461,7 +461,7 @@ def create_credential(
         proofs=proofs,
         resource_url=resource_url(settings),
         audience=settings.assertion_audience,
-        parameters={key: value.get_secret_value() for key, value in settings.token_parameters.items()},
+        parameters={key: value.reveal() for key, value in settings.token_parameters.items()},
         capabilities=settings.client_capabilities,
         clock=clock,
         wall_clock=wall_clock,

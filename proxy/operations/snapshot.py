@@ -11,7 +11,7 @@ import operator
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, TypeAlias
 
-from pydantic import Field, NonNegativeInt, TypeAdapter
+import msgspec
 
 from proxy.operations.access_log import AccessLogStatistics, TraceStatistics
 from proxy.relay.counters import LATENCY_BOUNDS_S, Counters, Histogram
@@ -19,8 +19,9 @@ from proxy.relay.counters import LATENCY_BOUNDS_S, Counters, Histogram
 if TYPE_CHECKING:
     from collections.abc import Collection, Sized
 _BUCKETS: Final = len(LATENCY_BOUNDS_S) + 1
-_Buckets: TypeAlias = Annotated[tuple[NonNegativeInt, ...], Field(min_length=_BUCKETS, max_length=_BUCKETS)]
-_Counts: TypeAlias = Mapping[str, NonNegativeInt]
+_Count: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+_Buckets: TypeAlias = Annotated[tuple[_Count, ...], msgspec.Meta(min_length=_BUCKETS, max_length=_BUCKETS)]
+_Counts: TypeAlias = Mapping[str, _Count]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -64,32 +65,32 @@ class WorkerSnapshot:
     The others are named as in `proxy.relay.counters.Counters`.
     """
 
-    exchanges: Mapping[str, Mapping[int, NonNegativeInt]] = dataclasses.field(default_factory=dict)
+    exchanges: Mapping[str, Mapping[int, _Count]] = dataclasses.field(default_factory=dict)
     http_versions: Mapping[str, _Counts] = dataclasses.field(default_factory=dict)
     errors: _Counts = dataclasses.field(default_factory=dict)
     aborts: _Counts = dataclasses.field(default_factory=dict)
     http2_faults: _Counts = dataclasses.field(default_factory=dict)
-    received_bytes: NonNegativeInt = 0
-    sent_bytes: NonNegativeInt = 0
-    client_connections: NonNegativeInt = 0
-    upstream_connections: NonNegativeInt = 0
-    reused: NonNegativeInt = 0
-    retries: NonNegativeInt = 0
-    replays: NonNegativeInt = 0
-    tunnels: NonNegativeInt = 0
-    upgrades: NonNegativeInt = 0
-    intercepts: NonNegativeInt = 0
-    open_client_connections: NonNegativeInt = 0
-    open_upstream_connections: NonNegativeInt = 0
-    idle_upstream_connections: NonNegativeInt = 0
-    open_tunnels: NonNegativeInt = 0
+    received_bytes: _Count = 0
+    sent_bytes: _Count = 0
+    client_connections: _Count = 0
+    upstream_connections: _Count = 0
+    reused: _Count = 0
+    retries: _Count = 0
+    replays: _Count = 0
+    tunnels: _Count = 0
+    upgrades: _Count = 0
+    intercepts: _Count = 0
+    open_client_connections: _Count = 0
+    open_upstream_connections: _Count = 0
+    idle_upstream_connections: _Count = 0
+    open_tunnels: _Count = 0
     duration: HistogramSnapshot = HistogramSnapshot()
     upstream_wait: HistogramSnapshot = HistogramSnapshot()
     token_wait: HistogramSnapshot = HistogramSnapshot()
     loop_lag: HistogramSnapshot = HistogramSnapshot()
     access_log: AccessLogStatistics = dataclasses.field(default_factory=AccessLogStatistics)
     traces: TraceStatistics = dataclasses.field(default_factory=TraceStatistics)
-    events_dropped: NonNegativeInt = 0
+    events_dropped: _Count = 0
     name_lookups: _Counts = dataclasses.field(default_factory=dict)
 
     def retired(self) -> WorkerSnapshot:
@@ -108,12 +109,6 @@ _NAMED_ALIKE: Final = [
     for field in dataclasses.fields(WorkerSnapshot)
     if field.name != "exchanges" and hasattr(Counters(), field.name)
 ]
-
-
-@functools.cache
-def _adapter() -> TypeAdapter[WorkerSnapshot]:
-    """Built when first wanted: a proxy of one process never does, and it costs a fiftieth of a second."""
-    return TypeAdapter(WorkerSnapshot)
 
 
 class UpstreamConnection(Protocol):
@@ -189,7 +184,7 @@ def take_snapshot(
 
 def format_snapshot(snapshot: WorkerSnapshot) -> bytes:
     """Return the snapshot as JSON."""
-    return _adapter().dump_json(snapshot)
+    return msgspec.json.encode(snapshot)
 
 
 def parse_snapshot(content: bytes) -> WorkerSnapshot:
@@ -198,7 +193,10 @@ def parse_snapshot(content: bytes) -> WorkerSnapshot:
     Raises:
         ValueError: it is not one.
     """
-    return _adapter().validate_json(content)
+    try:
+        return msgspec.json.decode(content, type=WorkerSnapshot)
+    except msgspec.DecodeError:
+        raise ValueError("this is no snapshot of a relay process") from None
 
 
 def sum_snapshots(snapshots: Iterable[WorkerSnapshot]) -> WorkerSnapshot:

@@ -1,6 +1,6 @@
 """The record of one finished exchange, for the access log and other observers. Pure: does no I/O.
 
-Relay processes send records to the control process, and pydantic reads their annotations, so this module is not compiled;
+Relay processes send records to the control process, and msgspec reads their annotations, so this module is not compiled;
 `recording`, which makes them, is.
 """
 

@@ -17,18 +17,19 @@ away.
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Annotated, Final, Protocol
 
 from aiohttp import web
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from msgspec import UNSET, DecodeError, Meta, Struct, UnsetType, ValidationError, json, to_builtins
+from msgspec.structs import asdict as fields_of
 
 from proxy.sandbox.faults import AlwaysUnauthorized, ClaimsChallenge, Faults, Revocation, Times, TokenEndpointFault
 from proxy.sandbox.token_records import TokenRequest, format_token_requests
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from proxy.sandbox.gateway import GatewayRefusal
     from proxy.sandbox.managed_identities import ManagedIdentityRequest
@@ -65,26 +66,27 @@ class Controlled(Protocol):
         """Ask for tokens newer than now."""
 
 
-class _Change(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=False)
+_Lifetime = Annotated[int, Meta(ge=1, le=86_400 * 365)]
+_Refresh = Annotated[int, Meta(ge=0)]
+_Offset = Annotated[float, Meta(ge=-(10**9), le=10**9)]
 
 
-class _FaultsChange(_Change):
-    token_endpoint: TokenEndpointFault | None = None
-    managed_identity: TokenEndpointFault | None = None
-    token_lifetime_s: int | None = Field(default=None, ge=1, le=86_400 * 365)
-    refresh_in_s: int | None = Field(default=None, ge=0)
-    clock_offset_s: float | None = Field(default=None, ge=-(10**9), le=10**9)
-    always_unauthorized: AlwaysUnauthorized | None = None
-    revocation: Revocation | None = None
-    claims_challenge: ClaimsChallenge | None = None
+class _FaultsChange(Struct, forbid_unknown_fields=True):
+    token_endpoint: TokenEndpointFault | UnsetType | None = UNSET
+    managed_identity: TokenEndpointFault | UnsetType | None = UNSET
+    token_lifetime_s: _Lifetime | UnsetType | None = UNSET
+    refresh_in_s: _Refresh | UnsetType | None = UNSET
+    clock_offset_s: _Offset | UnsetType | None = UNSET
+    always_unauthorized: AlwaysUnauthorized | UnsetType | None = UNSET
+    revocation: Revocation | UnsetType | None = UNSET
+    claims_challenge: ClaimsChallenge | UnsetType | None = UNSET
 
 
-class _RevocationChange(_Change):
+class _RevocationChange(Struct, forbid_unknown_fields=True):
     with_challenge: bool = False
 
 
-class _ChallengeChange(_Change):
+class _ChallengeChange(Struct, forbid_unknown_fields=True):
     times: Times | None = None
     padded: bool = True
 
@@ -111,14 +113,14 @@ class Control:
         return application
 
     async def _show_faults(self, _request: web.Request) -> web.Response:
-        return web.json_response(asdict(self._sandbox.faults))
+        return web.json_response(to_builtins(self._sandbox.faults))
 
     async def _change_faults(self, request: web.Request) -> web.Response:
-        change = _FaultsChange.model_validate_json(await request.read())
+        change = json.decode(await request.read(), type=_FaultsChange)
         working = Faults()
-        for name in change.model_fields_set:
-            value = getattr(change, name)
-            setattr(self._sandbox.faults, name, getattr(working, name) if value is None else value)
+        for name, value in fields_of(change).items():
+            if value is not UNSET:
+                setattr(self._sandbox.faults, name, getattr(working, name) if value is None else value)
         return await self._show_faults(request)
 
     async def _clear_faults(self, request: web.Request) -> web.Response:
@@ -130,12 +132,12 @@ class Control:
         return web.Response(status=204)
 
     async def _revoke(self, request: web.Request) -> web.Response:
-        change = _RevocationChange.model_validate_json(await request.read() or b"{}")
+        change = json.decode(await request.read() or b"{}", type=_RevocationChange)
         self._sandbox.revoke_issued_tokens(with_challenge=change.with_challenge)
         return await self._show_faults(request)
 
     async def _challenge(self, request: web.Request) -> web.Response:
-        change = _ChallengeChange.model_validate_json(await request.read() or b"{}")
+        change = json.decode(await request.read() or b"{}", type=_ChallengeChange)
         self._sandbox.challenge_claims(times=change.times, padded=change.padded)
         return await self._show_faults(request)
 
@@ -155,17 +157,25 @@ async def _explain_faulty_change(
 ) -> web.StreamResponse:
     try:
         return await handler(request)
-    except ValidationError as error:
-        faults = [_explain(dict(each)) for each in error.errors(include_url=False, include_input=False)]
-        return web.json_response({"faults": faults}, status=400)
+    except DecodeError as error:
+        return web.json_response({"faults": [_explain(error)]}, status=400)
 
 
-def _explain(fault: Mapping[str, object]) -> str:
-    where = ".".join(str(each) for each in fault["loc"]) if isinstance(fault["loc"], tuple) else ""
-    if fault["type"] == "json_invalid":
+# As msgspec writes: "Expected `int` >= 1 - at `$.always_unauthorized.times`".
+_WHERE: Final = re.compile(r" - at `\$\.?([^`]*)`$")
+_UNKNOWN: Final = re.compile(r"Object contains unknown field `([^`]*)`")
+_LIMIT: Final = re.compile(r"[<>]=? -?[0-9.e]+")
+
+
+def _explain(error: DecodeError) -> str:
+    if not isinstance(error, ValidationError):
         return "The content is not JSON."
-    if fault["type"] in {"extra_forbidden", "unexpected_keyword_argument"}:
-        return f"{where}: there is no such key; GET /sandbox/faults shows them all."
-    allowed = fault.get("ctx")
-    hint = f" ({json.dumps(allowed, default=str)})" if allowed else ""
-    return f"{where or 'The content'}: this value is not possible here{hint}."
+    text = str(error)
+    found = _WHERE.search(text)
+    where = found[1] if found else ""
+    unknown = _UNKNOWN.match(text)
+    if unknown:
+        key = ".".join(part for part in (where, unknown[1]) if part)
+        return f"{key}: there is no such key; GET /sandbox/faults shows them all."
+    limit = _LIMIT.search(text)
+    return f"{where or 'The content'}: this value is not possible here{f' (it has to be {limit[0]})' if limit else ''}."

@@ -7,15 +7,16 @@ cleared.
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass, fields, replace
-from typing import Annotated, ClassVar, TypeVar
+from dataclasses import dataclass, fields
+from typing import Annotated, TypeVar
 
-from pydantic import ConfigDict, Field
+from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-Times = Annotated[int, Field(ge=1)]
-Delay = Annotated[float, Field(ge=0, le=3600)]
-FieldValue = Annotated[str, Field(pattern=r"^[ -~]*$")]
-ServerErrorStatus = Annotated[int, Field(ge=500, le=599)]
+Times = Annotated[int, Meta(ge=1)]
+Delay = Annotated[float, Meta(ge=0, le=3600)]
+FieldValue = Annotated[str, Meta(pattern=r"^[ -~]*$")]
+ServerErrorStatus = Annotated[int, Meta(ge=500, le=599)]
 
 
 class TokenFault(enum.StrEnum):
@@ -55,8 +56,7 @@ class TokenFault(enum.StrEnum):
     """No answer at all: the connection breaks."""
 
 
-@dataclass(frozen=True, slots=True)
-class TokenEndpointFault:
+class TokenEndpointFault(Struct, frozen=True, forbid_unknown_fields=True):
     """A fault of the token endpoint.
 
     Attributes:
@@ -69,8 +69,6 @@ class TokenEndpointFault:
         client_id: whose requests it strikes; None for everybody's.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
     kind: TokenFault
     times: Times | None = None
     delay_s: Delay = 0.0
@@ -79,8 +77,7 @@ class TokenEndpointFault:
     client_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AlwaysUnauthorized:
+class AlwaysUnauthorized(Struct, frozen=True, forbid_unknown_fields=True):
     """The gateway refuses every token.
 
     Attributes:
@@ -89,24 +86,18 @@ class AlwaysUnauthorized:
             validate-jwt's bare refusal.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
-
     times: Times | None = None
     with_challenge: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Revocation:
+class Revocation(Struct, frozen=True, forbid_unknown_fields=True):
     """The gateway refuses tokens issued before a moment (Unix seconds, the sandbox's clock)."""
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     before_at: float
     with_challenge: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimsChallenge:
+class ClaimsChallenge(Struct, frozen=True, forbid_unknown_fields=True):
     """The API wants a token obtained with a claims request for this ``nbf`` or a later one, and says so in a challenge.
 
     Attributes:
@@ -114,8 +105,6 @@ class ClaimsChallenge:
         times: how many requests it strikes; None until cleared.
         padded: whether the challenge's base64 keeps its padding; both are seen.
     """
-
-    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     nbf_at: int
     times: Times | None = None

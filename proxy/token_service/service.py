@@ -13,6 +13,8 @@ import socket
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from msgspec.structs import replace
+
 from proxy.config.addresses import parse_listen_address
 from proxy.config.settings import Http2, ListenerMode
 from proxy.dialing.keep_alive import keep_alive
@@ -121,7 +123,7 @@ class TokenService:
             if listener.mode is not ListenerMode.IDENTITY:
                 continue
             offers = offers or Offers(settings, tokens)
-            spoken = listener.model_copy(update={"http2": Http2.OFF})  # HTTP/1.1 is all that is spoken here
+            spoken = replace(listener, http2=Http2.OFF)  # HTTP/1.1 is all that is spoken here
             kind = (listener.address, listener.socket_mode)
             key = (*kind, sum(other.key[:2] == kind for other in plan.listeners))  # port 0 may be there more than once
             plan.listeners.append(Listener(index, key, listener, build_listener_policy(spoken), offers, admission))

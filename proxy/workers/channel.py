@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+import msgspec
 
 from proxy.workers.messages import BrokenFrames, FrameReader, Message, format_frame
 
@@ -26,15 +26,18 @@ class Channel(asyncio.Protocol, Generic[_Incoming]):
     """Sends messages, and hands over those that arrive.
 
     Args:
-        adapter: reads the other side's messages.
+        decoder: of the other side's messages.
         on_message: called with each.
         on_closed: called once when the other side is gone, or has sent what it never would.
     """
 
     def __init__(
-        self, adapter: TypeAdapter[_Incoming], on_message: Callable[[_Incoming], None], on_closed: Callable[[], None]
+        self,
+        decoder: msgspec.json.Decoder[_Incoming],
+        on_message: Callable[[_Incoming], None],
+        on_closed: Callable[[], None],
     ) -> None:
-        self._adapter = adapter
+        self._decoder = decoder
         self._on_message = on_message
         self._on_closed = on_closed
         self._frames = FrameReader()
@@ -52,8 +55,8 @@ class Channel(asyncio.Protocol, Generic[_Incoming]):
         """Take frames."""
         try:
             for frame in self._frames.feed(data):
-                self._on_message(self._adapter.validate_json(frame))
-        except (BrokenFrames, ValidationError):
+                self._on_message(self._decoder.decode(frame))
+        except (BrokenFrames, msgspec.DecodeError):
             logger.error("a message between the proxy's processes could not be read; the process is replaced")  # noqa: TRY400
             self.close()
 

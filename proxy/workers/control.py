@@ -13,6 +13,8 @@ from collections import OrderedDict, deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from proxy.errors import ConfigurationError
 from proxy.identity.credential import Target
 from proxy.interception.rsa import RSAKey
@@ -520,26 +522,26 @@ def describe_settings(settings: Settings) -> dict[str, object]:
 
     With the secrets it needs and no others: the fields it sets, the hashes it checks, what it says to the upstream proxy.
     """
-    described: dict[str, object] = settings.model_dump(mode="json")
+    described: dict[str, object] = msgspec.to_builtins(settings, enc_hook=str)
     described["routes"] = [
         {
-            **route.model_dump(mode="json"),
-            "set_headers": {name: value.get_secret_value() for name, value in route.set_headers.items()},
+            **msgspec.to_builtins(route, enc_hook=str),
+            "set_headers": {name: value.reveal() for name, value in route.set_headers.items()},
         }
         for route in settings.routes
     ]
     described["clients"] = [
         {
-            **client.model_dump(mode="json"),
-            "password_hash": None if client.password_hash is None else client.password_hash.get_secret_value(),
+            **msgspec.to_builtins(client, enc_hook=str),
+            "password_hash": None if client.password_hash is None else client.password_hash.reveal(),
         }
         for client in settings.clients
     ]
     upstream_proxy = settings.upstream_proxy
     described["upstream_proxy"] = {
-        **upstream_proxy.model_dump(mode="json"),
+        **msgspec.to_builtins(upstream_proxy, enc_hook=str),
         **{
-            key: None if url is None else url.get_secret_value()
+            key: None if url is None else url.reveal()
             for key, url in (("url", upstream_proxy.url), ("plain_http_url", upstream_proxy.plain_http_url))
         },
     }

@@ -5,25 +5,26 @@ JSON and not pickle: the process that reads holds the private keys, and what it 
 
 from __future__ import annotations
 
-from typing import Annotated, Final, Literal
+from typing import Final, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+import msgspec
 
-from proxy.relay.record import ExchangeRecord  # noqa: TC001  # pydantic reads the annotation
+from proxy.relay.record import ExchangeRecord  # noqa: TC001  # msgspec reads the annotation
 
 _LENGTH_BYTES: Final = 4
 # The largest is the configuration: the file it comes from is limited to 1 MiB.
 _FRAME_BYTES: Final = 4_194_304
 
 
-class Message(BaseModel):
-    """The base of every message."""
+class Message(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """The base of every message. Bytes are sent in base64: a request target may hold any."""
 
-    # A request target may hold any bytes.
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_bytes="base64", val_json_bytes="base64")
+    def __repr__(self) -> str:
+        """Show no values: some are secrets."""
+        return f"{type(self).__name__}(…)"
 
 
-class SourceKey(Message):
+class SourceKey(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a source is for.
 
     Attributes:
@@ -39,7 +40,7 @@ class SourceKey(Message):
     resource: str | None = None
 
 
-class Begin(Message):
+class Begin(Message, frozen=True, kw_only=True, tag="begin"):
     """Control → relay, first of all: what to serve.
 
     Attributes:
@@ -49,28 +50,25 @@ class Begin(Message):
         sources: what each token source of this configuration is for.
     """
 
-    kind: Literal["begin"] = "begin"
     settings: dict[str, object]
     ports: tuple[int, ...]
     number: int
     sources: tuple[SourceKey, ...]
 
 
-class Reload(Message):
+class Reload(Message, frozen=True, kw_only=True, tag="reload"):
     """Control → relay: go over to another configuration, with the same listeners. The attributes are those of `Begin`."""
 
-    kind: Literal["reload"] = "reload"
     settings: dict[str, object]
     sources: tuple[SourceKey, ...]
 
 
-class Token(Message):
+class Token(Message, frozen=True, kw_only=True, tag="token"):
     """Control → relay: a source's current token. Moments are seconds of the clock both processes share (CLOCK_MONOTONIC)."""
 
-    kind: Literal["token"] = "token"
     source: int
     serial: int
-    value: str = Field(repr=False)
+    value: str
     obtained_at_mono: float
     refresh_at_mono: float
     expires_at_mono: float
@@ -78,21 +76,19 @@ class Token(Message):
     proof: str = ""
 
 
-class Answered(Message):
+class Answered(Message, frozen=True, kw_only=True, tag="answered"):
     """Control → relay: a request is answered; the token it asked for was sent just before."""
 
-    kind: Literal["answered"] = "answered"
     request: int
 
 
-class Failed(Message):
+class Failed(Message, frozen=True, kw_only=True, tag="failed"):
     """Control → relay: a request failed. The fields are those of `proxy.errors.ProxyError`.
 
     Attributes:
         error: the name of its class, one of `proxy.workers.tokens.ERRORS`.
     """
 
-    kind: Literal["failed"] = "failed"
     request: int
     error: str
     detail: str
@@ -100,7 +96,7 @@ class Failed(Message):
     retry_after_s: int | None
 
 
-class Leaf(Message):
+class Leaf(Message, frozen=True, kw_only=True, tag="leaf"):
     """Control → relay: the leaf certificate asked for.
 
     Attributes:
@@ -110,63 +106,51 @@ class Leaf(Message):
         pem: with chain and key; None where the host is not routed.
     """
 
-    kind: Literal["leaf"] = "leaf"
     host: str
     name: str
     rsa: bool = False
-    pem: str | None = Field(repr=False)
+    pem: str | None
 
 
-class CAChanged(Message):
+class CAChanged(Message, frozen=True, kw_only=True, tag="ca_changed"):
     """Control → relay: another CA signs from now on, so leaves have to be fetched again."""
 
-    kind: Literal["ca_changed"] = "ca_changed"
 
-
-class AnnounceEnd(Message):
+class AnnounceEnd(Message, frozen=True, kw_only=True, tag="announce_end"):
     """Control → relay: tell clients that their connections end, and go on accepting others."""
 
-    kind: Literal["announce_end"] = "announce_end"
 
-
-class Drain(Message):
+class Drain(Message, frozen=True, kw_only=True, tag="drain"):
     """Control → relay: stop accepting, finish what is in flight, exit."""
 
-    kind: Literal["drain"] = "drain"
 
-
-class Started(Message):
+class Started(Message, frozen=True, kw_only=True, tag="started"):
     """Relay → control: the listeners are open."""
 
-    kind: Literal["started"] = "started"
 
-
-class Want(Message):
+class Want(Message, frozen=True, kw_only=True, tag="want"):
     """Relay → control: a token is needed and there is none."""
 
-    kind: Literal["want"] = "want"
     source: int
     request: int
 
 
-class Stale(Message):
+class Stale(Message, frozen=True, kw_only=True, tag="stale"):
     """Relay → control: a token that should be renewed is in use."""
 
-    kind: Literal["stale"] = "stale"
     source: int
 
 
-class Rejected(Message):
+class Rejected(Message, frozen=True, kw_only=True, tag="rejected"):
     """Relay → control: an upstream refused a token."""
 
-    kind: Literal["rejected"] = "rejected"
     source: int
     serial: int
     claims: str | None
     certain: bool
 
 
-class WantLeaf(Message):
+class WantLeaf(Message, frozen=True, kw_only=True, tag="want_leaf"):
     """Relay → control: a leaf certificate is needed for a host.
 
     Attributes:
@@ -174,12 +158,11 @@ class WantLeaf(Message):
         rsa: whether a client takes RSA only.
     """
 
-    kind: Literal["want_leaf"] = "want_leaf"
     host: str
     rsa: bool = False
 
 
-class Figures(Message):
+class Figures(Message, frozen=True, kw_only=True, tag="figures"):
     """Relay → control: what has been counted so far.
 
     Attributes:
@@ -187,30 +170,27 @@ class Figures(Message):
         records: the newest exchanges that have ended since the last figures, for the page to look at.
     """
 
-    kind: Literal["figures"] = "figures"
     snapshot: str
     records: tuple[ExchangeRecord, ...] = ()
 
 
-class Forked(Message):
+class Forked(Message, frozen=True, kw_only=True, tag="forked"):
     """Template → control: the relay process asked for runs."""
 
-    kind: Literal["forked"] = "forked"
     pid: int
 
 
-class NotForked(Message):
+class NotForked(Message, frozen=True, kw_only=True, tag="not_forked"):
     """Template → control: the system lets us have no process.
 
     Attributes:
         number: its reason, as in `errno`.
     """
 
-    kind: Literal["not_forked"] = "not_forked"
     number: int
 
 
-class Ended(Message):
+class Ended(Message, frozen=True, kw_only=True, tag="ended"):
     """Template → control: a relay process has ended.
 
     Attributes:
@@ -218,20 +198,17 @@ class Ended(Message):
         status: its exit status, or the negative number of a signal.
     """
 
-    kind: Literal["ended"] = "ended"
     pid: int
     status: int
 
 
-ToRelay = Annotated[
-    Begin | Reload | Token | Answered | Failed | Leaf | CAChanged | AnnounceEnd | Drain, Field(discriminator="kind")
-]
-ToControl = Annotated[Started | Want | Stale | Rejected | WantLeaf | Figures, Field(discriminator="kind")]
-ToForking = Annotated[Forked | NotForked | Ended, Field(discriminator="kind")]
+ToRelay: TypeAlias = Begin | Reload | Token | Answered | Failed | Leaf | CAChanged | AnnounceEnd | Drain
+ToControl: TypeAlias = Started | Want | Stale | Rejected | WantLeaf | Figures
+ToForking: TypeAlias = Forked | NotForked | Ended
 
-TO_RELAY: Final[TypeAdapter[ToRelay]] = TypeAdapter(ToRelay)
-TO_CONTROL: Final[TypeAdapter[ToControl]] = TypeAdapter(ToControl)
-TO_FORKING: Final[TypeAdapter[ToForking]] = TypeAdapter(ToForking)
+TO_RELAY: Final[msgspec.json.Decoder[ToRelay]] = msgspec.json.Decoder(ToRelay)
+TO_CONTROL: Final[msgspec.json.Decoder[ToControl]] = msgspec.json.Decoder(ToControl)
+TO_FORKING: Final[msgspec.json.Decoder[ToForking]] = msgspec.json.Decoder(ToForking)
 
 
 class BrokenFrames(Exception):  # noqa: N818  # a verdict on the other process, which is then replaced
@@ -240,7 +217,7 @@ class BrokenFrames(Exception):  # noqa: N818  # a verdict on the other process, 
 
 def format_frame(message: Message) -> bytes:
     """Return a message with its length in front: four bytes, big-endian."""
-    content = message.model_dump_json().encode()
+    content = msgspec.json.encode(message)
     return len(content).to_bytes(_LENGTH_BYTES) + content
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from proxy.config.routed_hosts import routed_hosts
-from proxy.config.settings import Settings
+from proxy.config.validation import restore
 from proxy.errors import ConfigurationError
 from proxy.event_loop import run
 from proxy.operations.event_log import EventLog
@@ -69,7 +69,7 @@ class Worker:
         """
         await self._channel.open(end)
         begin = await self._begin
-        settings = Settings.model_validate(begin.settings)
+        settings = restore(begin.settings)
         contexts = self._contexts = RemoteContexts(self._channel.send, routed_hosts(settings))
         front = self._front = RelayServer(settings, self._sources, contexts.context_for, contexts.fetch)
         await front.start(begin.ports)
@@ -99,7 +99,7 @@ class Worker:
         """
         message, self._reload = self._reload, None
         if message is not None:
-            settings = Settings.model_validate(message.settings)
+            settings = restore(message.settings)
             plan = front.plan(settings, self._sources)
             await front.open(plan)
             contexts.use(routed_hosts(settings))

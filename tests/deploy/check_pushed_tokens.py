@@ -81,7 +81,7 @@ def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     name: str = request.param
     scratch: Path = tmp_path_factory.mktemp(name)
     kind, path = FILES[name]
-    settings = TokenFileSettings.model_construct(
+    settings = TokenFileSettings(
         path=scratch / path,
         format=kind,
         credential="c",
@@ -157,7 +157,7 @@ def test_a_pushed_token_is_used_replaced_and_refused_when_it_has_ended(stage: Pu
 
 def test_a_haproxy_that_starts_later_has_the_token_from_the_file(tmp_path: Path) -> None:
     """Its map is empty after a start but for what the file has."""
-    settings = TokenFileSettings.model_construct(
+    settings = TokenFileSettings(
         path=tmp_path / "orders.map",
         format=TokenFileFormat.HAPROXY_MAP,
         credential="c",

@@ -89,7 +89,7 @@ def test_help_and_explanations_are_there_without_loading_what_others_need(words:
         "from proxy.cli import main\n"
         f"sys.argv = ['apim-auth-proxy', *{words}]\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'aiohttp', 'asyncio', 'cryptography', 'jwt', 'pydantic', 'yaml', 'httptools'} & set(sys.modules)\n"
+        "heavy = {'aiohttp', 'asyncio', 'cryptography', 'jwt', 'msgspec', 'yaml', 'httptools'} & set(sys.modules)\n"
         "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
     )
     done = run_program([sys.executable, "-c", program])

@@ -391,7 +391,7 @@ async def test_actions_are_taken_over_http(sandbox: Sandbox, client: aiohttp.Cli
         ),
         pytest.param(
             b'{"always_unauthorized": {"times": 0}}',
-            'always_unauthorized.times: this value is not possible here ({"ge": 1}).',
+            "always_unauthorized.times: this value is not possible here (it has to be >= 1).",
             id="out-of-range",
         ),
     ],

@@ -8,6 +8,7 @@ import socket
 from typing import TYPE_CHECKING, Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.config.settings import LimitSettings
 from proxy.errors import Overloaded, ProxyAuthenticationRequired, TooManyRequests
@@ -231,9 +232,7 @@ async def test_requests_that_find_no_upstream_connection_in_time_get_503(tmp_pat
         first.send(get())
         await boundary.upstream.next()
         relay = boundary.server.relay
-        relay.timeouts = relay.timeouts.model_copy(
-            update={"connect_s": 0.3}
-        )  # too short for a handshake on a busy machine
+        relay.timeouts = replace(relay.timeouts, connect_s=0.3)  # too short for a handshake on a busy machine
         second.send(get())
         head = await second.read_until()
         assert status(head) == 503

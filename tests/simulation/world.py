@@ -19,7 +19,7 @@ from unittest import mock
 
 import proxy.dialing.dialer
 import proxy.relay_server
-from proxy.config.settings import Settings
+from proxy.config.validation import restore
 from proxy.dialing.resolver import Resolver
 from proxy.identity.credential import Credential, Target
 from proxy.identity.sources import TokenSources
@@ -36,6 +36,7 @@ from tests.simulation.tls import Context
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from proxy.config.settings import Settings
     from proxy.relay.record import ExchangeRecord
     from tests.simulation.network import Endpoint
     from tests.simulation.streams import End
@@ -521,7 +522,7 @@ class World:
 
     def settings(self, *, hosts: tuple[str, ...] = HOSTS, **limits: int) -> Settings:
         """Return the configuration, with less of it in a reload."""
-        return Settings.model_validate(
+        return restore(
             {
                 "listeners": [
                     {"address": "{}:{}".format(*FORWARD)},

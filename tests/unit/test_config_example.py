@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 import pytest
+from msgspec.structs import fields
 
 from proxy.config.document import parse_document
 from proxy.config.loading import load_settings
-from proxy.config.settings import Model, Settings
+from proxy.config.settings import Section, Settings
 
 if TYPE_CHECKING:
     from proxy.config.parsed import Value
@@ -19,13 +20,13 @@ _EXAMPLE = Path(__file__).parents[2] / "config.example.yaml"
 _ENVIRON = {"HOME": "/home/u"}
 
 
-def _sections() -> dict[str, type[Model]]:
+def _sections() -> dict[str, type[Section]]:
     """Return the model of each section, and of the whole under the empty name."""
-    models: dict[str, type[Model]] = {"": Settings}
-    for name, setting in Settings.model_fields.items():
-        for kind in (setting.annotation, *get_args(setting.annotation)):
-            if isinstance(kind, type) and issubclass(kind, Model):
-                models[name] = kind
+    models: dict[str, type[Section]] = {"": Settings}
+    for setting in fields(Settings):
+        for kind in {setting.type, *(one for part in get_args(setting.type) for one in (part, *get_args(part)))}:
+            if isinstance(kind, type) and issubclass(kind, Section):
+                models[setting.name] = kind
     return models
 
 
@@ -52,14 +53,15 @@ def test_the_example_loads_as_it_stands() -> None:
 
 
 @pytest.mark.parametrize(("section", "model"), _MODELS)
-def test_the_example_has_every_key_there_is_and_no_other(section: str, model: type[Model]) -> None:
-    assert {key for mapping in _written(section) for key in mapping} == set(model.model_fields)
+def test_the_example_has_every_key_there_is_and_no_other(section: str, model: type[Section]) -> None:
+    assert {key for mapping in _written(section) for key in mapping} == set(model.__struct_fields__)
 
 
 @pytest.mark.parametrize(("section", "model"), _MODELS)
-def test_the_example_states_every_plain_default(section: str, model: type[Model]) -> None:
+def test_the_example_states_every_plain_default(section: str, model: type[Section]) -> None:
     written = _written(section)
-    for name, setting in model.model_fields.items():
+    for setting in fields(model):
+        name = setting.name
         default = setting.default.value if isinstance(setting.default, Enum) else setting.default
         default = list(default) if isinstance(default, tuple) and default else default
         if isinstance(default, str | int | float | list):
@@ -70,14 +72,15 @@ def test_the_example_states_every_plain_default(section: str, model: type[Model]
     "section",
     # The default is to have none of these, and the example shows some.
     [
-        name
-        for name, setting in Settings.model_fields.items()
-        if not setting.is_required() and name not in ("clients", "token_cache", "token_files")
+        setting.name
+        for setting in fields(Settings)
+        if not setting.required and setting.name not in ("clients", "token_cache", "token_files")
     ],
 )
 def test_sections_of_the_example_are_the_defaults(section: str) -> None:
     settings = load_settings(_EXAMPLE, _ENVIRON, check_files=False)
-    assert getattr(settings, section) == Settings.model_fields[section].default
+    (setting,) = (setting for setting in fields(Settings) if setting.name == section)
+    assert getattr(settings, section) == setting.default
 
 
 @pytest.mark.parametrize("environ", [_ENVIRON, {**_ENVIRON, "XDG_STATE_HOME": "/var/state"}])

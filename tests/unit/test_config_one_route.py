@@ -75,7 +75,7 @@ def test_several_hosts_and_fields() -> None:
         APIM_AUTH_PROXY_ROUTE="https://a.example/ *.b.example c.example:8443", APIM_AUTH_PROXY_SET_HEADER=fields
     )
     assert settings.routes[0].hosts == ("a.example", "*.b.example", "c.example:8443")
-    values = {name: value.get_secret_value() for name, value in settings.routes[0].set_headers.items()}
+    values = {name: value.reveal() for name, value in settings.routes[0].set_headers.items()}
     assert values == {"Ocp-Apim-Subscription-Key": "a b ${c}", "X-Tenant": "one"}, "nothing is replaced once more"
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from proxy.config.faults import ConfigurationFaults
 from proxy.config.loading import load_settings
+from proxy.config.validation import restore
 from proxy.dialing.building import build_proxies
 from proxy.workers.control import describe_settings
 
@@ -127,5 +128,5 @@ def test_faults_are_named_by_key_and_hold_no_password(tmp_path: Path, section: o
 
 def test_relay_processes_are_told_what_to_say_to_it(tmp_path: Path) -> None:
     settings = _load(tmp_path, ENVIRON)
-    again = type(settings).model_validate(describe_settings(settings))
+    again = restore(describe_settings(settings))
     assert build_proxies(again.upstream_proxy) == build_proxies(settings.upstream_proxy)

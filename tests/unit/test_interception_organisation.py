@@ -16,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from msgspec.structs import replace
 
 from proxy.config.settings import InterceptionSettings
 from proxy.errors import ConfigurationError
@@ -200,7 +201,7 @@ def test_an_encrypted_key_is_opened_with_the_password_file(tmp_path: Path) -> No
         load(settings)
     password = tmp_path / "password"
     password.write_text("wrong\n")
-    with_password = settings.model_copy(update={"ca_password_file": password})
+    with_password = replace(settings, ca_password_file=password)
     with pytest.raises(ConfigurationError, match="does not open it") as caught:
         load(with_password)
     assert "wrong" not in caught.value.detail

@@ -43,7 +43,7 @@ def token(value: str, at_mono: float, life_s: float = 100.0) -> AccessToken:
 
 
 def file_in(directory: Path, source: Source) -> TokenFile:
-    settings = TokenFileSettings.model_construct(
+    settings = TokenFileSettings(
         path=directory / "orders", format=TokenFileFormat.PLAIN, credential="c", haproxy_socket=None
     )
     return TokenFile(settings, cast("TokenSource", source))

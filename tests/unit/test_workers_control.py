@@ -8,8 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
+from msgspec.structs import replace
 
-from proxy.config.settings import Settings
+from proxy.config.validation import restore
 from proxy.dialing.resolver import Resolver
 from proxy.errors import ProxyError
 from proxy.identity.access_token import AccessToken, create_access_token
@@ -38,7 +39,7 @@ CONFIGURATION: dict[str, Any] = {
     "routes": [{"hosts": [HOST], "credential": "orders", "scope": SCOPE}],
     "state_directory": "state",
 }
-NO_PROCESS = Settings.model_validate(CONFIGURATION).model_copy(update={"workers": 0})
+NO_PROCESS = replace(restore(CONFIGURATION), workers=0)
 
 
 class FaultySource:

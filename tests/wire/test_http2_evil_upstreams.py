@@ -7,6 +7,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.relay.http2 import frames
 from proxy.relay.http2.upstream import Http2UpstreamConnection
@@ -242,7 +243,7 @@ def test_a_request_that_is_refused_twice_is_said_so_and_may_be_repeated(wire: Wi
 def test_content_that_was_not_kept_is_not_repeated_and_that_is_said(wire: Wire) -> None:
     async def work(rig: Rig) -> None:
         limits = rig.relay.limits
-        rig.relay.limits = limits.model_copy(update={"replay_bytes": 2})
+        rig.relay.limits = replace(limits, replay_bytes=2)
         try:
             async with evil_upstream(rig) as evil:
                 client = await ask(rig, b"/a", b"POST")
@@ -413,7 +414,7 @@ def test_windows_below_zero_are_paid_back_before_anything_is_sent(wire: Wire) ->
 def test_a_request_waits_for_an_upstream_that_allows_none_at_the_time(wire: Wire) -> None:
     async def work(rig: Rig) -> None:
         limits = rig.relay.limits
-        rig.relay.limits = limits.model_copy(update={"upstream_connections": 1})
+        rig.relay.limits = replace(limits, upstream_connections=1)
         try:
             async with evil_upstream(rig) as evil:
                 connection = await warm_up(rig, evil)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import h2.events
 import h2.settings
 import pytest
+from msgspec.structs import replace
 
 from proxy.policy.access import Client
 from proxy.policy.passwords import parse_password_hash
@@ -110,7 +111,7 @@ def test_a_call_that_waited_is_not_put_on_a_connection_that_closes(wire: Wire) -
         async with upstream_of(rig) as upstream:
             upstream.settings = {h2.settings.SettingCodes.MAX_CONCURRENT_STREAMS: 1}
             limits = rig.relay.limits
-            rig.relay.limits = limits.model_copy(update={"upstream_connections": 1})
+            rig.relay.limits = replace(limits, upstream_connections=1)
             try:
                 client = await connect(rig, "reverse")
                 first = client.request("POST", "/a", GRPC)
@@ -185,7 +186,7 @@ def test_content_over_its_limit_while_a_password_is_checked_is_refused_once(wire
 
     async def work(rig: Rig) -> None:
         limits = rig.relay.limits
-        rig.relay.limits = limits.model_copy(update={"body_bytes": 10})
+        rig.relay.limits = replace(limits, body_bytes=10)
         admission = Admission([Client("me", password=parse_password_hash(light_hash("right")))], 9, PasswordChecker())
         rig.relay.admission = admission
         try:

@@ -12,6 +12,7 @@ import h2.errors
 import h2.events
 import pytest
 import trustme
+from msgspec.structs import replace
 
 from proxy.config.settings import Http2
 from tests.wire.rig import HOST, Peer, Rig, Wire, eventually
@@ -388,7 +389,7 @@ def test_a_request_for_which_the_upstream_requires_http_1_is_sent_again_over_it(
 def test_idle_connections_of_both_versions_are_bounded_together(wire: Wire) -> None:
     async def work(rig: Rig) -> None:
         limits = rig.relay.limits
-        rig.relay.limits = limits.model_copy(update={"idle_upstream_connections": 1})
+        rig.relay.limits = replace(limits, idle_upstream_connections=1)
         try:
             async with upstream_with(rig, "h2 http/1.1", Http2.PREFERRED) as upstream:
                 client = await ask(rig)

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
+from msgspec.structs import replace
 
 from proxy.errors import CredentialRejected, IdentityPlatformUnavailable, ProxyError
 from tests.wire.messages import Head, chunked, split_head
@@ -24,7 +25,7 @@ GET = b"GET /x HTTP/1.1\r\n" + HOST_LINE + b"\r\n"
 @contextmanager
 def limited(rig: Rig, **limits: int) -> Iterator[None]:
     """For a while, other limits."""
-    usual, rig.relay.limits = rig.relay.limits, rig.relay.limits.model_copy(update=limits)
+    usual, rig.relay.limits = rig.relay.limits, replace(rig.relay.limits, **limits)
     try:
         yield
     finally:
@@ -168,7 +169,7 @@ def test_requests_wait_for_a_connection_and_then_get_503(uv_wire: Wire, mode: Mo
             assert await first.read(len(answer)) == answer
             upstream = await rig.upstream.next()
             await upstream.read_until()  # the second has waited for this
-            rig.relay.timeouts = usual.model_copy(update={"connect_s": 0.05})
+            rig.relay.timeouts = replace(usual, connect_s=0.05)
             try:
                 third.send(address_form(GET, mode))
                 head = await read_answer(third, 503, "connection_limit_reached")

@@ -63,7 +63,7 @@ def create_proofs(settings: CredentialSettings, vaults: VaultAccess) -> list[Pro
     options = AssertionOptions(settings.assertion_algorithm.value, settings.send_certificate_chain)
     if settings.client_secret is not None:
         logger.warning("client %s %s", settings.client_id, WARNING)
-        return [ClientSecret(settings.client_secret.get_secret_value())]
+        return [ClientSecret(settings.client_secret.reveal())]
     if settings.federated_token_file is not None:
         return [FederatedToken(settings.federated_token_file)]
     if settings.federated_managed_identity is not None:
