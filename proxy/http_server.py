@@ -19,7 +19,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qs
 
-from proxy.errors import FieldsTooLarge, ProxyError
+from proxy.errors import FieldsTooLarge, MalformedRequest, ProxyError
 from proxy.relay.asked import describe_head
 from proxy.relay.head import check_partial_request, parse_request_head
 from proxy.relay.secure import SecureTransport
@@ -276,6 +276,11 @@ class Connection(asyncio.Protocol):
                 self._checked = len(data)
                 return
             head = parse_request_head(data[:end], target_bytes=limits.target_bytes, field_count=limits.field_count)
+            request = Request(head, self)
+            if not request.authority and b"://" in head.target[: head.target.find(b"/") + 2]:
+                raise MalformedRequest(
+                    "The request target is a URL without a host (RFC 9110 §4.2.1). Send the path alone."
+                )
         except ProxyError as error:
             logger.info("%s refused a request: %s", server.name, error.detail)
             response = server.refuse(error)
@@ -285,7 +290,7 @@ class Connection(asyncio.Protocol):
         self._buffer = data[end:]
         self._checked = 0
         self._expect(None)
-        self._task = asyncio.create_task(self._serve(Request(head, self)), name=server.name)
+        self._task = asyncio.create_task(self._serve(request), name=server.name)
 
     async def _serve(self, request: Request) -> None:
         head = request.head

@@ -7,6 +7,7 @@ import errno
 import functools
 import itertools
 import logging
+import signal
 import socket
 import time
 from collections import OrderedDict, deque
@@ -44,7 +45,7 @@ from proxy.workers.messages import (
     Want,
     WantLeaf,
 )
-from proxy.workers.template import Template
+from proxy.workers.template import UNSEEN, Template
 from proxy.workers.tokens import ERRORS
 
 if TYPE_CHECKING:
@@ -367,7 +368,7 @@ class Control:
             lived = status is not None and time.monotonic() - process.born_at_mono > _LIVED_S
             if status is not None:
                 self.restarts += 1
-                logger.error("relay process %d ended (status %d); another takes its place", number, status)
+                logger.error("relay process %d %s; another takes its place", number, _describe_end(status))
             await asyncio.sleep(0.0 if lived else delay_s)
             delay_s = _RESTART_S if lived else min(delay_s * 2, _RESTART_LIMIT_S)
 
@@ -495,6 +496,18 @@ class Control:
         else:
             pem = leaf.pem().decode("ascii")
             process.send(Leaf(host=message.host, name=leaf.name, rsa=message.rsa, pem=pem))
+
+
+def _describe_end(status: int) -> str:
+    """Say how a process ended: its exit status, or the negative number of a signal."""
+    if status == UNSEEN:
+        return "ended"
+    if status >= 0:
+        return f"ended with exit status {status}"
+    try:
+        return f"was ended by {signal.Signals(-status).name}"
+    except ValueError:
+        return f"was ended by signal {-status}"
 
 
 def _describe_start(number: int | None) -> str:

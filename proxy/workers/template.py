@@ -28,7 +28,8 @@ from proxy.workers.messages import TO_FORKING, Ended, Forked, NotForked, ToForki
 _CHANNEL_VARIABLE: Final = "APIM_AUTH_PROXY_CHANNEL"
 _FORK: Final = b"f"
 # Of a process whose end nobody could be asked for.
-_UNKNOWN: Final = -1
+UNSEEN: Final = 256
+"""In place of the exit status of a process whose parent had ended before: nobody could wait for it."""
 # How long the template may take to end; it has nothing to finish, so one that takes longer is stopped, or in a debugger.
 _END_S: Final = 2.0
 
@@ -50,7 +51,7 @@ class ForkedProcess:
     async def wait(self) -> int:
         """Return the status once it has ended."""
         await self._ended.wait()
-        return _UNKNOWN if self.returncode is None else self.returncode
+        return UNSEEN if self.returncode is None else self.returncode
 
     def kill(self) -> None:
         """End it at once."""
@@ -76,7 +77,7 @@ class ForkedProcess:
 
     def _judge(self) -> None:
         if self._is_orphan and self._is_silent:
-            self.take_end(_UNKNOWN)
+            self.take_end(UNSEEN)
 
 
 class Template:

@@ -167,7 +167,7 @@ def test_a_dead_relay_process_is_replaced_and_the_other_goes_on(
         "no other relay process took the place of the dead one",
     )
     assert before[1] in relay_processes(several)
-    several.wait_for_line("another takes its place")
+    several.wait_for_line("was ended by SIGKILL; another takes its place")
     wait_until(
         lambda: all(curl("--proxy", several.forward, f"http://{host}/orders").status == 200 for _ in range(4)),
         "requests failed after the replacement",
@@ -185,7 +185,7 @@ def test_relay_processes_outlive_what_they_were_forked_from(several: ProxyProgra
         assert curl("--proxy", several.forward, f"http://{host}/orders").status == 200
     assert all(Path(f"/proc/{pid}").exists() for pid in before)
     os.kill(before[0], signal.SIGKILL)
-    several.wait_for_line("another takes its place")
+    several.wait_for_line("ended; another takes its place")
     wait_until(lambda: len(relay_processes(several)) == 1, "no other relay process took the place of the dead one")
     wait_until(
         lambda: all(curl("--proxy", several.forward, f"http://{host}/orders").status == 200 for _ in range(4)),

@@ -286,7 +286,13 @@ async def test_connections_are_few_and_a_probe_always_gets_through() -> None:
 
 @pytest.mark.asyncio
 @pytest.mark.parametrize(
-    "request_", [b"\x00\x01\x02\r\n\r\n", b"GET /livez HTTP/9.9\r\n\r\n", b"GET / HTTP/1.1\r\nno colon\r\n\r\n"]
+    "request_",
+    [
+        b"GET http:///livez HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"\x00\x01\x02\r\n\r\n",
+        b"GET /livez HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+    ],
 )
 async def test_a_malformed_request_logs_one_line(request_: bytes, caplog: pytest.LogCaptureFixture) -> None:
     """G12: no traceback."""
