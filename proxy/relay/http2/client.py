@@ -518,7 +518,7 @@ class Http2ClientConnection(FramedConnection):
             self._close()
 
     def _set_deadline(self) -> None:
-        """Look again at the next tick while there are streams; wait for others from the tick on that finds none."""
+        """Look again at the next tick while there are streams, or there shall be none; else wait for others from that tick on."""
         now = self.relay.now
         timeouts = self.relay.timeouts
         if not self.core.is_within_head:
@@ -527,7 +527,7 @@ class Http2ClientConnection(FramedConnection):
             self._head_due = now + timeouts.head_s
         self._was_busy = bool(self.core.streams)
         waits_until = min(now + timeouts.client_idle_s, self._preface_due, self._head_due)
-        self.deadline = now if self._was_busy else waits_until
+        self.deadline = now if self._was_busy or self._is_announced else waits_until
 
     def _let_go(self) -> None:
         for stream in list(self.core.streams.values()):
