@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
+import hpack
+
 from proxy.relay.head import format_request_head, format_response_head, parse_request_head, parse_response_head
 from proxy.relay.http2 import frames
 from proxy.relay.http2.connection import Connection
-from proxy.relay.http2.faults import MalformedMessage
+from proxy.relay.http2.decoder import Decoder
+from proxy.relay.http2.encoder import Encoder
+from proxy.relay.http2.faults import ConnectionFault, MalformedMessage
 from proxy.relay.http2.receiver import Terms
 from proxy.relay.http2.translation import (
     make_request_fields,
@@ -178,3 +182,27 @@ def http2_connection(data: bytes) -> None:
 def http2_upstream(data: bytes) -> None:
     """Whatever an upstream sends is told, refused or ends the connection, the same however it is cut."""
     _hold(data, is_client=True)
+
+
+def http2_fields(data: bytes) -> None:
+    """Blocks of fields mean the same to the decoder and to the package hpack, and what is read can be written and read again.
+
+    A byte before each block says how long it is.
+    """
+    ours, theirs = Decoder(1 << 20, 1_000), hpack.Decoder(max_header_list_size=1 << 20)
+    encoder, again = Encoder(), Decoder(1 << 20, 1_000)
+    at, agrees = 0, True
+    while at < len(data):
+        size = data[at]
+        block = data[at + 1 : at + 1 + size]
+        at += 1 + size
+        try:
+            found = ours.decode(block)
+        except ConnectionFault:
+            return
+        if agrees:
+            try:
+                assert theirs.decode(block, raw=True) == found
+            except hpack.InvalidTableSizeError:
+                agrees = False  # the package wants it sooner
+        assert again.decode(encoder.encode(found)) == found

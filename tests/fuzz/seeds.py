@@ -150,6 +150,15 @@ SEEDS: Final[dict[str, tuple[bytes, ...]]] = {
         b"".join((b"\x00", _frame(7, 0, 0, bytes(4) + b"\x00\x00\x00\x07"), _frame(1, 5, 1, b"\x89"))),
         b"".join((b"\x02", _frame(3, 0, 1, b"\x00\x00\x00\x07"), _frame(4, 0, 0, b"\x00\x03\x00\x00\x00\x00"))),
     ),
+    # A length, then a block, again and again: RFC 7541 C.3, C.4, C.2.3, and a change of the table's size.
+    "http2_fields": (
+        bytes.fromhex("14828684410f7777772e6578616d706c652e636f6d 0e828684be58086e6f2d6361636865"),
+        bytes.fromhex("11828684418cf1e3c2e5f23a6ba0ab90f4ff 0c828684be5886a8eb10649cbf"),
+        bytes.fromhex("11100870617373776f726406736563726574 043fe11fbe"),
+    ),
+    # What Hypothesis makes rules of; see `tests.fuzz.machines`.
+    "exchange_events": (b"", bytes(400), bytes(range(256)) * 3),
+    "draining_events": (b"", bytes(400), bytes(range(256)) * 3),
     "redirected_connection": (
         b"\x00\x3f" + USUAL,
         b"\x00\x01" + records(message(server_name(b"api.example.test"), protocols(b"http/1.1"))),

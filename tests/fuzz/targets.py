@@ -32,7 +32,8 @@ from proxy.relay.field_lines import read_fields
 from proxy.relay.head import format_request_head, format_response_head, parse_request_head, parse_response_head
 from proxy.relay.message import HOP_BY_HOP, Head
 from tests.fuzz.connection import client_connection, redirected_connection
-from tests.fuzz.http2 import http2_connection, http2_upstream
+from tests.fuzz.http2 import http2_connection, http2_fields, http2_upstream
+from tests.fuzz.machines import draining_events, exchange_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -259,5 +260,8 @@ TARGETS: Final[dict[str, Callable[[bytes], None]]] = {
         redirected_connection,
         http2_connection,
         http2_upstream,
+        http2_fields,
+        exchange_events,
+        draining_events,
     )
 }
