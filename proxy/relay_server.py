@@ -432,9 +432,19 @@ class RelayServer:
             self._early.remove(connection)
             connection.abort()
 
+    def _find_successor(self, before: Listener) -> Listener | None:
+        """Return what a listener is now; None where it is gone, or where its connections would mean something else by now.
+
+        A socket stays open while its listener's mode changes. What has come in by the earlier mode was opened for that: a request
+        of a client that knows a forward proxy may be one to a reverse listener as well, and a transparent one has no rule at all
+        without an address that the kernel has told.
+        """
+        listener = self._listeners.get(before.key)
+        return listener if listener is not None and listener.settings.mode is before.settings.mode else None
+
     def _redirect(self, before: Plan) -> None:
         """Give open connections that are for one authority the destination that it has now."""
-        listeners = {id(listener.rule): self._listeners.get(listener.key) for listener in before.listeners}
+        listeners = {id(listener.rule): self._find_successor(listener) for listener in before.listeners}
 
         def redirect(rule: DestinationRule, *, takes_http2: bool = True) -> DestinationRule:
             listener = listeners.get(id(rule))

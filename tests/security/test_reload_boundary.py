@@ -161,3 +161,62 @@ async def test_a_connection_to_a_listener_that_is_given_up_is_cut(tmp_path: Path
         boundary.server.close_new(plan)
         await eventually(lambda: peer.lost)
         assert boundary.server._early == []
+
+
+MODES = {
+    "forward": ({"mode": "forward"}, f"GET http://{HOST}/ HTTP/1.1\r\nHost: {HOST}\r\n\r\n".encode()),
+    "reverse": ({"mode": "reverse", "upstream": f"https://{HOST}"}, INSIDE),
+    "transparent": ({"mode": "transparent"}, INSIDE),
+}
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize(
+    ("before", "after"), [(before, after) for before in MODES for after in MODES if before != after]
+)
+async def test_where_a_listener_changes_its_mode_at_its_address_what_came_in_by_the_earlier_one_ends(
+    before: str, after: str, tmp_path: Path, trust: Trust
+) -> None:
+    """New connections are read by the new mode; one that waits between two requests is closed, and none is read by both."""
+    settings, request = MODES[before]
+    changed, other_request = MODES[after]
+    async with running(tmp_path, trust, listeners=[{"address": "127.0.0.1:0"} | settings]) as boundary:
+        address = boundary.server.addresses[0]
+        idle = await boundary.connect()
+        if before != "transparent":  # no rule of the kernel has led it here, so that nothing can be asked
+            idle.send(request)
+            assert status(await boundary.answer(idle)) == 200
+        else:
+            await eventually(lambda: bool(boundary.server.relay.arrivals))
+        await boundary.reload(listeners=[{"address": "127.0.0.1:0"} | changed])
+        assert boundary.server.addresses[0] == address
+        await eventually(lambda: idle.lost)
+        assert not boundary.server.relay.clients
+        new = await boundary.ask(other_request)
+        assert status(new) == (508 if after == "transparent" else 200)
+
+
+@pytest.mark.asyncio
+@pytest.mark.parametrize("after", ["reverse", "transparent"])
+async def test_where_a_listener_changes_its_mode_an_exchange_under_way_finishes_and_none_follows(
+    after: str, tmp_path: Path, trust: Trust
+) -> None:
+    async with running(tmp_path, trust) as boundary:
+        peer = await boundary.connect()
+        peer.send(MODES["forward"][1])
+        await eventually(lambda: bool(boundary.upstream.connections and boundary.upstream.connections[0].received))
+        await boundary.reload(listeners=[{"address": "127.0.0.1:0"} | MODES[after][0]])
+        peer.send(MODES["forward"][1])
+        assert status(await boundary.answer(peer)) == 200
+        await eventually(lambda: peer.lost)
+        assert not boundary.server.relay.clients
+        assert [record.status for record in boundary.records] == [200]
+
+
+@pytest.mark.asyncio
+async def test_where_a_listener_changes_its_mode_an_idle_tunnel_ends(tmp_path: Path, trust: Trust) -> None:
+    async with running(tmp_path, trust) as boundary:
+        peer = await tunnel(boundary)
+        await boundary.reload(listeners=[{"address": "127.0.0.1:0"} | MODES["reverse"][0]])
+        await eventually(lambda: peer.lost)
+        assert boundary.upstream.connections == []
