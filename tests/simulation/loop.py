@@ -38,6 +38,8 @@ class _Waiting:
         if timeout is None:
             raise StuckError("everything waits, and no timer is set")
         if timeout > 0:
+            if self._loop.on_waiting is not None:
+                self._loop.on_waiting()
             self._loop.now += timeout
             self._turns = 0
         self._turns += 1
@@ -57,6 +59,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         network: what connections are made in.
         slept_s: for how long the machine has slept; its monotonic clock did not count that.
         wall_error_s: what the wall clock is ahead of the truth.
+        on_waiting: called each time that everything waits, before time moves on.
     """
 
     def __init__(self) -> None:
@@ -65,6 +68,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
         self.slept_s = 0.0
         self.wall_error_s = 0.0
         self.network: Network | None = None
+        self.on_waiting: Callable[[], None] | None = None
         self._selector = _Waiting(self)
         self._clock_resolution = _RESOLUTION_S
 

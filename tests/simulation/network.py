@@ -317,6 +317,7 @@ class Network:
     Attributes:
         servers: what accepts connections.
         endpoints: those of the proxy.
+        accepted: those among them that clients have opened.
         least_window: how much may be on its way at least; where streams share a connection, a small one makes for long waits.
         grid_s: all arrives at multiples of this; 0: whenever.
     """
@@ -327,6 +328,7 @@ class Network:
         self.note = note
         self.servers: dict[Address, Server] = {}
         self.endpoints: list[Endpoint] = []
+        self.accepted: list[Endpoint] = []
         self.grid_s = 0.0
         self.least_window = 0
         self._connections = 0
@@ -353,6 +355,7 @@ class Network:
             return None
         near, far = self.join(name, address)
         self.endpoints.append(far)
+        self.accepted.append(far)
         near._protocol, far._protocol = protocol, server.factory()
         far.begin()
         near.begin()

@@ -317,6 +317,7 @@ class Caller(asyncio.Protocol):
         self._is_over = False
         self._ends_with_response = False
         self._is_mute = False
+        self._rest = b""  # of a request that pauses
         self._answer: bytes | None = None  # what has come of the one to CONNECT
         self._is_ready = False
         self._end: End | None = None
@@ -332,6 +333,7 @@ class Caller(asyncio.Protocol):
         self._reader = Reader(responses=True, answers_head=self._answers_head)
         self._ends_with_response = self._is_mute = self._is_ready = False
         self._end = self._line = None
+        self._rest = b""
         address = REVERSE if self._visit.mode == "reverse" else FORWARD
         name = (f"10.1.0.{self._visit.number % 200 + 1}", 20_000 + self._connections)
         self._endpoint = self._world.network.call(self, name, address)
@@ -441,16 +443,16 @@ class Caller(asyncio.Protocol):
         self._world.loop.call_later(PATIENCE_S / 4, self._watch)
 
     def _send_next(self) -> None:
-        while self._waiting and not self._is_mute and (self._visit.is_pipelined or not self._sent):
+        while self._waiting and not (self._is_mute or self._rest) and (self._visit.is_pipelined or not self._sent):
             request = self._waiting.pop(0)
             self._sent.append(request)
             self._send(request)
-            if request.client_fault or request.is_upgrade:
+            if request.client_fault or request.is_upgrade or request.says_close or request.pauses:
                 break
 
-    def _send(self, request: Request) -> None:
-        assert self._endpoint is not None
-        number, fault = request.number, request.client_fault
+    def _write(self, request: Request) -> tuple[bytes, bytes]:
+        """Return the head and the content of a request."""
+        number = request.number
         target = f"http://{request.host}/{number}/" if self._visit.mode == "forward" else f"/{number}/"
         head = f"{request.method} {target} HTTP/1.1\r\nHost: {request.host}\r\nX-Number: {number}\r\n"
         if request.has_own_token:
@@ -463,9 +465,10 @@ class Caller(asyncio.Protocol):
             head += f"Content-Length: {request.size}\r\n"
         if request.is_upgrade:
             head += "Connection: Upgrade\r\nUpgrade: websocket\r\n"
+        if request.says_close:
+            head += "Connection: close\r\n"
         if request.expects:
             head += "Expect: 100-continue\r\n"
-        wire = head.encode() + b"\r\n" + content
         self._world.note(
             self._name,
             "sends request %d: %s %s, %d bytes%s",
@@ -473,15 +476,26 @@ class Caller(asyncio.Protocol):
             request.method,
             target,
             request.size,
-            f", and {fault}" if fault else "",
+            f", and {request.client_fault}" if request.client_fault else "",
         )
+        return head.encode() + b"\r\n", content
+
+    def _send(self, request: Request) -> None:
+        assert self._endpoint is not None
+        number, fault = request.number, request.client_fault
+        head, content = self._write(request)
+        wire = head + content
         if fault in ("leaves", "resets", "vanishes", "stops_sending") and request.at < 0.5:
             wire = wire[: int(len(wire) * request.at * 2)]
             self._is_mute = True
         assert self._line is not None
         self._world.carried[number] = self._endpoint.peer
-        self._line.send(wire)
         loop = self._world.loop
+        if request.pauses:
+            cut = len(head) + 1 + int((len(content) - 1) * request.at)
+            wire, self._rest = wire[:cut], wire[cut:]
+            loop.call_later(0.3 + 3 * request.at, self._send_rest, self._endpoint)
+        self._line.send(wire)
         if request.is_upgrade:
             self._is_mute = True  # until it is known what is spoken from here on
             return  # what goes wrong does so behind 101
@@ -495,6 +509,20 @@ class Caller(asyncio.Protocol):
             loop.call_later(request.at * 12, self._endpoint.resume_reading)
         elif fault in ("leaves", "resets", "vanishes"):
             loop.call_later(request.at * 0.6, self._leave, fault, self._endpoint)
+
+    def _send_rest(self, endpoint: Endpoint) -> None:
+        """Go on with a request that has paused, whether or not it was answered meanwhile."""
+        if self._endpoint is not endpoint or endpoint.is_closing() or self._line is None:
+            return
+        self._move()
+        rest, self._rest = self._rest, b""
+        self._line.send(rest)
+        if self._sent:
+            return
+        if self._waiting:
+            self._send_next()
+        else:
+            self._line.close()
 
     def _leave(self, fault: str, endpoint: Endpoint) -> None:
         if endpoint.is_dead:
@@ -661,7 +689,10 @@ class Caller(asyncio.Protocol):
                 f"the response to {request.number} looks whole with {message.status} and {len(message.content)} bytes; "
                 f"sent were {world.sent.get(request.number)}"
             )
-        self._continue(request, ends=message.value(b"connection") == b"close" or message.length == -2)
+        ends = message.value(b"connection") == b"close" or message.length == -2
+        if request.says_close and not ends:
+            world.fail(f"{self._name} asked to close behind {request.number}, and the response does not say so")
+        self._continue(request, ends=ends)
 
     def _continue(self, request: Request, *, ends: bool) -> None:
         """Go on behind a response."""
@@ -672,5 +703,5 @@ class Caller(asyncio.Protocol):
         elif self._line is not None and not request.client_fault:
             if self._waiting or self._sent:
                 self._send_next()
-            else:
+            elif not self._rest:
                 self._line.close()

@@ -8,6 +8,7 @@ number to `KNOWN` in `test_planted.py`, where the test looks first. One that is 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from dataclasses import dataclass, replace
 from math import inf
@@ -199,6 +200,21 @@ def _encode_once(lines: bytes, encode: Callable[[bytes], bytes] = proxy.relay.ht
     return encoded if b"token-" in lines else encode(lines)
 
 
+def _keep_behind_a_close(self: Any, *, is_whole: bool, end: Callable[..., None] = Exchange._end_upstream) -> None:
+    end(self, is_whole=is_whole or (self._response_complete and self._client.ends_with_response))
+
+
+def _finish_and_forget(self: Any, *, is_whole: bool, finish: Callable[..., None] = UpstreamConnection.finish) -> None:
+    if is_whole or self.transport.is_closing():
+        finish(self, is_whole=is_whole)
+    else:
+        self.receiver = None
+
+
+def _leave_late(self: Any, leave: Callable[..., None] = KnownClient.leave) -> None:
+    asyncio.get_running_loop().call_later(1.0, leave, self)
+
+
 _ENCODED: Final[dict[bytes, bytes]] = {}
 
 
@@ -338,5 +354,17 @@ FAULTS: Final = (
     Fault(
         "A request is sent again without the content that was not kept", "chosen by somebody who did not write the simulation",
         KeptContent, "add", _keep_the_first, "looks whole",
+    ),
+    Fault(
+        "A connection is kept although half of a request was sent on it", "chosen by somebody who did not write the simulation",
+        Exchange, "_end_upstream", _keep_behind_a_close, "gets content of another request",
+    ),
+    Fault(
+        "A connection whose response came before its request's end is left open, and forgotten", "a seed that told of one",
+        UpstreamConnection, "finish", _finish_and_forget, "neither used nor closed, and",
+    ),
+    Fault(
+        "An exchange stays counted for a second behind its end", "limits that refuse what there is room for",
+        KnownClient, "leave", _leave_late, "exchanges are counted, and",
     ),
 )  # fmt: skip

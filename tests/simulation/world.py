@@ -26,6 +26,7 @@ from proxy.identity.sources import TokenSources
 from proxy.identity.token_endpoint import TokenEndpoint
 from proxy.identity.token_response import Answer
 from proxy.relay_server import RelayServer
+from tests.simulation.balances import Balances
 from tests.simulation.http2 import Http2Caller, Http2Upstream
 from tests.simulation.loop import VirtualLoop, virtual_time
 from tests.simulation.names import SILENCE_S, Names
@@ -83,6 +84,8 @@ class Request:
     Attributes:
         number: what all that belongs to it carries.
         framing: of the response: ``sized``, ``chunked``, ``close``.
+        says_close: it asks for the connection to end behind its response.
+        pauses: it stops in the middle of its content, and goes on in time.
         is_upgrade: it asks for another protocol; then the sizes are of what follows 101, and so they are of CONNECT's tunnel.
         at: how far the message has come when something goes wrong, 0 to 1.
     """
@@ -94,6 +97,8 @@ class Request:
     is_chunked: bool = False
     expects: bool = False
     has_own_token: bool = False
+    says_close: bool = False
+    pauses: bool = False
     is_upgrade: bool = False
     status: int = 200
     response_size: int = 0
@@ -243,7 +248,16 @@ def _draw_request(chance: Random, number: int, mode: str, faults: float) -> Requ
         at=chance.random(),
     )
     if mode != "blind" and chance.random() > 0.05:
-        return request
+        # Much depends on what has come of a request when its response does: more so than on most else.
+        further = Random(f"{number} {request.at}")
+        if request.upstream_fault and size and further.random() < 0.2:
+            request = replace(request, upstream_fault="early")
+        is_early = request.upstream_fault == "early"
+        return replace(
+            request,
+            says_close=further.random() < (0.4 if is_early else 0.04),
+            pauses=size > 1 and not request.client_fault and further.random() < (0.8 if is_early else 0.08),
+        )
     # Bytes both ways.
     up, down = (chance.choice((0, 1, 500, 30_000, 200_000, 200_000)) for _ in range(2))
     request = replace(
@@ -267,8 +281,8 @@ def _over_http2(request: Request, chance: Random, faults: float) -> Request:
     if request.is_upgrade:
         request = replace(request, size=0, is_upgrade=False, framing="sized", upstream_fault="")
     if faults and chance.random() < 0.01:
-        return replace(request, client_fault="floods")
-    return replace(request, expects=False)
+        return replace(request, client_fault="floods", says_close=False, pauses=False)
+    return replace(request, expects=False, says_close=False, pauses=False)
 
 
 @dataclass
@@ -494,6 +508,7 @@ class World:
         relay = server.relay
         relay.clients, relay.arrivals, relay.upstreams, relay.splices = InOrder(), InOrder(), InOrder(), InOrder()
         await server.start()
+        self.loop.on_waiting = Balances(self, relay).on_waiting
         server.loop_lag.close()
         for host in HOSTS:
             self.sources.source_for("app", Target(scope=scope_of(host))).keep_fresh()
