@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Final
 
 from proxy.relay.exchange import Exchange
+from proxy.relay.http2.pool import Http2Pool
 from proxy.relay.upstream import UpstreamConnection
 
 if TYPE_CHECKING:
@@ -74,10 +75,11 @@ class Balances:
             if not isinstance(connection, UpstreamConnection):
                 yield from self._find_streams(connection, exchanges, is_idle=is_idle)
                 continue
+            pool: Any = connection.pool
             receiver = connection.receiver
             if receiver is not None and receiver not in exchanges:
                 yield "a connection to an upstream belongs to an exchange that is not under way"
-            if is_idle and (receiver is not None or connection not in connection.pool.idle):
+            if is_idle and (receiver is not None or connection not in pool.idle):
                 yield "a connection to an upstream is idle, and has an exchange or no place in its pool"
             if not is_idle and receiver is None and not connection.transport.is_closing():
                 unowned += connection.transport not in joined
@@ -86,11 +88,11 @@ class Balances:
         if idle != len(relay.idle):
             yield f"{len(relay.idle)} connections to upstreams are idle, and {idle} of them are open"
         opening = 0
-        for pool, count in opened.items():
-            over = pool.size - count
+        for taken, count in opened.items():
+            over = taken.size - count
             if over < 0:
-                yield f"{count} connections to an upstream have {pool.size} places"
-            if isinstance(over, int) and type(pool).__name__ != "Http2Pool":
+                yield f"{count} connections to an upstream have {taken.size} places"
+            if not isinstance(taken, Http2Pool):  # which opens for all who wait
                 opening += over
         if opening > waiting:
             yield f"{opening} places are taken for connections to be opened, and {waiting} exchanges wait for one"
