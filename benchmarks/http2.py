@@ -17,6 +17,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from benchmarks.instructions import CountedProgram
 from benchmarks.packages import install_debian_programs, package_program
 from benchmarks.processes import LOAD_CORE, PROXY_CORE, BenchmarkError, Program, find_program, free_port
 from benchmarks.stage import API_HOST, INTERPRETED, JSON_BODY, TOKEN, nginx_user, open_stage
@@ -272,14 +273,18 @@ def main() -> int:
     parser.add_argument("--proxies", default=",".join(_PROXIES))
     parser.add_argument("--translations", default=",".join(_TRANSLATIONS))
     parser.add_argument("--command", default=INTERPRETED, help="what starts our proxy, less `run --config FILE`")
+    parser.add_argument(
+        "--instructions", action="store_true", help="count thousands of instructions with callgrind; fifty times slower"
+    )
     chosen = parser.parse_args()
-    install_debian_programs(["nginx", "haproxy", "taskset", "h2load", "nghttpd", "nghttpx"])
+    install_debian_programs(["nginx", "haproxy", "taskset", "h2load", "nghttpd", "nghttpx", "valgrind"])
     names = chosen.proxies.split(",")
+    kind = CountedProgram if chosen.instructions else Program
     with open_stage(chosen.command) as stage, _http2_upstream(stage) as http2_port:
         for translation in chosen.translations.split(","):
             client, upstream = _TRANSLATIONS[translation]
             place = Place(stage, http2_port if upstream == 2 else stage.tls_port, client, upstream)
-            _measure(place, translation, names, chosen.requests, chosen.rounds)
+            _measure(place, translation, names, kind, chosen.requests, chosen.rounds)
     return 0
 
 
@@ -298,12 +303,14 @@ def _http2_upstream(stage: Stage) -> Iterator[int]:
         yield port
 
 
-def _measure(place: Place, translation: str, names: list[str], requests: int, rounds: int) -> None:
+def _measure(place: Place, translation: str, names: list[str], kind: type[Program], requests: int, rounds: int) -> None:
     columns = [f"{count} at a time" for count in _STREAMS]
-    downloads = (place.client, place.upstream) == (2, 2)
-    if downloads:
-        columns.append("64 MiB, CPU ms")
-    print(f"\nHTTP/{translation}, CPU µs a request\n\n| proxy | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}")
+    if (place.client, place.upstream) == (2, 2):
+        columns.append("64 MiB, CPU ms" if kind is Program else "64 MiB, millions")
+    figure = "CPU µs" if kind is Program else "thousands of instructions"
+    print(
+        f"\nHTTP/{translation}, {figure} a request\n\n| proxy | {' | '.join(columns)} |\n|---|{'--:|' * len(columns)}"
+    )
     with contextlib.ExitStack() as stack:
         running: dict[str, tuple[Program, int]] = {}
         for name in names:
@@ -311,7 +318,7 @@ def _measure(place: Place, translation: str, names: list[str], requests: int, ro
             try:
                 arguments = _PROXIES[name](place, port)
                 program = stack.enter_context(
-                    Program(arguments, [PROXY_CORE], place.stage.directory / f"{name}-{port}.out")
+                    kind(arguments, [PROXY_CORE], place.stage.directory / f"{name}-{port}.out")
                 )
                 program.wait_for_port(port)
             except BenchmarkError as error:
