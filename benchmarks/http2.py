@@ -277,7 +277,9 @@ def main() -> int:
         "--instructions", action="store_true", help="count thousands of instructions with callgrind; fifty times slower"
     )
     chosen = parser.parse_args()
-    install_debian_programs(["nginx", "haproxy", "taskset", "h2load", "nghttpd", "nghttpx", "valgrind"])
+    install_debian_programs(["nginx", "haproxy", "taskset", "h2load", "nghttpd", "nghttpx"])
+    if chosen.instructions:
+        install_debian_programs(["valgrind"])
     names = chosen.proxies.split(",")
     kind = CountedProgram if chosen.instructions else Program
     with open_stage(chosen.command) as stage, _http2_upstream(stage) as http2_port:
