@@ -10,7 +10,7 @@ import gc
 import importlib
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
@@ -180,11 +180,29 @@ def main() -> None:
         sys.exit(2 if isinstance(error, ConfigurationError) else 1)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    except ModuleNotFoundError as error:
+        _report_missing_package(error)
     except Exception as error:  # noqa: BLE001  # the top of the program: whoever uses it can do nothing with a traceback
-        from proxy.tasks import describe_fault  # noqa: PLC0415  # for what should never happen
+        _report_fault(error)
 
-        click.echo(
-            f"apim-auth-proxy failed: {describe_fault(error)}. This is a fault of the proxy's own; please report this line.",
-            err=True,
-        )
-        sys.exit(1)
+
+def _report_missing_package(error: ModuleNotFoundError) -> NoReturn:
+    package = (error.name or "proxy").partition(".")[0]
+    if package == "proxy":
+        _report_fault(error)
+    click.echo(
+        f"Error: The Python package {package!r}, which the proxy needs, is missing from {sys.prefix}. "
+        "Install the proxy again, the way you did before: its requirements come with it.",
+        err=True,
+    )
+    sys.exit(1)
+
+
+def _report_fault(error: Exception) -> NoReturn:
+    from proxy.tasks import describe_fault  # noqa: PLC0415  # for what should never happen
+
+    click.echo(
+        f"apim-auth-proxy failed: {describe_fault(error)}. This is a fault of the proxy's own; please report this line.",
+        err=True,
+    )
+    sys.exit(1)

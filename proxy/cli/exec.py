@@ -57,6 +57,15 @@ class _Command(click.Argument):
     def make_metavar(self, ctx: click.Context) -> str:  # noqa: ARG002  # click's signature
         return "-- CMD [ARGUMENT]..."
 
+    def process_value(self, ctx: click.Context, value: object) -> object:
+        """Say where the program stands, if none is named."""
+        try:
+            return super().process_value(ctx, value)
+        except click.MissingParameter:
+            raise click.UsageError(
+                "Which program? Write it after `--`: apim-auth-proxy exec -- curl https://api.example.com/orders", ctx
+            ) from None
+
 
 @click.command(
     "exec", cls=ConfiguredCommand, context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}

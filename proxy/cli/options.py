@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -50,6 +51,16 @@ class _RouteParameter(click.Option):
 
 class ConfiguredCommand(click.Command):
     """A command whose help lists the options of a configuration without a file apart."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse what is left over; a file there is nearly always the configuration."""
+        ctx.allow_extra_args = True
+        rest = super().parse_args(ctx, args)
+        if rest and not ctx.resilient_parsing:
+            is_file = rest[0].endswith((".yaml", ".yml")) or Path(rest[0]).is_file()
+            hint = f" To name the configuration file, write --config {shlex.quote(rest[0])}." if is_file else ""
+            ctx.fail(f"Unexpected argument {rest[0]!r}.{hint}")
+        return rest
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write its own options, then those."""

@@ -1,8 +1,10 @@
-"""Whether the interception CA is there, fits the routes and lasts. Reads the state directory and writes nothing."""
+"""Whether the interception CA is there, fits the routes and lasts. Reads the state directory and leaves nothing in it."""
 
 from __future__ import annotations
 
 import os
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from proxy.doctor.findings import days_left, error, ok, warning
@@ -14,7 +16,6 @@ from proxy.interception.succession import decide_preparation, decide_take_over
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
-    from pathlib import Path
 
     from proxy.config.settings import Settings
     from proxy.doctor.findings import Finding
@@ -131,14 +132,25 @@ def _judge_rotation(found: Succession, hosts: Sequence[str], days: int) -> Findi
     )
 
 
+def _can_make_directory(place: Path) -> bool:
+    if not place.is_dir() or not os.access(place, os.W_OK | os.X_OK):
+        return False
+    # Root has access to places where nobody can make anything, such as /proc.
+    try:
+        Path(tempfile.mkdtemp(dir=place)).rmdir()
+    except OSError:
+        return False
+    return True
+
+
 def _judge_place(state_directory: Path) -> Finding:
     nearest = state_directory
     while not nearest.exists() and nearest != nearest.parent:
         nearest = nearest.parent
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+    if not _can_make_directory(nearest):
         return error(
             _SUBJECT,
-            f"There is none yet, and this user cannot make one in {state_directory}: {nearest} is not a directory it may write to.",
+            f"There is none yet, and this user cannot make one in {state_directory}: {nearest} is not a directory it can write to.",
             "Let state_directory name a directory that the proxy's user can write to.",
         )
     return ok(

@@ -82,9 +82,9 @@ class Connections(HttpServer):
                 self._refusals[connection] = ClientRefused(DISMISSED, code="listener_changed")
                 connection.end()
 
-    def refuse(self, error: ProxyError) -> Response:  # noqa: ARG002  # see `HttpServer`
-        """See `HttpServer`."""
-        return refuse_gateway(MalformedRequest("The request is not sound HTTP/1.1, or larger than `limits` allows."))
+    def refuse(self, error: ProxyError) -> Response:
+        """See `HttpServer`. With 400 whatever is wrong, as the admin site."""
+        return refuse_gateway(MalformedRequest(error.detail))
 
     def on_connected(self, connection: Connection) -> None:
         """Count a connection, and note why it is refused all the same; cut it without a word where there are far too many."""

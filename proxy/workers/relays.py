@@ -60,10 +60,13 @@ class RelayProcesses:
         """Build everything that can fail for reasons of configuration, before any socket opens.
 
         Raises:
-            ConfigurationError: this system cannot share a listener, or a client is known by a Unix user that it does not have.
+            ConfigurationError: this system cannot share a listener, a client is known by a Unix user that it does not have, or a
+                file that the settings name cannot be used.
         """
         if not hasattr(os, "fork") or not hasattr(socket, "SO_REUSEPORT"):
             raise ConfigurationError("This system cannot have several relay processes: use `workers: 1`.")
+        # Or each relay process ends of it, and so does each that takes its place.
+        check_files(settings)
         self._settings = settings
         self._resolver = resolver
         self._events_dropped = events_dropped

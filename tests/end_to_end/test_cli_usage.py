@@ -65,7 +65,28 @@ def test_the_usage_of_exec_says_where_the_program_stands() -> None:
     done = CliRunner().invoke(group, ["exec", "--help"], prog_name="apim-auth-proxy")
     assert done.stdout.splitlines()[0] == "Usage: apim-auth-proxy exec [OPTIONS] -- CMD [ARGUMENT]..."
     missing = CliRunner().invoke(group, ["exec", "--"], prog_name="apim-auth-proxy")
-    assert (missing.exit_code, "Missing argument '-- CMD [ARGUMENT]...'" in missing.stderr) == (2, True)
+    assert (missing.exit_code, "Which program? Write it after `--`" in missing.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("command", ["run", "check", "env", "wait"])
+def test_a_configuration_without_its_option_is_recognised(command: str) -> None:
+    done = CliRunner().invoke(group, [command, "my config.yaml"], prog_name="apim-auth-proxy")
+    assert done.exit_code == 2
+    assert done.stderr.endswith(
+        "Error: Unexpected argument 'my config.yaml'. To name the configuration file, write --config 'my config.yaml'.\n"
+    )
+    done = CliRunner().invoke(group, [command, "now"], prog_name="apim-auth-proxy")
+    assert (done.exit_code, done.stderr.splitlines()[-1]) == (2, "Error: Unexpected argument 'now'.")
+
+
+def test_a_package_that_is_not_installed_is_named() -> None:
+    """As in a checkout that was updated, or an environment out of which something was removed."""
+    without = (
+        "import sys; sys.modules['cryptography'] = None; sys.argv[1:] = ['check']; from proxy.cli import main; main()"
+    )
+    done = run_program([sys.executable, "-c", without])
+    assert (done.status, done.stdout) == (1, b"")
+    assert done.stderr.startswith("Error: The Python package 'cryptography', which the proxy needs, is missing from ")
 
 
 def test_the_list_of_commands_is_true() -> None:

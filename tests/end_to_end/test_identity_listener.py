@@ -7,6 +7,7 @@ import base64
 import functools
 import json
 import os
+import re
 import secrets
 import select
 import signal
@@ -213,18 +214,27 @@ def test_a_connection_that_asks_for_an_upgrade_serves_no_other_request(gateway: 
 
 
 @pytest.mark.parametrize(
-    "request_",
+    ("request_", "reason"),
     [
-        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", id="TLS"),
-        pytest.param(b"GET /authorize HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n", id="a length that is none"),
-        pytest.param(b"GET /authorize HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", id="too long a field"),
-        pytest.param(b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", id="too long a target"),
+        pytest.param(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", b"TLS", id="TLS"),
+        pytest.param(
+            b"GET /authorize HTTP/1.1\r\nHost: a\r\nContent-Length: x\r\n\r\n",
+            b"Content-Length",
+            id="a length that is none",
+        ),
+        pytest.param(
+            b"GET /authorize HTTP/1.1\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", b"limits.head_bytes", id="too long a field"
+        ),
+        pytest.param(
+            b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n", b"limits.target_bytes", id="too long a target"
+        ),
     ],
 )
-def test_what_is_malformed_is_refused_in_our_own_words(gateway: ProxyProgram, request_: bytes) -> None:
+def test_what_is_malformed_is_refused_with_the_reason(gateway: ProxyProgram, request_: bytes, reason: bytes) -> None:
     answer = raw(gateway, request_)
     assert answer.partition(b"\r\n")[0].endswith(b" 400 Bad Request"), answer
-    assert b'"detail": "The request is not sound HTTP/1.1' in answer
+    (detail,) = re.findall(rb'"detail": "(.*?)(?<!\\\\)"', answer)
+    assert reason in detail, answer
 
 
 def test_a_connection_that_sends_no_whole_head_is_closed_and_one_too_many_is_told(

@@ -18,7 +18,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.end_to_end.programs import PATIENCE_S, Place, configuration, write_configuration
+from tests.end_to_end.programs import COMMAND, PATIENCE_S, Place, configuration, run_program, write_configuration
 from tests.end_to_end.test_start_and_stop import Call
 
 if TYPE_CHECKING:
@@ -255,6 +255,16 @@ def test_a_reload_with_a_file_that_no_relay_process_could_use_changes_nothing(
     several.wait_for_line(f"{broken} cannot be used as ca_file")
     assert curl("--proxy", several.forward, f"http://{place.api_authority}/orders").status == 200
     assert relay_processes(several) == before
+
+
+def test_a_file_that_no_relay_process_could_use_ends_the_start_at_once(place: Place, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.pem"
+    broken.write_text("no certificate")
+    config = write_configuration(configuration(place, route={"ca_file": str(broken)}) | {"workers": 2}, tmp_path)
+    done = run_program([COMMAND, "run", "--config", config])
+    assert done.status == 2
+    assert done.stderr.startswith(f"The proxy's configuration is wrong:\n{broken} cannot be used as ca_file")
+    assert "relay process" not in done.stderr
 
 
 def test_relay_processes_share_most_of_their_memory(several: ProxyProgram, place: Place, curl: Curl) -> None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 import threading
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -23,7 +24,6 @@ from proxy.interception.store import load_or_create
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from proxy.config.settings import Settings
     from proxy.doctor.findings import Finding
@@ -145,9 +145,16 @@ def test_no_ca_yet_is_right_where_one_can_be_made(tmp_path: Path) -> None:
     (finding,) = check_ca(tmp_path / "below" / "state", ["a.example"], NOW)
     assert finding.level is Level.OK
     assert not (tmp_path / "below").exists()
+    assert list(tmp_path.iterdir()) == []
     (tmp_path / "file").write_bytes(b"")
     (finding,) = check_ca(tmp_path / "file" / "state", ["a.example"], NOW)
     assert finding.level is Level.ERROR
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux' /proc, where not even root can make anything")
+def test_a_place_where_nobody_can_make_a_directory_is_an_error() -> None:
+    (finding,) = check_ca(Path("/proc/state"), ["a.example"], NOW)
+    assert (finding.level, "/proc is not a directory it can write to" in finding.message) == (Level.ERROR, True)
 
 
 @pytest.mark.parametrize(
