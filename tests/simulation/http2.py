@@ -16,6 +16,7 @@ from h2.events import (
     ResponseReceived,
     StreamEnded,
     StreamReset,
+    TrailersReceived,
     WindowUpdated,
 )
 from h2.exceptions import ProtocolError
@@ -48,6 +49,7 @@ class Under:
         ends: with it, the stream ends.
         is_over: nothing may be sent on it any more.
         unread: what was taken, and not acknowledged.
+        trailers: to be sent with the end, or what has come.
     """
 
     plan: Request
@@ -56,7 +58,7 @@ class Under:
     ends: bool = True
     is_over: bool = False
     unread: int = 0
-    fields: list[tuple[bytes, bytes]] = field(default_factory=list)
+    trailers: list[tuple[bytes, bytes]] = field(default_factory=list)
 
 
 class _Frames:
@@ -113,7 +115,10 @@ class _Frames:
                 self.core.send_data(number, piece)
             if under.ends and not under.is_over:
                 under.is_over = True
-                self.core.end_stream(number)
+                if under.trailers:
+                    self.core.send_headers(number, under.trailers, end_stream=True)
+                else:
+                    self.core.end_stream(number)
         self.flush()
 
     def pump_all(self) -> None:
@@ -133,6 +138,11 @@ class _Frames:
 
     def go_away(self, last: int, code: ErrorCodes = ErrorCodes.NO_ERROR) -> None:
         self.line.send(_GOAWAY + last.to_bytes(4, "big") + int(code).to_bytes(4, "big"))
+
+
+def trailers_of(plan: Request) -> list[tuple[bytes, bytes]]:
+    """Return what a call ends with."""
+    return [(b"grpc-status", b"%d" % (plan.number % 17)), (b"x-trailer", b"%d" % plan.number)]
 
 
 class Http2Upstream(Upstream):
@@ -276,7 +286,8 @@ class Http2Upstream(Upstream):
             fields.append((b"content-length", b"%d" % size))
         is_cut = fault in ("cut", "end", "corrupt", "alert") and bool(body)
         if is_cut:
-            body = body[: int(plan.at * len(body))]
+            # A call may be cut in front of its trailers, with all of its messages there.
+            body = body[: int(plan.at * len(body))] if not plan.grpc or plan.at < 0.5 else body
         world.note(self._name, "answers request %d: %d, %d bytes%s", number, status, size, " cut" * is_cut)
         world.sent.setdefault(number, []).append((status, size, not is_cut))
         if number in world.carried:
@@ -289,13 +300,47 @@ class Http2Upstream(Upstream):
         with contextlib.suppress(ProtocolError):
             if fault == "interim":
                 frames.core.send_headers(stream, [(b":status", b"103"), (b"x-number", b"%d" % number)])
-            frames.core.send_headers(stream, fields)
-            under.pending, under.ends = body, not is_cut
-            frames.pump(stream)
+            if plan.grpc and status == 200:
+                self._answer_call(frames, stream, under, fields, body, is_cut=is_cut)
+            else:
+                frames.core.send_headers(stream, fields)
+                under.pending, under.ends = body, not is_cut
+                frames.pump(stream)
         if refused_now:
             token = world.arrivals[number][-1]
             world.refused.setdefault(number, {})[token] = (self._endpoint, self._endpoint.written)
         self._follow(frames, stream, under, is_cut=is_cut)
+
+    def _answer_call(
+        self,
+        frames: _Frames,
+        stream: int,
+        under: Under,
+        fields: list[tuple[bytes, bytes]],
+        body: bytes,
+        *,
+        is_cut: bool,
+    ) -> None:
+        """Answer a call: with trailers behind messages, or with nothing but them."""
+        plan = under.plan
+        fields.append((b"content-type", b"application/grpc"))
+        if plan.grpc == "only":
+            under.is_over = True
+            frames.core.send_headers(stream, fields + trailers_of(plan), end_stream=True)
+            frames.flush()
+            return
+        frames.core.send_headers(stream, fields)
+        under.trailers = trailers_of(plan)
+        half = len(body) // 2 if plan.grpc == "stream" and not is_cut else len(body)
+        under.pending, under.ends = body[:half], half == len(body) and not is_cut
+        frames.pump(stream)
+        if half < len(body):
+            self._world.loop.call_later(0.1 + 2 * plan.at, self._stream_on, frames, stream, under, body[half:])
+
+    def _stream_on(self, frames: _Frames, stream: int, under: Under, rest: bytes) -> None:
+        if frames.streams.get(stream) is under and not (under.is_over or self._endpoint.is_closing()):
+            under.pending, under.ends = under.pending + rest, True
+            frames.pump(stream)
 
     def _follow(self, frames: _Frames, stream: int, under: Under, *, is_cut: bool) -> None:
         """Do what follows a response."""
@@ -365,6 +410,8 @@ class Http2Caller(Caller):
         has_content = request.method in ("POST", "PUT")
         if has_content and not request.is_chunked:
             fields += [(b"content-length", b"%d" % request.size)]
+        if request.grpc:
+            fields += [(b"content-type", b"application/grpc"), (b"te", b"trailers")]
         content = content_of(b"q", number, request.size)
         self._world.carried[number] = self._line.endpoint.peer
         note = "sends request %d on stream %d: %s, %d bytes%s"
@@ -458,9 +505,12 @@ class Http2Caller(Caller):
             if under.plan.client_fault not in ("stops_reading", "reads_late"):
                 frames.acknowledge(event.stream_id, under.unread)
                 under.unread = 0
+        elif isinstance(event, TrailersReceived):
+            under.trailers = [(bytes(name), bytes(value)) for name, value in event.headers]
         elif isinstance(event, StreamEnded):
             del frames.streams[event.stream_id]
             self._put_first(under)
+            self._check_trailers(under)
             self._on_response(under.message)
         elif isinstance(event, StreamReset):
             del frames.streams[event.stream_id]
@@ -474,6 +524,16 @@ class Http2Caller(Caller):
         self._is_leaving = True
         for number in [number for number in frames.streams if number > last]:
             self._sent.remove(frames.streams.pop(number).plan)
+
+    def _check_trailers(self, under: Under) -> None:
+        message, plan = under.message, under.plan
+        if message.values(b"proxy-status") or plan.number in self._world.mixed or message.status != 200:
+            return
+        due = trailers_of(plan) if plan.grpc in ("unary", "stream") else []
+        if under.trailers != due:
+            self._world.fail(f"the response to {plan.number} ends with trailers {under.trailers}, and not {due}")
+        if plan.grpc == "only" and message.values(b"grpc-status") != [trailers_of(plan)[0][1]]:
+            self._world.fail(f"the response to {plan.number} says {message.values(b'grpc-status')} for its status")
 
     def _check_stream(self, under: Under) -> None:
         self._put_first(under)

@@ -674,7 +674,8 @@ class Caller(asyncio.Protocol):
         )
         records = world.records.get(request.number, [])
         if is_own:
-            if world.story.is_calm:
+            lacks_http2 = bool(request.grpc) and "h2" not in world.versions[request.host]
+            if world.story.is_calm and not lacks_http2:
                 world.fail(
                     f"request {request.number} is answered {message.status}, and nothing is wrong: {bytes(message.content)!r}"
                 )

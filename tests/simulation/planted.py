@@ -215,6 +215,19 @@ def _leave_late(self: Any, leave: Callable[..., None] = KnownClient.leave) -> No
     asyncio.get_running_loop().call_later(1.0, leave, self)
 
 
+def _drop_trailers(self: Any, _fields: Any) -> None:
+    if self.receiver is not None:
+        self._complete(self.receiver, b"", b"")
+
+
+def _end_by_a_reset(self: Any, code: int, reason: str, take: Callable[..., None] = UpstreamStream.on_reset) -> None:
+    if self.answered and self.receiver is not None and not reason:
+        self._is_open = False
+        self._complete(self.receiver, b"", b"")
+    else:
+        take(self, code, reason)
+
+
 _ENCODED: Final[dict[bytes, bytes]] = {}
 
 
@@ -366,5 +379,13 @@ FAULTS: Final = (
     Fault(
         "An exchange stays counted for a second behind its end", "limits that refuse what there is room for",
         KnownClient, "leave", _leave_late, "exchanges are counted, and",
+    ),
+    Fault(
+        "Trailers are lost", "proxies that translate HTTP/2, and gRPC behind them",
+        UpstreamStream, "on_trailers", _drop_trailers, "ends with trailers",
+    ),
+    Fault(
+        "A call that is cut in front of its trailers looks whole", "RFC 9113 §8.1, truncation",
+        UpstreamStream, "on_reset", _end_by_a_reset, "ends with trailers",
     ),
 )  # fmt: skip

@@ -61,6 +61,9 @@ LIMITS: Final = {
 # All waits of an exchange one after the other, twice: token, place, connection, request, response; then what is left is flushed.
 PATIENCE_S: Final = 2 * (3 * (5 + 3 + 3) + 8 + 6) + 2 * 30
 
+# Behind all exchanges, until nothing may be open any more: idle connections end, and what no upstream takes is given up after 30 s.
+_QUIET_S: Final = 42
+
 UPSTREAM_FAULTS: Final = (
     "silent", "reset", "cut", "end", "refuse", "garbage", "trailing", "closes", "drops", "early", "late", "interim", "deaf",
     "answers_twice", "vanishes", "corrupt", "alert",
@@ -83,6 +86,7 @@ class Request:
 
     Attributes:
         number: what all that belongs to it carries.
+        grpc: what it is a call of, over HTTP/2: ``unary``, ``stream``, ``only`` for Trailers-Only; empty: of nothing.
         framing: of the response: ``sized``, ``chunked``, ``close``.
         says_close: it asks for the connection to end behind its response.
         pauses: it stops in the middle of its content, and goes on in time.
@@ -103,6 +107,7 @@ class Request:
     status: int = 200
     response_size: int = 0
     framing: str = "sized"
+    grpc: str = ""
     upstream_fault: str = ""
     client_fault: str = ""
     at: float = 0.5
@@ -195,6 +200,7 @@ def draw_story(seed: str, exchanges: int) -> Story:
             requests = tuple(replace(each, host=host) for each in requests)
         if speaks_2:
             requests = tuple(_over_http2(each, chance, faults) for each in requests)
+            requests = _as_calls(requests, may_go_anywhere=mode != "reverse")
         visits.append(
             Visit(
                 len(visits) + 1,
@@ -283,6 +289,22 @@ def _over_http2(request: Request, chance: Random, faults: float) -> Request:
     if faults and chance.random() < 0.01:
         return replace(request, client_fault="floods", says_close=False, pauses=False)
     return replace(request, expects=False, says_close=False, pauses=False)
+
+
+def _as_calls(requests: tuple[Request, ...], *, may_go_anywhere: bool) -> tuple[Request, ...]:
+    """Return the requests of a client as calls of gRPC, now and then, and mostly to the host that has HTTP/2 mostly."""
+    further = Random(f"{requests[0].number} {requests[0].at} calls")
+    if further.random() < 0.6:
+        return requests
+    host = HOSTS[2] if may_go_anywhere and further.random() < 0.8 else requests[0].host
+    calls: list[Request] = []
+    for request in requests:
+        grpc = further.choice(("unary", "stream", "only"))
+        size = request.size or further.choice((1, 100, 2_000))
+        down = 0 if grpc == "only" else request.response_size
+        call = replace(request, grpc=grpc, method="POST", host=host, size=size, response_size=down)
+        calls.append(replace(call, is_chunked=True, status=200, framing="chunked"))
+    return tuple(calls)
 
 
 @dataclass
@@ -523,7 +545,7 @@ class World:
         except TimeoutError:
             self.note("proxy", "drains")
         else:
-            await asyncio.sleep(0.5 if self.story.is_calm else 25)
+            await asyncio.sleep(0.5 if self.story.is_calm else _QUIET_S)
             self._check_quiet()
         self._has_ended = True
         self._drains_since = self.loop.now
