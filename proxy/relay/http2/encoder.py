@@ -55,12 +55,14 @@ _NEVER_INDEXED: Final = 0x10
 _SIZE_UPDATE: Final = 0x20
 _INCREMENTAL: Final = 0x40
 _ONE_BYTE: Final = 0x7F
+# A byte of a head is looked up, because to make one anew goes through a tuple.
+_OCTETS: Final[list[bytes]] = [bytes((octet,)) for octet in range(256)]
 
 
 def format_integer(value: int, mask: int, first: int) -> bytes:
     """Return an integer behind the bits that `first` has above `mask`: RFC 7541 §5.1."""
     if value < mask:
-        return bytes((first | value,))
+        return _OCTETS[first | value]
     octets = bytearray((first | mask,))
     value -= mask
     while value > _ONE_BYTE:
@@ -78,7 +80,7 @@ def _format_literal(name: bytes, value: bytes, mask: int, first: int) -> bytes:
     index = STATIC_NAMES.get(name, 0)
     if index:
         return format_integer(index, mask, first) + _format_string(value)
-    return bytes((first,)) + _format_string(name) + _format_string(value)
+    return _OCTETS[first] + _format_string(name) + _format_string(value)
 
 
 def format_secret(name: bytes, value: bytes) -> bytes:
@@ -112,7 +114,7 @@ class Encoder:
 
     def _start_over(self) -> None:
         """Empty the table: at the start of the next block both sides reduce it to nothing, and then not (RFC 7541 §4.2)."""
-        self._update = bytes((_SIZE_UPDATE,)) + format_integer(self._limit, 0x1F, _SIZE_UPDATE)
+        self._update = _OCTETS[_SIZE_UPDATE] + format_integer(self._limit, 0x1F, _SIZE_UPDATE)
         self._entries = {}
         self._inserted = 0
         self._size = 0
@@ -134,7 +136,7 @@ class Encoder:
         for field in fields:
             index = STATIC_FIELDS.get(field, 0)
             if index:
-                pieces.append(bytes((0x80 | index,)))
+                pieces.append(_OCTETS[0x80 | index])
                 continue
             index = self._entries.get(field, 0)
             if index:

@@ -6,6 +6,7 @@ reads it in one form only.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Final
 
@@ -118,10 +119,17 @@ def make_request_fields(
         (b":authority", authority),
         (b":path", target),
     ]
-    _append_fields(fields, head.names, head.lines, _OF_A_CONNECTION | head.nominated | drop | {b"host"})
+    dropped = _add_to_dropped(drop)
+    _append_fields(fields, head.names, head.lines, dropped | head.nominated if head.nominated else dropped)
     if head.accepts_trailers:
         fields.append(_TRAILERS)  # without it a gRPC server waits for its deadline
     return fields
+
+
+@lru_cache(maxsize=64)
+def _add_to_dropped(drop: frozenset[bytes]) -> frozenset[bytes]:
+    """Return what does not pass in any request: there are as many sets as routes, and to unite them costs more than a frame."""
+    return _OF_A_CONNECTION | drop | {b"host"}
 
 
 def make_response_fields(head: ResponseHead) -> list[Field]:
