@@ -52,7 +52,7 @@ class OpenedCA:
     due: str | None
 
 
-@ca.command(cls=ConfiguredCommand)
+@ca.command(cls=ConfiguredCommand, short_help="Show the CA, and what it may sign for.")
 @takes_configuration(required=False)
 @json_option
 def show(config: Source | None, as_json: bool) -> None:
@@ -76,7 +76,7 @@ def show(config: Source | None, as_json: bool) -> None:
     _say_due(opened)
 
 
-@ca.command(cls=ConfiguredCommand)
+@ca.command(cls=ConfiguredCommand, short_help="Print the certificates that clients have to trust.")
 @takes_configuration(required=False)
 def export(config: Source | None) -> None:
     """Write the certificates that clients have to trust to stdout, as PEM. Never writes a key.
@@ -97,7 +97,7 @@ def export(config: Source | None) -> None:
     _say_due(opened)
 
 
-@ca.command(name="rotate", cls=ConfiguredCommand)
+@ca.command(name="rotate", cls=ConfiguredCommand, short_help="Replace the CA without a failed request.")
 @takes_configuration(required=False)
 @click.option("--cut-over", "wants_cut_over", is_flag=True, help="Second step: start signing with the new CA.")
 @click.option("--now", "at_once", is_flag=True, help="With --cut-over: even if few clients trust the new CA yet.")

@@ -35,7 +35,7 @@ def cert() -> None:
     """Create or show the certificate that the proxy signs in with."""
 
 
-@cert.command()
+@cert.command(short_help="Create an RSA key and a self-signed certificate.")
 @click.option(
     "--subject-name",
     default="clientapp",
@@ -93,7 +93,7 @@ def new(
     _say_what_next(out_certificate, out_key, password_file)
 
 
-@cert.command()
+@cert.command(short_help="Show a certificate, with its thumbprints.")
 @click.argument("file", type=_EXISTING)
 @click.option("--private-key", type=_EXISTING, metavar="FILE", help="The key's file, if FILE does not contain it.")
 @click.option(

@@ -27,7 +27,7 @@ def client() -> None:
     """Manage the clients that can use the proxy."""
 
 
-@client.command()
+@client.command(short_help="Print an entry for `clients` with a password.")
 @click.argument("name")
 @click.option(
     "--network",

@@ -13,7 +13,7 @@ def config() -> None:
     """Describe the configuration file to editors and other programs."""
 
 
-@config.command()
+@config.command(short_help="Print the JSON Schema of the configuration.")
 def schema() -> None:
     """Print the JSON Schema of the configuration, with a description of every key.
 

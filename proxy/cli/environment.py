@@ -71,8 +71,8 @@ def env(
         say(f"Mount these files, and nothing else of their directory: {' '.join(mounts)}")
     elif shell == Shell.DOTENV and not as_json:
         say(
-            "Note: the addresses and paths are this machine's. In a container, take --proxy-url, with a host that it reaches, "
-            "and --ca-directory."
+            "Note: the addresses and paths are this machine's. For a container, add --proxy-url with an address that the "
+            "container can reach, and --ca-directory."
         )
     if config is None:
         _warn_of_stranger(environment)

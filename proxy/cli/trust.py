@@ -32,7 +32,7 @@ _OWN_FILE = Path("organisation-ca.pem")
 __all__ = ["ca"]
 
 
-@ca.command(cls=ConfiguredCommand)
+@ca.command(cls=ConfiguredCommand, short_help="Say how to trust the CA, or install it.")
 @takes_configuration(required=False)
 @click.option(
     "--platform", type=click.Choice([each.value for each in Platform]), help="Show only this platform. Default: all."

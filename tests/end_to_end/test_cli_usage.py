@@ -89,6 +89,12 @@ def test_a_package_that_is_not_installed_is_named() -> None:
     assert done.stderr.startswith("Error: The Python package 'cryptography', which the proxy needs, is missing from ")
 
 
+@pytest.mark.parametrize("family", ["cert", "ca", "config", "client"])
+def test_no_line_of_a_list_of_commands_is_cut(family: str) -> None:
+    done = CliRunner().invoke(group, [family, "--help"], prog_name="apim-auth-proxy")
+    assert [line for line in done.stdout.partition("Commands:")[2].splitlines() if line.endswith("...")] == []
+
+
 def test_the_list_of_commands_is_true() -> None:
     text = run_program([COMMAND, "--help"]).stdout.decode()
     listed = re.findall(r"^  ([a-z]+) {2,}\S", text.partition("Commands:")[2], re.MULTILINE)
