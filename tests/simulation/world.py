@@ -63,6 +63,8 @@ PATIENCE_S: Final = 2 * (3 * (5 + 3 + 3) + 8 + 6) + 2 * 30
 
 # Behind all exchanges, until nothing may be open any more: idle connections end, and what no upstream takes is given up after 30 s.
 _QUIET_S: Final = 42
+# Where nothing goes wrong: until the last segments have come, of which some are late by seconds.
+_CALM_QUIET_S: Final = 10
 
 UPSTREAM_FAULTS: Final = (
     "silent", "reset", "cut", "end", "refuse", "garbage", "trailing", "closes", "drops", "early", "late", "interim", "deaf",
@@ -545,7 +547,7 @@ class World:
         except TimeoutError:
             self.note("proxy", "drains")
         else:
-            await asyncio.sleep(0.5 if self.story.is_calm else _QUIET_S)
+            await asyncio.sleep(_CALM_QUIET_S if self.story.is_calm else _QUIET_S)
             self._check_quiet()
         self._has_ended = True
         self._drains_since = self.loop.now
