@@ -91,6 +91,15 @@ def restore(root: Mapping[str, object]) -> Settings:
     return settings
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written in UTF-8: the environment, and names of files, may have bytes that cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def judge(kind: Any, value: str) -> str:  # noqa: ANN401  # an annotated type is no class
     """Return one of the texts of `proxy.config.values`, as it is after loading.
 
@@ -229,6 +238,8 @@ class _Reader:
             return self._read_items(form, value, path)
         if kind is Path:
             return self._locate(value, path)
+        if isinstance(value, str) and not is_unicode(value):
+            return self._find(path, "bytes that are not UTF-8, from the environment; only paths may have such")
         wrong = _explain_length(form, value, "a value") if isinstance(value, str) else _explain_bound(form, value)
         return self._find(path, wrong) if wrong else kind(value)
 

@@ -530,6 +530,21 @@ def target_of(scope: str | None, resource: str | None) -> Target:
     return Target(scope=scope, resource=resource)
 
 
+def check_sendable(settings: Settings) -> None:
+    """Raise unless relay processes can be told of the settings.
+
+    Raises:
+        ConfigurationError: a path in them is no text.
+    """
+    try:
+        msgspec.json.encode(describe_settings(settings))
+    except UnicodeEncodeError:
+        raise ConfigurationError(
+            "A path that the configuration names, or the directory it is in, has bytes that are not UTF-8. Relay processes "
+            "cannot be told of it: rename the file or directory, or use `workers: 1`."
+        ) from None
+
+
 def describe_settings(settings: Settings) -> dict[str, object]:
     """Return the settings as JSON values, for a relay process.
 

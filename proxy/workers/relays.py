@@ -20,7 +20,7 @@ from proxy.relay.listening import cannot_listen
 from proxy.relay.passwords import PasswordChecker
 from proxy.relay_server import build_admission, check_files, relayed
 from proxy.relays import Change
-from proxy.workers.control import Control
+from proxy.workers.control import Control, check_sendable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -67,6 +67,7 @@ class RelayProcesses:
             raise ConfigurationError("This system cannot have several relay processes: use `workers: 1`.")
         # Or each relay process ends of it, and so does each that takes its place.
         check_files(settings)
+        check_sendable(settings)
         self._settings = settings
         self._resolver = resolver
         self._events_dropped = events_dropped
@@ -107,6 +108,7 @@ class RelayProcesses:
         admission = build_admission(settings, self._passwords)
         # Or all relay processes end of what this one should have refused.
         await asyncio.to_thread(check_files, settings)
+        check_sendable(settings)
 
         def use(bound: Settings, ca: Authority) -> None:
             before, self._settings, self.admission = self._settings, settings, admission

@@ -159,7 +159,7 @@ def test_a_deadline_and_a_cancelled_call_reach_the_service(
         assert channel.unary_unary("/echo/Unary")(b"first", timeout=60) == b"first"
         wait = channel.unary_unary("/echo/Wait")
         with pytest.raises(grpc.RpcError) as failed:
-            wait(b"", timeout=2)
+            wait(b"", timeout=5)
         call: Any = failed.value
         assert call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         future = wait.future(b"", timeout=60)

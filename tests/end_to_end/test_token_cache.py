@@ -73,7 +73,14 @@ def test_the_control_process_alone_speaks_to_redis(
 ) -> None:
     proxy = start_proxy(settings(place, redis, key, workers=2))
     assert curl("--proxy", proxy.forward, f"http://{place.alias_host}/orders").status == 200
-    assert owners(redis.port) == {proxy.process.pid}
+    give_up_at = time.monotonic() + 30
+    while True:  # /proc may leave a connection out while others come and go
+        found = owners(redis.port)
+        assert found <= {proxy.process.pid}
+        if found:
+            break
+        assert time.monotonic() < give_up_at, "nobody has a connection to Redis"
+        time.sleep(0.05)
 
 
 @pytest.mark.asyncio

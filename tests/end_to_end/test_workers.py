@@ -18,7 +18,15 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.end_to_end.programs import COMMAND, PATIENCE_S, Place, configuration, run_program, write_configuration
+from tests.end_to_end.programs import (
+    COMMAND,
+    PATIENCE_S,
+    Place,
+    configuration,
+    environment,
+    run_program,
+    write_configuration,
+)
 from tests.end_to_end.test_start_and_stop import Call
 
 if TYPE_CHECKING:
@@ -265,6 +273,20 @@ def test_a_file_that_no_relay_process_could_use_ends_the_start_at_once(place: Pl
     assert done.status == 2
     assert done.stderr.startswith(f"The proxy's configuration is wrong:\n{broken} cannot be used as ca_file")
     assert "relay process" not in done.stderr
+
+
+def test_a_path_that_is_no_text_ends_the_start_at_once(place: Place, tmp_path: Path) -> None:
+    """Relay processes are told of the settings in JSON."""
+    directory = tmp_path / os.fsdecode(b"caf\xe9")
+    directory.mkdir()
+    ca_file = directory / "ca.pem"
+    ca_file.write_bytes(Path(place.ca_file).read_bytes())
+    described = configuration(place, route={"ca_file": "${DIRECTORY}/ca.pem"}) | {"workers": 2}
+    config = write_configuration(described, tmp_path)
+    done = run_program([COMMAND, "run", "--config", config], environ={**environment(), "DIRECTORY": str(directory)})
+    assert done.status == 2
+    assert "bytes that are not UTF-8" in done.stderr
+    assert "workers: 1" in done.stderr
 
 
 def test_relay_processes_share_most_of_their_memory(several: ProxyProgram, place: Place, curl: Curl) -> None:

@@ -115,6 +115,16 @@ def test_text_numbers_and_truth_values_may_come_from_the_environment(tmp_path: P
     }
 
 
+def test_text_from_the_environment_is_unicode_and_a_path_need_not_be(tmp_path: Path) -> None:
+    text = _GOOD.replace("keys/clientapp.pem", "${PLACE}") + "    set_headers: {Key: '${KEY}'}\n"
+    environ = {"PLACE": os.fsdecode(b"caf\xe9.pem"), "KEY": "k"}
+    assert (
+        _load(tmp_path, text, {**_ENVIRON, **environ}).credentials["orders"].certificate == tmp_path / environ["PLACE"]
+    )
+    with pytest.raises(ConfigurationFaults, match=r"set_headers\.Key: bytes that are not UTF-8, from the environment"):
+        _load(tmp_path, text, {**_ENVIRON, **environ, "KEY": os.fsdecode(b"\xe9")})
+
+
 def test_a_truth_value_from_the_environment_opens_the_proxy_to_others(tmp_path: Path) -> None:
     text = _GOOD.replace("127.0.0.1", "0.0.0.0") + "allow_any_client: ${YES}\n"  # noqa: S104 - not listened on
     assert _load(tmp_path, text).listeners[0].address.startswith("0.0.0.0")  # noqa: S104 - as above
