@@ -212,7 +212,11 @@ def test_ctrl_c_ends_a_command_with_130(words: list[str], tmp_path: Path) -> Non
     os.mkfifo(pipe)
     with Program([COMMAND, *words, "--config", pipe], tmp_path, "interrupted") as program:
         with pipe.open("wb"):  # which waits until it has begun to read
-            program.signal(signal.SIGINT)
+            for _ in range(20):  # one that comes right before the read is heard with the next
+                program.signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    program.process.wait(3)
+                    break
             assert program.wait() == 130
         assert [line for line in program.lines if line] == []
 
