@@ -396,11 +396,11 @@ async def test_a_client_keeps_to_its_routes_on_every_way_in(tmp_path: Path, trus
 
 @pytest.mark.asyncio
 async def test_a_client_over_its_rate_is_told_when_to_come_again(tmp_path: Path, trust: Trust) -> None:
-    limited = {**LOOPBACK, "requests_per_s": 0.1, "burst": 3}
+    limited = {**LOOPBACK, "requests_per_s": 0.01, "burst": 3}
     async with running(tmp_path, trust, clients=[limited]) as boundary:
         heads = [await boundary.ask(get()) for _ in range(4)]
         assert [status(head) for head in heads] == [200, 200, 200, 429]
-        assert 1 <= int(fields(heads[-1])["retry-after"]) <= 10
+        assert 1 <= int(fields(heads[-1])["retry-after"]) <= 100
         assert boundary.records[-1].client_name == "here"
 
 

@@ -276,5 +276,5 @@ def test_no_file_is_needed_where_the_kernel_has_memory_files(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
     descriptors = set(os.listdir("/proc/self/fd"))  # noqa: PTH208 - names are enough
     context = ServerContexts(ca).context_for(HOSTS[0])
-    assert set(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208 - names are enough
+    assert set(os.listdir("/proc/self/fd")) <= descriptors  # noqa: PTH208 - names are enough
     _handshake(context, _client_context(ca), HOSTS[0])
