@@ -62,15 +62,14 @@ class ConnectProxy:
         self._loop.call_soon(self._is_open.set)
         self._loop.run_forever()
         server.close()  # closes what listens only
-        is_first = True
-        while (
-            tasks := asyncio.all_tasks(self._loop)
-        ) or is_first:  # what was accepted just before begins to be served only now
-            is_first = False
+        while True:  # what was accepted just before begins to be served only now
+            tasks = asyncio.all_tasks(self._loop)
             for task in tasks:
                 task.cancel()
             self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
             self._loop.run_until_complete(asyncio.sleep(0.05))  # for transports that close in the next turns
+            if not asyncio.all_tasks(self._loop):
+                break
         self._loop.close()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
